@@ -1,0 +1,93 @@
+/** The planner's two answers, in the output format that `plan`, `snapshot --placements` and `start -o json` print. */
+
+/** One device that a request of a claim got. */
+export interface PlacedDevice {
+  request: string;
+  driver: string;
+  pool: string;
+  device: string;
+}
+
+/** `claim` is the ResourceClaim's name; offline, where the claim does not exist yet, its name under `pod.spec.resourceClaims`. */
+export interface PlacedClaim {
+  claim: string;
+  devices: PlacedDevice[];
+}
+
+export interface PlacedPod {
+  pod: string;
+  podSet: string;
+  /** Place of the pod within its pod set; the hold of a Gang is per pod set and index. */
+  index: number;
+  node: string;
+  claims: PlacedClaim[];
+}
+
+/** Predicted communication cost, in milliseconds per unit of traffic stated in `assumes`. */
+export interface PlacementCost {
+  totalMs: number;
+  byLink: { from: string; to: string; level: string; milliseconds: number }[];
+  assumes: string[];
+}
+
+export interface Placement {
+  gang: string;
+  namespace: string;
+  role?: string;
+  placementGroup?: string;
+  pods: PlacedPod[];
+  /** level name → whole path of the domain that holds all pods of the gang, label values joined by `/`. */
+  domains: Record<string, string>;
+  cost: PlacementCost;
+}
+
+/** The closed list of reasons why a gang is not placed. */
+export const rejectionReasons = [
+  "WaitingForMembers",
+  "InvalidGang",
+  "UnknownTopology",
+  "UnknownLevel",
+  "UnsupportedClaim",
+  "MixedDrivers",
+  "NoMatchingDevice",
+  "InsufficientDevices",
+  "InsufficientResources",
+  "NoNodeMatches",
+  "NoDomainFits",
+  "WaitingForPlacementGroup",
+  "BudgetExceeded",
+] as const;
+export type RejectionReason = (typeof rejectionReasons)[number];
+
+/** One thing that blocks: `needed` and `available` count `resource` (a device class, a resource name, `nodes` or `pods`). */
+export interface Blocking {
+  level: string;
+  domain?: string;
+  resource: string;
+  needed: number;
+  available: number;
+}
+
+export interface Rejection {
+  gang: string;
+  namespace: string;
+  reason: RejectionReason;
+  message: string;
+  blocking: Blocking[];
+  counterfactuals: string[];
+}
+
+export interface PlanStats {
+  nodes: number;
+  devices: number;
+  gangs: number;
+  planMs: number;
+  explored: number;
+  budgetExceeded: boolean;
+}
+
+export interface PlanOutput {
+  placements: Placement[];
+  rejections: Rejection[];
+  stats: PlanStats;
+}

@@ -1,0 +1,105 @@
+import type {
+  AllocationResult,
+  Device,
+  DeviceSelector,
+  NodeSelector,
+  OpaqueConfiguration,
+  ResourceClaimConsumer,
+  ResourceClaimSpec,
+  Taint,
+  Toleration,
+} from "../api/kubernetes.ts";
+
+/**
+ * What kllama remembers of each object: projected once from raw JSON by `src/kube/project.ts` (live) or
+ * `src/cli/input.ts` (files), so that five thousand nodes fit in memory and the planner never parses.
+ */
+
+/** Resource name → integer amount: `cpu` in millicores, everything else in base units (bytes, pieces). */
+export type Resources = Readonly<Record<string, number>>;
+
+export interface NodeRecord {
+  name: string;
+  uid: string;
+  labels: Readonly<Record<string, string>>;
+  taints: readonly Taint[];
+  unschedulable: boolean;
+  ready: boolean;
+  allocatable: Resources;
+}
+
+/** One ResourceSlice; pools are assembled from these by generation and slice count. */
+export interface SliceRecord {
+  name: string;
+  driver: string;
+  pool: string;
+  generation: number;
+  resourceSliceCount: number;
+  nodeName?: string;
+  nodeSelector?: NodeSelector;
+  allNodes?: boolean;
+  perDeviceNodeSelection?: boolean;
+  devices: readonly Device[];
+  sharedCounters: readonly { name: string; counters: Readonly<Record<string, { value: string }>> }[];
+}
+
+export interface DeviceClassRecord {
+  name: string;
+  selectors: readonly DeviceSelector[];
+  config: readonly OpaqueConfiguration[];
+  extendedResourceName?: string;
+}
+
+/** A claim as a pod refers to it. `claimName` is absent while kube-controller-manager has not created it yet. */
+export interface PodClaimReference {
+  name: string;
+  claimName?: string;
+  templateName?: string;
+}
+
+export interface PodRecord {
+  uid: string;
+  namespace: string;
+  name: string;
+  /** Value of the gang label; absent: a pod of its own. */
+  gang?: string;
+  podSet?: string;
+  /** From the index labels; absent: natural order of names. */
+  index?: number;
+  createdAtMs: number;
+  priority: number;
+  schedulerName: string;
+  /** Names of all scheduling gates still on the pod. */
+  gates: readonly string[];
+  /** It requests the bind marker: its binding goes through kllama. */
+  bindMarker: boolean;
+  nodeName?: string;
+  nominatedNodeName?: string;
+  /** Succeeded or Failed: it uses nothing any more. */
+  terminal: boolean;
+  deleting: boolean;
+  ready: boolean;
+  /** Message of `PodScheduled=False`, reason Unschedulable. */
+  unschedulableMessage?: string;
+  requests: Resources;
+  claims: readonly PodClaimReference[];
+  nodeSelector: Readonly<Record<string, string>>;
+  nodeAffinity?: NodeSelector;
+  tolerations: readonly Toleration[];
+  /** Owner with `controller: true`. */
+  owner?: { kind: string; name: string; uid: string };
+}
+
+export interface ClaimRecord {
+  uid: string;
+  namespace: string;
+  name: string;
+  resourceVersion: string;
+  spec: ResourceClaimSpec;
+  allocation?: AllocationResult;
+  reservedFor: readonly ResourceClaimConsumer[];
+  finalizers: readonly string[];
+  deleting: boolean;
+  /** The pod that owns a claim made from a template. */
+  ownerPodUid?: string;
+}
