@@ -44,7 +44,11 @@ const placedPod = z.object({
   podSet: z.string().max(63),
   index: z.int().min(0),
   node: z.string().max(253),
-  claims: z.array(z.object({ claim: z.string().max(253), devices: z.array(placedDevice).max(32) })).max(32),
+  claims: z
+    .array(
+      z.object({ claim: z.string().max(253), reference: z.string().max(63), devices: z.array(placedDevice).max(32) }),
+    )
+    .max(32),
 });
 
 /** The hold: kept for as long as the Gang wants the pods, over restarts and rollouts. */

@@ -8,9 +8,13 @@ export interface PlacedDevice {
   device: string;
 }
 
-/** `claim` is the ResourceClaim's name; offline, where the claim does not exist yet, its name under `pod.spec.resourceClaims`. */
+/**
+ * `claim` is the ResourceClaim's name; offline, where the claim does not exist yet, it equals `reference`: its name
+ * under `pod.spec.resourceClaims`, which outlives a recreated pod whose claim gets a new name.
+ */
 export interface PlacedClaim {
   claim: string;
+  reference: string;
   devices: PlacedDevice[];
 }
 
