@@ -1,5 +1,12 @@
 import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
 import type { PlacedPod } from "../api/placement.ts";
+import { type ChangeClock, createChangeClock } from "./clock.ts";
+import { equalJson } from "./equal.ts";
+import type { Fabric } from "./fabric.ts";
+import type { NodeInventory, NodeUsage } from "./inventory.ts";
+import { createLedger, type Ledger } from "./ledger.ts";
+import { createNodeTable, type NodeState, type NodeTable } from "./node-table.ts";
+import { createPodTable, deviceKey } from "./pod-table.ts";
 import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, Resources, SliceRecord } from "./records.ts";
 
 /** One slot of a gang that is held: the place it was promised and what it asks of the node. */
@@ -50,4 +57,131 @@ export interface ClusterModel {
   readonly version: number;
   /** Grows only when something was freed or added: rejected gangs are worth another try. */
   readonly capacityVersion: number;
+
+  /** What the planner reads of it. */
+  readonly view: ModelView;
+}
+
+/** The model as the planner reads it: dense by node index, which is stable while the node exists. */
+export interface ModelView {
+  /** Node index → node; undefined where an index is not in use. */
+  readonly nodes: readonly (NodeState | undefined)[];
+  indexOf(name: string): number | undefined;
+  /** `version` of the model when anything about the node last changed. */
+  nodeVersion(index: number): number;
+  inventory(index: number): NodeInventory;
+  /** What is held on the node; shared, so never to be changed. */
+  usage(index: number): NodeUsage;
+  /** Domains of a ClusterTopology; `default` always exists. */
+  fabric(name: string): Fabric | undefined;
+  readonly deviceClasses: ReadonlyMap<string, DeviceClassRecord>;
+  /** Grows when a device class changes. */
+  readonly classVersion: number;
+  readonly managedDrivers: ReadonlySet<string>;
+  /** What is held under a key. */
+  heldUnder(key: string): readonly HeldPod[];
+}
+
+/** An empty cluster. `managedDrivers`: drivers whose devices kllama alone allocates. */
+export function createClusterModel(options: { managedDrivers: readonly string[] }): ClusterModel {
+  const clock = createChangeClock();
+  const ledger: Ledger = createLedger((device, taken) => nodes.deviceChanged(device, taken));
+  const nodes: NodeTable = createNodeTable(clock, (device) => ledger.held(device));
+  const pods = createPodTable(clock, nodes, ledger);
+  const holds = createHolds(nodes, ledger);
+  const classes = createDeviceClasses(clock);
+  const { upsertNode, removeNode, upsertSlice, removeSlice, upsertTopology, removeTopology } = nodes;
+  return {
+    upsertNode,
+    removeNode,
+    upsertSlice,
+    removeSlice,
+    upsertTopology,
+    removeTopology,
+    upsertDeviceClass: classes.upsert,
+    removeDeviceClass: classes.remove,
+    ...pods,
+    node: (name) => nodes.nodes[nodes.indexOf(name) ?? -1]?.record,
+    hold: holds.hold,
+    release: (key) => holds.hold(key, "", []),
+    holdersOf: (driver, pool, device) => ledger.holdersOf(deviceKey(driver, pool, device)),
+    get version() {
+      return clock.version;
+    },
+    get capacityVersion() {
+      return clock.capacityVersion;
+    },
+    view: {
+      nodes: nodes.nodes,
+      indexOf: nodes.indexOf,
+      nodeVersion: nodes.nodeVersion,
+      inventory: nodes.inventory,
+      usage: nodes.usage,
+      fabric: nodes.fabric,
+      deviceClasses: classes.classes,
+      get classVersion() {
+        return classes.version();
+      },
+      managedDrivers: new Set(options.managedDrivers),
+      heldUnder: holds.heldUnder,
+    },
+  };
+}
+
+function createDeviceClasses(clock: ChangeClock) {
+  const classes = new Map<string, DeviceClassRecord>();
+  let version = 0;
+  return {
+    classes: classes as ReadonlyMap<string, DeviceClassRecord>,
+    version: () => version,
+    upsert(record: DeviceClassRecord) {
+      if (equalJson(classes.get(record.name), record)) return;
+      classes.set(record.name, record);
+      version++;
+      clock.tick(true);
+    },
+    remove(name: string) {
+      if (!classes.delete(name)) return;
+      version++;
+      clock.tick(false);
+    },
+  };
+}
+
+/** Names one slot of a hold. */
+export function holdSlot(key: string, placed: PlacedPod): string {
+  return `${key}/${placed.podSet}/${placed.index}`;
+}
+
+function createHolds(nodes: NodeTable, ledger: Ledger) {
+  /** key → slots held under it */
+  const held = new Map<string, { namespace: string; pods: readonly HeldPod[] }>();
+
+  const setLoad = (key: string, namespace: string, pod: HeldPod, requests: Resources | undefined) =>
+    nodes.changeLoad(pod.placed.node, (load) =>
+      load.setHold(`${namespace}/${pod.placed.pod}`, holdSlot(key, pod.placed), requests),
+    );
+  return {
+    heldUnder: (key: string): readonly HeldPod[] => held.get(key)?.pods ?? [],
+    hold(key: string, namespace: string, pods: readonly HeldPod[]) {
+      const before = held.get(key);
+      if (equalJson(before?.pods ?? [], pods)) return;
+      const bySlot = (list: readonly HeldPod[]) => new Map(list.map((pod) => [holdSlot(key, pod.placed), pod]));
+      const old = bySlot(before?.pods ?? []);
+      const next = bySlot(pods);
+      if (pods.length > 0) held.set(key, { namespace, pods });
+      else held.delete(key);
+      // What stays is not taken away for a moment: that would look as if something had become free.
+      for (const [slot, pod] of old) {
+        if (!equalJson(pod, next.get(slot))) setLoad(key, before!.namespace, pod, undefined);
+        else next.delete(slot);
+      }
+      for (const pod of next.values()) setLoad(key, namespace, pod, pod.requests);
+      const devices = pods.flatMap(({ placed }) => placed.claims.flatMap((claim) => claim.devices));
+      ledger.set(
+        `hold:${key}`,
+        devices.map((each) => deviceKey(each.driver, each.pool, each.device)),
+      );
+    },
+  };
 }

@@ -1,0 +1,199 @@
+import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import type { ChangeClock } from "./clock.ts";
+import { equalJson } from "./equal.ts";
+import { createFabric, type Fabric } from "./fabric.ts";
+import { assembleInventory, changeUsage, emptyUsage, type NodeInventory, type NodeUsage } from "./inventory.ts";
+import { builtInTopology } from "./levels.ts";
+import { createNodeLoad, type LoadChange, type NodeLoad } from "./node-load.ts";
+import type { NodeRecord, SliceRecord } from "./records.ts";
+
+/** A node as the planner sees it. */
+export interface NodeState {
+  readonly index: number;
+  readonly record: NodeRecord;
+  readonly load: NodeLoad;
+}
+
+interface Devices {
+  readonly inventory: NodeInventory;
+  readonly usage: NodeUsage;
+}
+
+/** Nodes with their devices, loads and domains. */
+export interface NodeTable {
+  readonly nodes: readonly (NodeState | undefined)[];
+  indexOf(name: string): number | undefined;
+  nodeVersion(index: number): number;
+  inventory(index: number): NodeInventory;
+  usage(index: number): NodeUsage;
+  fabric(name: string): Fabric | undefined;
+  upsertNode(node: NodeRecord): void;
+  removeNode(name: string): void;
+  upsertSlice(slice: SliceRecord): void;
+  removeSlice(name: string): void;
+  upsertTopology(name: string, spec: ClusterTopologySpec): void;
+  removeTopology(name: string): void;
+  /** A device got its first holder or lost its last. */
+  deviceChanged(device: string, taken: boolean): void;
+  /** Changes what pods ask of a node, which need not exist yet. */
+  changeLoad(nodeName: string, change: (load: NodeLoad) => LoadChange): void;
+}
+
+/** `isHeld`: does anything hold the device `driver/pool/name`? */
+export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => boolean): NodeTable {
+  const nodes: (NodeState | undefined)[] = [];
+  const indexByName = new Map<string, number>();
+  const freeIndices: number[] = [];
+  const versions: number[] = [];
+  const loads = new Map<string, NodeLoad>();
+  /** node index → devices; absent: to be assembled when next asked for */
+  const assembled = new Map<number, Devices>();
+  /** device key → node indices whose assembled inventory has it */
+  const homes = new Map<string, number[]>();
+  const slices = createSliceIndex();
+  const fabrics = new Map<string, Fabric>([["default", createFabric(builtInTopology)]]);
+
+  const touch = (index: number | undefined, freed: boolean) => {
+    clock.tick(freed);
+    if (index !== undefined) versions[index] = clock.version;
+  };
+  const dropDevices = (index: number) => {
+    const devices = assembled.get(index);
+    if (!devices) return;
+    assembled.delete(index);
+    for (const { key } of devices.inventory.devices) {
+      const remaining = homes.get(key)!.filter((home) => home !== index);
+      if (remaining.length === 0) homes.delete(key);
+      else homes.set(key, remaining);
+    }
+  };
+  const devicesOf = (index: number): Devices => {
+    const known = assembled.get(index);
+    if (known) return known;
+    const { record } = nodes[index]!;
+    const inventory = assembleInventory(record, slices.of(record.name));
+    const usage = emptyUsage(inventory);
+    for (const { key, index: device } of inventory.devices) {
+      homes.set(key, [...(homes.get(key) ?? []), index]);
+      if (isHeld(key)) changeUsage(inventory, usage, device, 1);
+    }
+    const devices = { inventory, usage };
+    assembled.set(index, devices);
+    return devices;
+  };
+  /** A slice concerns one node, or any. */
+  const slicesChanged = (nodeName: string | undefined) => {
+    const indices = nodeName === undefined ? indexByName.values() : [indexByName.get(nodeName)];
+    for (const index of indices) {
+      if (index === undefined) continue;
+      dropDevices(index);
+      touch(index, true);
+    }
+    clock.tick(true);
+  };
+  const setFabric = (name: string, spec: ClusterTopologySpec) => {
+    const fabric = createFabric(spec);
+    for (const state of nodes) if (state) fabric.setNode(state.index, state.record);
+    fabrics.set(name, fabric);
+    clock.tick(true);
+  };
+  const loadOf = (name: string): NodeLoad => {
+    let load = loads.get(name);
+    if (!load) {
+      load = createNodeLoad();
+      loads.set(name, load);
+    }
+    return load;
+  };
+
+  return {
+    nodes,
+    indexOf: (name) => indexByName.get(name),
+    nodeVersion: (index) => versions[index] ?? 0,
+    inventory: (index) => devicesOf(index).inventory,
+    usage: (index) => devicesOf(index).usage,
+    fabric: (name) => fabrics.get(name),
+    upsertNode(node) {
+      const known = indexByName.get(node.name);
+      if (known !== undefined && equalJson(nodes[known]!.record, node)) return;
+      const index = known ?? freeIndices.pop() ?? nodes.length;
+      nodes[index] = { index, record: node, load: loadOf(node.name) };
+      indexByName.set(node.name, index);
+      dropDevices(index);
+      for (const fabric of fabrics.values()) fabric.setNode(index, node);
+      touch(index, true);
+    },
+    removeNode(name) {
+      const index = indexByName.get(name);
+      if (index === undefined) return;
+      dropDevices(index);
+      for (const fabric of fabrics.values()) fabric.removeNode(index);
+      indexByName.delete(name);
+      nodes[index] = undefined;
+      freeIndices.push(index);
+      if (loads.get(name)?.empty) loads.delete(name);
+      touch(index, false);
+    },
+    upsertSlice(slice) {
+      const before = slices.get(slice.name);
+      if (equalJson(before, slice)) return;
+      slices.set(slice);
+      if (before && before.nodeName !== slice.nodeName) slicesChanged(before.nodeName);
+      slicesChanged(slice.nodeName);
+    },
+    removeSlice(name) {
+      const before = slices.get(name);
+      if (!before) return;
+      slices.remove(before);
+      slicesChanged(before.nodeName);
+    },
+    upsertTopology(name, spec) {
+      if (!equalJson(fabrics.get(name)?.spec, spec)) setFabric(name, spec);
+    },
+    removeTopology(name) {
+      if (name === "default") {
+        if (fabrics.get(name)?.spec !== builtInTopology) setFabric(name, builtInTopology);
+      } else if (fabrics.delete(name)) clock.tick(false);
+    },
+    deviceChanged(device, taken) {
+      clock.tick(!taken);
+      for (const index of homes.get(device) ?? []) {
+        const { inventory, usage } = assembled.get(index)!;
+        changeUsage(inventory, usage, inventory.indexOf.get(device)!, taken ? 1 : -1);
+        touch(index, !taken);
+      }
+    },
+    changeLoad(nodeName, change) {
+      const load = loadOf(nodeName);
+      const { changed, freed } = change(load);
+      const index = indexByName.get(nodeName);
+      if (load.empty && index === undefined) loads.delete(nodeName);
+      if (changed) touch(index, freed);
+    },
+  };
+}
+
+/** Slices by name, and by the one node they concern. */
+function createSliceIndex() {
+  const byName = new Map<string, SliceRecord>();
+  /** node name (empty: any node) → slice name → slice */
+  const byNode = new Map<string, Map<string, SliceRecord>>();
+  const remove = (slice: SliceRecord) => {
+    byName.delete(slice.name);
+    const group = byNode.get(slice.nodeName ?? "");
+    group?.delete(slice.name);
+    if (group?.size === 0) byNode.delete(slice.nodeName ?? "");
+  };
+  return {
+    get: (name: string) => byName.get(name),
+    remove,
+    set(slice: SliceRecord) {
+      const before = byName.get(slice.name);
+      if (before) remove(before);
+      byName.set(slice.name, slice);
+      const group = byNode.get(slice.nodeName ?? "") ?? new Map<string, SliceRecord>();
+      byNode.set(slice.nodeName ?? "", group.set(slice.name, slice));
+    },
+    of: (node: string): SliceRecord[] => [...(byNode.get(node)?.values() ?? []), ...(byNode.get("")?.values() ?? [])],
+  };
+}

@@ -1,0 +1,115 @@
+import type { ChangeClock } from "./clock.ts";
+import { equalJson } from "./equal.ts";
+import type { Ledger } from "./ledger.ts";
+import type { NodeTable } from "./node-table.ts";
+import type { ClaimRecord, PodRecord } from "./records.ts";
+
+/** Pods and claims: what they use of nodes and which devices they hold. */
+export interface PodTable {
+  upsertPod(pod: PodRecord): void;
+  removePod(uid: string): void;
+  upsertClaim(claim: ClaimRecord): void;
+  removeClaim(uid: string): void;
+  claim(namespace: string, name: string): ClaimRecord | undefined;
+  pod(uid: string): PodRecord | undefined;
+}
+
+export function deviceKey(driver: string, pool: string, device: string): string {
+  return `${driver}/${pool}/${device}`;
+}
+
+/** Devices that an allocation holds; administrators' access holds nothing. */
+function allocatedDevices(claim: ClaimRecord): string[] {
+  const results = claim.allocation?.devices?.results ?? [];
+  return results.filter((each) => !each.adminAccess).map((each) => deviceKey(each.driver, each.pool, each.device));
+}
+
+/** Does the pod use node resources and devices? */
+function runs(pod: PodRecord): boolean {
+  return pod.nodeName !== undefined && !pod.terminal;
+}
+
+export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Ledger): PodTable {
+  const pods = new Map<string, PodRecord>();
+  const claims = new Map<string, ClaimRecord>();
+  /** `namespace/name` → UID of the claim that was seen last */
+  const claimUids = new Map<string, string>();
+  /** `namespace/claim name` → UIDs of running pods that refer to it */
+  const users = new Map<string, Set<string>>();
+
+  /**
+   * A running pod holds the devices of its claims, and keeps them when an allocation is cleared or the claim is gone:
+   * its containers still have them open.
+   */
+  const holdClaim = (pod: PodRecord, claim: ClaimRecord | undefined) => {
+    if (!claim?.reservedFor.some(({ uid }) => uid === pod.uid)) return;
+    const holder = `pod:${pod.uid}`;
+    ledger.set(holder, [...ledger.devicesOf(holder), ...allocatedDevices(claim)]);
+  };
+  const claimOf = (namespace: string, name: string) => claims.get(claimUids.get(`${namespace}/${name}`) ?? "");
+  const start = (pod: PodRecord) => {
+    nodes.changeLoad(pod.nodeName!, (load) => load.setPod(`${pod.namespace}/${pod.name}`, pod.uid, pod.requests));
+    for (const { claimName } of pod.claims) {
+      if (claimName === undefined) continue;
+      const key = `${pod.namespace}/${claimName}`;
+      users.set(key, (users.get(key) ?? new Set()).add(pod.uid));
+      holdClaim(pod, claimOf(pod.namespace, claimName));
+    }
+  };
+  const stop = (pod: PodRecord) => {
+    nodes.changeLoad(pod.nodeName!, (load) => load.setPod(`${pod.namespace}/${pod.name}`, pod.uid, undefined));
+    for (const { claimName } of pod.claims) {
+      const key = `${pod.namespace}/${claimName}`;
+      const set = users.get(key);
+      if (set?.delete(pod.uid) && set.size === 0) users.delete(key);
+    }
+  };
+  return {
+    upsertPod(pod) {
+      const before = pods.get(pod.uid);
+      if (before && equalJson(before, pod)) return;
+      pods.set(pod.uid, pod);
+      // What stays the same is not taken away for a moment: that would look as if something had become free.
+      const unchanged =
+        before &&
+        runs(before) &&
+        runs(pod) &&
+        before.nodeName === pod.nodeName &&
+        equalJson(before.requests, pod.requests) &&
+        equalJson(before.claims, pod.claims);
+      if (unchanged) return;
+      if (before && runs(before)) stop(before);
+      if (runs(pod)) start(pod);
+      else ledger.set(`pod:${pod.uid}`, []);
+      clock.tick(false);
+    },
+    removePod(uid) {
+      const pod = pods.get(uid);
+      if (!pod) return;
+      pods.delete(uid);
+      if (runs(pod)) stop(pod);
+      ledger.set(`pod:${uid}`, []);
+      clock.tick(false);
+    },
+    upsertClaim(claim) {
+      if (equalJson(claims.get(claim.uid), claim)) return;
+      const key = `${claim.namespace}/${claim.name}`;
+      claims.set(claim.uid, claim);
+      claimUids.set(key, claim.uid);
+      for (const uid of users.get(key) ?? []) holdClaim(pods.get(uid)!, claim);
+      ledger.set(`claim:${claim.uid}`, allocatedDevices(claim));
+      clock.tick(false);
+    },
+    removeClaim(uid) {
+      const claim = claims.get(uid);
+      if (!claim) return;
+      claims.delete(uid);
+      const key = `${claim.namespace}/${claim.name}`;
+      if (claimUids.get(key) === uid) claimUids.delete(key);
+      ledger.set(`claim:${uid}`, []);
+      clock.tick(false);
+    },
+    claim: claimOf,
+    pod: (uid) => pods.get(uid),
+  };
+}
