@@ -59,6 +59,8 @@ export interface PodClaimReference {
 
 export interface PodRecord {
   uid: string;
+  /** Absent offline. */
+  resourceVersion?: string;
   namespace: string;
   name: string;
   /** Value of the gang label; absent: a pod of its own. */

@@ -1,0 +1,525 @@
+import type { PlacedPod, Placement, RejectionReason } from "../api/placement.ts";
+import { isGuard } from "../gang/lifecycle/claims.ts";
+import {
+  type Context,
+  type Effect,
+  type GangRecord,
+  type GangState,
+  heldPods,
+  isForgettable,
+  type LifecycleEvent,
+  newGangState,
+  type Outcome,
+} from "../gang/lifecycle/state.ts";
+import { step } from "../gang/lifecycle/step.ts";
+import { validateGang } from "../gang/members.ts";
+import { plan } from "../gang/plan.ts";
+import type { PlacementGroupRecord } from "../kube/project.ts";
+import type { ClusterModel, HeldPod } from "../topology/model.ts";
+import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
+import type { WriteEffect, Written } from "./effects.ts";
+import { createFreshness } from "./freshness.ts";
+import { byQueueOrder, groupOf, roleIn, unitFor } from "./pending-plans.ts";
+import { createSingles, type Singles } from "./singles.ts";
+
+/** What the coordinator tells the outside. */
+export interface CoordinatorPorts {
+  /** Starts a write; its result comes back through `written`. Must not call back synchronously. */
+  write(effect: WriteEffect, owner: string): void;
+  event(
+    subject: { kind: "Gang" | "Pod"; namespace: string; name: string; uid: string },
+    event: { reason: string; note: string; warning: boolean },
+  ): void;
+  answer(call: number, error: string | undefined): void;
+  now(): { ms: number; iso: string };
+  /** Calls `flush` once, after `delayMs`. */
+  schedule(delayMs: number): void;
+  planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
+}
+
+/**
+ * Owns the model of the cluster and the state of every gang, and turns what is observed into effects. Everything is
+ * synchronous: between reading the model and taking devices in it nothing else can run, which is what keeps a device
+ * from being given twice by one planner.
+ */
+export interface Coordinator {
+  observeNode(node: NodeRecord): void;
+  observeNodeGone(name: string): void;
+  observePod(pod: PodRecord): void;
+  observePodGone(uid: string): void;
+  observeClaim(claim: ClaimRecord): void;
+  observeClaimGone(claim: { namespace: string; name: string; uid: string }): void;
+  observeGang(gang: GangRecord): void;
+  observeGangGone(gang: { namespace: string; name: string; uid: string }): void;
+  observeGroup(key: string, group: PlacementGroupRecord | undefined): void;
+  /** Topology, device classes or slices changed in the model. */
+  observeInventory(): void;
+  written(
+    effect: WriteEffect,
+    owner: string,
+    result: { outcome: Outcome; gang?: GangRecord; pod?: PodRecord; claim?: ClaimRecord },
+  ): void;
+  /** @returns the gang's key, or undefined when the pod belongs to none. */
+  arrive(podUid: string, node: string, call: number): string | undefined;
+  leave(podUid: string, call: number): void;
+  /** The node that a member may go to now; undefined while it has none. */
+  plannedNode(podUid: string): string | undefined;
+  gangOf(podUid: string): string | undefined;
+  state(key: string): GangState | undefined;
+  /** Decides for everything that changed. Called once per turn of the event loop, and when a timer is due. */
+  flush(): void;
+  /** Starts deciding: before, the world is only watched. */
+  activate(): void;
+  stats(): { gangs: number; arrivals: number; planning: number };
+}
+
+interface Entry {
+  state: GangState;
+  events: LifecycleEvent[];
+  wakeAtMs?: number;
+  /** The placement that the model holds for this gang, by identity. */
+  held?: readonly PlacedPod[] | undefined;
+}
+
+/** Planning may not hold the event loop for longer than this before others get their turn. */
+const planningSliceMs = 25;
+
+export function createCoordinator(
+  model: ClusterModel,
+  managedDrivers: ReadonlySet<string>,
+  ports: CoordinatorPorts,
+): Coordinator {
+  const entries = new Map<string, Entry>();
+  const groups = new Map<string, PlacementGroupRecord>();
+  const gangOfPod = new Map<string, string>();
+  /** namespace/claim → gang keys that look at it. */
+  const gangsOfClaim = new Map<string, Set<string>>();
+  const fresh = createFreshness();
+  const dirty = new Set<string>();
+  const wantsPlan = new Set<string>();
+  let active = false;
+  let flushing = false;
+  let scheduledAtMs = Number.POSITIVE_INFINITY;
+  let seenCapacity = -1;
+
+  const singles: Singles = createSingles(model, managedDrivers, ports, () => touch());
+
+  function entry(key: string): Entry {
+    let found = entries.get(key);
+    if (found === undefined) {
+      found = { state: newGangState(key), events: [] };
+      entries.set(key, found);
+    }
+    return found;
+  }
+
+  function tell(key: string, event: LifecycleEvent): void {
+    entry(key).events.push(event);
+    dirty.add(key);
+    touch();
+  }
+
+  /** Asks for a flush at the end of this turn, so that a burst of watch events costs one decision per gang. */
+  function touch(delayMs = 0): void {
+    if (!active || flushing) return;
+    const atMs = ports.now().ms + delayMs;
+    if (scheduledAtMs <= atMs) return;
+    scheduledAtMs = atMs;
+    ports.schedule(delayMs);
+  }
+
+  function watchClaim(namespace: string, name: string, key: string): void {
+    const claimKey = `${namespace}/${name}`;
+    const known = gangsOfClaim.get(claimKey) ?? new Set();
+    if (known.has(key)) return;
+    gangsOfClaim.set(claimKey, known.add(key));
+    const claim = model.claim(namespace, name);
+    if (claim !== undefined) tell(key, { type: "claim", claim });
+  }
+
+  function observePod(pod: PodRecord): void {
+    if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion)) return;
+    model.upsertPod(pod);
+    const key = pod.gang === undefined ? undefined : `${pod.namespace}/${pod.gang}`;
+    const before = gangOfPod.get(pod.uid);
+    if (before !== undefined && before !== key) leaveGang(pod.uid, before);
+    if (key === undefined) {
+      singles.observePod(pod);
+      return;
+    }
+    singles.forget(pod.uid);
+    gangOfPod.set(pod.uid, key);
+    tell(key, { type: "pod", pod });
+    for (const { claimName } of pod.claims) if (claimName !== undefined) watchClaim(pod.namespace, claimName, key);
+  }
+
+  function leaveGang(uid: string, key: string): void {
+    gangOfPod.delete(uid);
+    tell(key, { type: "podGone", uid });
+  }
+
+  function observePodGone(uid: string): void {
+    fresh.forget(uid);
+    model.removePod(uid);
+    singles.forget(uid);
+    const key = gangOfPod.get(uid);
+    if (key !== undefined) leaveGang(uid, key);
+    touch();
+  }
+
+  function observeClaim(claim: ClaimRecord): void {
+    if (!fresh.accept(claim.uid, claim.resourceVersion)) return;
+    model.upsertClaim(claim);
+    for (const consumer of claim.reservedFor) {
+      if (isGuard(consumer)) watchClaim(claim.namespace, claim.name, `${claim.namespace}/${consumer.name}`);
+    }
+    for (const key of gangsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) tell(key, { type: "claim", claim });
+    singles.observeClaim(claim);
+    touch();
+  }
+
+  function observeClaimGone(claim: { namespace: string; name: string; uid: string }): void {
+    fresh.forget(claim.uid);
+    model.removeClaim(claim.uid);
+    const claimKey = `${claim.namespace}/${claim.name}`;
+    for (const key of gangsOfClaim.get(claimKey) ?? []) tell(key, { type: "claimGone", name: claim.name });
+    gangsOfClaim.delete(claimKey);
+    singles.observeClaimGone(claim);
+    touch();
+  }
+
+  function observeGang(gang: GangRecord): void {
+    if (!fresh.accept(gang.uid, gang.resourceVersion)) return;
+    const key = `${gang.namespace}/${gang.name}`;
+    tell(key, {
+      type: "gang",
+      gang: { ...gang, problems: validateGang(gang.spec, model.topology(gang.spec.topology)) },
+    });
+    touchGroup(gang);
+  }
+
+  function observeGangGone(gang: { namespace: string; name: string; uid: string }): void {
+    fresh.forget(gang.uid);
+    const key = `${gang.namespace}/${gang.name}`;
+    const known = entries.get(key)?.state.gang;
+    if (known === undefined || known.uid === gang.uid) tell(key, { type: "gang", gang: undefined });
+  }
+
+  /** What one gang of a group does may be what the others wait for. */
+  function touchGroup(gang: GangRecord): void {
+    for (const other of entries.values()) {
+      const sibling = other.state.gang;
+      if (sibling === undefined || sibling.namespace !== gang.namespace || groups.size === 0) continue;
+      if (groupNamed(other.state) !== undefined) dirty.add(other.state.key);
+    }
+  }
+
+  function groupNamed(state: GangState): PlacementGroupRecord | undefined {
+    if (groups.size === 0 || state.gang === undefined) return undefined;
+    const { namespace, spec } = state.gang;
+    if (spec.placementGroup !== undefined) return groups.get(`${namespace}/${spec.placementGroup}`);
+    return groupOf(
+      state,
+      [...groups.values()].filter((group) => group.namespace === namespace),
+    );
+  }
+
+  function groupMembers(group: PlacementGroupRecord): GangState[] {
+    return [...entries.values()].map((e) => e.state).filter((state) => roleIn(group, state) !== undefined);
+  }
+
+  /** The barrier of a PlacementGroup: its base set commits only when every gang that it needs is complete at it. */
+  function groupReady(state: GangState): boolean {
+    const group = groupNamed(state);
+    if (group === undefined) return state.gang?.spec.placementGroup === undefined;
+    const members = groupMembers(group);
+    return group.spec.members.every((role) => {
+      const there = members.filter((member) => roleIn(group, member) === role.role && isAtBarrier(member));
+      return there.length >= role.minInstances;
+    });
+  }
+
+  function contextFor(state: GangState): Context {
+    return {
+      now: ports.now(),
+      capacityVersion: model.capacityVersion,
+      nodeFits,
+      devicesFree: (placed) => devicesFree(state, placed),
+      get groupReady() {
+        return groupReady(state);
+      },
+    };
+  }
+
+  function nodeFits(name: string): boolean {
+    const node = model.node(name);
+    return node?.ready === true && !node.unschedulable;
+  }
+
+  function devicesFree(state: GangState, placed: PlacedPod): boolean {
+    const own = new Set([`hold:${state.key}`]);
+    for (const pod of state.pods.values()) {
+      if (pod.name !== placed.pod || pod.deleting) continue;
+      for (const { claimName } of pod.claims) {
+        const claim = claimName === undefined ? undefined : state.claims.get(claimName);
+        if (claim !== undefined) own.add(`claim:${claim.uid}`);
+      }
+    }
+    return placed.claims.every((claim) =>
+      claim.devices.every((d) => model.holdersOf(d.driver, d.pool, d.device).every((holder) => own.has(holder))),
+    );
+  }
+
+  function decideFor(key: string): void {
+    const found = entries.get(key);
+    if (found === undefined) return;
+    const events = found.events;
+    found.events = [];
+    const result = step(found.state, events, contextFor(found.state));
+    found.state = result.state;
+    holdInModel(found);
+    for (const effect of result.effects) perform(found.state, effect);
+    if (result.wakeAtMs === undefined) delete found.wakeAtMs;
+    else found.wakeAtMs = result.wakeAtMs;
+    if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
+  }
+
+  function holdInModel(found: Entry): void {
+    const held = heldPods(found.state);
+    if (held === found.held || (held.length === 0 && (found.held ?? []).length === 0)) return;
+    found.held = held;
+    const { key } = found.state;
+    if (held.length === 0) model.release(key);
+    else
+      model.hold(
+        key,
+        key.slice(0, key.indexOf("/")),
+        held.map((placed) => toHeldPod(found.state, placed)),
+      );
+  }
+
+  function perform(state: GangState, effect: Effect): void {
+    if (effect.type === "plan") wantsPlan.add(state.key);
+    else if (effect.type === "answer") ports.answer(effect.call, effect.error);
+    else if (effect.type === "event") reportEvent(state, effect.reason, effect.note, effect.warning);
+    else ports.write(effect, state.key);
+  }
+
+  function reportEvent(state: GangState, reason: string, note: string, warning: boolean): void {
+    const { gang } = state;
+    if (gang === undefined) return;
+    const { namespace, name, uid } = gang;
+    ports.event({ kind: "Gang", namespace, name, uid }, { reason, note, warning });
+  }
+
+  /** @returns false when time was up before the queue was empty. */
+  function planWaiting(): boolean {
+    const startMs = ports.now().ms;
+    const queue = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
+    for (const state of queue.sort(byQueueOrder)) {
+      if (!wantsPlan.has(state.key)) continue;
+      if (ports.now().ms - startMs > planningSliceMs) return false;
+      planOne(state);
+    }
+    return true;
+  }
+
+  function planOne(state: GangState): void {
+    const group = groupNamed(state);
+    const members = group === undefined ? [] : groupMembers(group);
+    const answer = unitFor(state, group, members, wantsPlan);
+    wantsPlan.delete(state.key);
+    if (state.gang === undefined) return;
+    if ("waiting" in answer) {
+      refuse(state, "WaitingForPlacementGroup", answer.waiting);
+      return;
+    }
+    const startMs = ports.now().ms;
+    const result = plan(model, answer.unit);
+    const milliseconds = ports.now().ms - startMs;
+    for (const key of answer.keys) wantsPlan.delete(key);
+    if ("plans" in result) {
+      ports.planned("placed", milliseconds, result.explored, "");
+      for (const { placement } of result.plans) if (answer.keys.includes(keyOf(placement))) acceptPlan(placement);
+      return;
+    }
+    ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
+    for (const rejection of result.rejections) {
+      const key = keyOf(rejection);
+      if (answer.keys.includes(key)) tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
+    }
+  }
+
+  /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
+  function acceptPlan(placement: Placement): void {
+    const key = keyOf(placement);
+    if (placement.pods.length > 0) {
+      tell(key, { type: "planned", placement });
+      decideFor(key);
+      return;
+    }
+    const state = entries.get(key)?.state;
+    if (state !== undefined) refuse(state, "InsufficientDevices", "the members beyond minCount wait for room");
+  }
+
+  function refuse(state: GangState, reason: RejectionReason, message: string): void {
+    const { namespace, name } = state.gang ?? { namespace: "", name: "" };
+    const rejection = { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+    tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
+  }
+
+  function flush(): void {
+    scheduledAtMs = Number.POSITIVE_INFINITY;
+    if (!active) return;
+    flushing = true;
+    wakeRefused();
+    const nowMs = ports.now().ms;
+    for (const [key, { wakeAtMs }] of entries) if (wakeAtMs !== undefined && wakeAtMs <= nowMs) dirty.add(key);
+    // Decisions ask for plans and plans for decisions; each round needs news, so this ends.
+    let inTime = true;
+    do {
+      const keys = [...dirty];
+      dirty.clear();
+      for (const key of keys) decideFor(key);
+      if (dirty.size === 0) inTime = planWaiting();
+    } while (dirty.size > 0 && inTime);
+    singles.flush();
+    flushing = false;
+    if (inTime) scheduleNext();
+    else touch();
+  }
+
+  /** Freed capacity is news for every gang that was refused. */
+  function wakeRefused(): void {
+    if (model.capacityVersion === seenCapacity) return;
+    seenCapacity = model.capacityVersion;
+    for (const [key, { state }] of entries) if (state.rejection !== undefined) dirty.add(key);
+    singles.wakeRefused();
+  }
+
+  function scheduleNext(): void {
+    let next = singles.wakeAtMs();
+    for (const { wakeAtMs } of entries.values()) if (wakeAtMs !== undefined && wakeAtMs < next) next = wakeAtMs;
+    if (model.capacityVersion !== seenCapacity || dirty.size > 0) next = ports.now().ms;
+    if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - ports.now().ms));
+  }
+
+  function written(
+    effect: WriteEffect,
+    owner: string,
+    result: Omit<Written, "gang" | "pod" | "claim"> & { gang?: GangRecord; pod?: PodRecord; claim?: ClaimRecord },
+  ): void {
+    if (result.gang !== undefined) observeGang(result.gang);
+    if (result.pod !== undefined) observePod(result.pod);
+    if (result.claim !== undefined) observeClaim(result.claim);
+    if (singles.written(effect, owner, result.outcome)) return;
+    if (!entries.has(owner)) return;
+    tell(owner, { type: "done", effect, outcome: result.outcome });
+    if (effect.type !== "writeStatus" || !result.outcome.ok || effect.transition === "") return;
+    const found = entries.get(owner)?.state;
+    const phase = effect.status.phase;
+    if (found === undefined || phase === "Reserved" || phase === "Binding") return;
+    if (effect.transition === "Pending") return;
+    const note =
+      effect.status.explanation ?? effect.status.conditions?.find((c) => c.type === "Scheduled")?.message ?? "";
+    reportEvent(found, `Gang${effect.transition}`, note, phase !== "Scheduled");
+  }
+
+  return {
+    observeNode(node) {
+      const before = model.node(node.name);
+      model.upsertNode(node);
+      if (before?.ready !== node.ready || before.unschedulable !== node.unschedulable) touchNode(node.name);
+      touch();
+    },
+    observeNodeGone(name) {
+      model.removeNode(name);
+      touchNode(name);
+      touch();
+    },
+    observePod,
+    observePodGone,
+    observeClaim,
+    observeClaimGone,
+    observeGang,
+    observeGangGone,
+    observeGroup(key, group) {
+      if (group === undefined) groups.delete(key);
+      else groups.set(key, group);
+      for (const gangKey of entries.keys()) dirty.add(gangKey);
+      for (const { state } of entries.values()) {
+        if (state.rejection?.reason === "WaitingForPlacementGroup") state.rejection.capacityVersion = -1;
+      }
+      touch();
+    },
+    observeInventory() {
+      for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);
+      touch();
+    },
+    written,
+    arrive(podUid, node, call) {
+      const key = gangOfPod.get(podUid);
+      if (key !== undefined) tell(key, { type: "arrived", podUid, node, call });
+      return key;
+    },
+    leave(podUid, call) {
+      const key = gangOfPod.get(podUid);
+      if (key !== undefined) tell(key, { type: "left", podUid, call });
+    },
+    plannedNode(podUid) {
+      const key = gangOfPod.get(podUid);
+      const found = key === undefined ? undefined : entries.get(key)?.state;
+      const pod = found?.pods.get(podUid);
+      if (found === undefined || pod === undefined || found.proposal !== undefined) return undefined;
+      return heldPods(found).find((placed) => placed.pod === pod.name)?.node;
+    },
+    gangOf: (podUid) => gangOfPod.get(podUid),
+    state: (key) => entries.get(key)?.state,
+    flush,
+    activate() {
+      active = true;
+      for (const key of entries.keys()) dirty.add(key);
+      singles.activate();
+      touch();
+    },
+    stats() {
+      let arrivals = 0;
+      for (const { state } of entries.values()) arrivals += state.arrivals.size;
+      return { gangs: entries.size, arrivals, planning: wantsPlan.size };
+    },
+  };
+
+  function touchNode(name: string): void {
+    for (const [key, { held }] of entries) if (held?.some((placed) => placed.node === name)) dirty.add(key);
+  }
+
+  function revalidate(gang: GangRecord): void {
+    const problems = validateGang(gang.spec, model.topology(gang.spec.topology));
+    if (problems.join() !== gang.problems.join()) {
+      tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
+    }
+  }
+}
+
+function keyOf(subject: { namespace: string; gang: string }): string {
+  return `${subject.namespace}/${subject.gang}`;
+}
+
+function isAtBarrier(state: GangState): boolean {
+  const { phase, placement } = state.gang?.status ?? {};
+  if (phase === "Binding" || phase === "Scheduled") return true;
+  if (phase !== "Reserved") return false;
+  const byName = new Map([...state.pods.values()].filter((pod) => !pod.deleting).map((pod) => [pod.name, pod]));
+  return (placement?.pods ?? []).every((placed) => {
+    const pod = byName.get(placed.pod);
+    return pod !== undefined && (pod.nodeName !== undefined || state.arrivals.get(pod.uid)?.node === placed.node);
+  });
+}
+
+function toHeldPod(state: GangState, placed: PlacedPod): HeldPod {
+  for (const pod of state.pods.values()) {
+    if (pod.name === placed.pod) return { placed, requests: pod.requests, podUid: pod.uid };
+  }
+  const nothing: Resources = {};
+  return { placed, requests: nothing };
+}

@@ -1,0 +1,39 @@
+/**
+ * Two sources tell of one object: the watch, and the answers to our own writes. The newer resourceVersion wins, and
+ * what was deleted stays deleted although the answer to an earlier write comes later.
+ *
+ * resourceVersions are comparable as integers since Kubernetes 1.35 (KEP-5504).
+ */
+export interface Freshness {
+  /** @returns false when the object is known in this version or a newer one, or was deleted. */
+  accept(uid: string, resourceVersion: string): boolean;
+  forget(uid: string): void;
+}
+
+/** @param rememberDeleted deleted UIDs that are kept, oldest dropped first */
+export function createFreshness(rememberDeleted = 20_000): Freshness {
+  const versions = new Map<string, string>();
+  const deleted = new Set<string>();
+  return {
+    accept(uid, resourceVersion) {
+      if (deleted.has(uid)) return false;
+      const known = versions.get(uid);
+      if (known !== undefined && !isNewer(resourceVersion, known)) return false;
+      versions.set(uid, resourceVersion);
+      return true;
+    },
+    forget(uid) {
+      versions.delete(uid);
+      deleted.add(uid);
+      if (deleted.size <= rememberDeleted) return;
+      for (const oldest of deleted) {
+        deleted.delete(oldest);
+        break;
+      }
+    },
+  };
+}
+
+function isNewer(a: string, b: string): boolean {
+  return a.length === b.length ? a > b : a.length > b.length;
+}

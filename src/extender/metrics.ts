@@ -1,0 +1,87 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+
+/** The planner's metrics. Labels come from closed sets: never a pod, gang or node. */
+export interface PlannerMetrics {
+  registry: Registry;
+  requestSeconds: Histogram<"verb">;
+  requests: Counter<"verb" | "outcome">;
+  plans: Counter<"outcome" | "reason">;
+  planSeconds: Histogram<"outcome">;
+  explored: Counter;
+  writes: Counter<"effect" | "outcome">;
+  writeSeconds: Histogram<"effect">;
+  gangs: Gauge;
+  arrivals: Gauge;
+  leader: Gauge;
+  staleSeconds: Gauge<"kind">;
+  invalidObjects: Counter<"kind">;
+}
+
+export function createPlannerMetrics(): PlannerMetrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry, prefix: "kllama_" });
+  const seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+  return {
+    registry,
+    requestSeconds: new Histogram({
+      name: "kllama_extender_request_duration_seconds",
+      help: "Time to answer kube-scheduler; bind calls are held until the gang is committed.",
+      labelNames: ["verb"],
+      buckets: seconds,
+      registers,
+    }),
+    requests: new Counter({
+      name: "kllama_extender_requests_total",
+      help: "Calls of kube-scheduler by verb and outcome (ok, refused, invalid).",
+      labelNames: ["verb", "outcome"],
+      registers,
+    }),
+    plans: new Counter({
+      name: "kllama_gang_plans_total",
+      help: "Plans by outcome and, for rejections, by reason.",
+      labelNames: ["outcome", "reason"],
+      registers,
+    }),
+    planSeconds: new Histogram({
+      name: "kllama_gang_plan_duration_seconds",
+      help: "Time of one plan on one snapshot.",
+      labelNames: ["outcome"],
+      buckets: [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1],
+      registers,
+    }),
+    explored: new Counter({
+      name: "kllama_gang_plan_explored_total",
+      help: "Search steps of all plans.",
+      registers,
+    }),
+    writes: new Counter({
+      name: "kllama_planner_writes_total",
+      help: "Writes to the API server by effect and outcome.",
+      labelNames: ["effect", "outcome"],
+      registers,
+    }),
+    writeSeconds: new Histogram({
+      name: "kllama_planner_write_duration_seconds",
+      help: "Time of one write to the API server.",
+      labelNames: ["effect"],
+      buckets: seconds,
+      registers,
+    }),
+    gangs: new Gauge({ name: "kllama_gangs", help: "Gangs known.", registers }),
+    arrivals: new Gauge({ name: "kllama_barrier_arrivals", help: "Bind calls held at the barrier.", registers }),
+    leader: new Gauge({ name: "kllama_planner_leader", help: "1 while this replica plans.", registers }),
+    staleSeconds: new Gauge({
+      name: "kllama_store_staleness_seconds",
+      help: "Time since the API server was last heard about a kind.",
+      labelNames: ["kind"],
+      registers,
+    }),
+    invalidObjects: new Counter({
+      name: "kllama_store_invalid_objects_total",
+      help: "Objects that could not be read and were left out.",
+      labelNames: ["kind"],
+      registers,
+    }),
+  };
+}

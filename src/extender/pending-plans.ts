@@ -1,0 +1,111 @@
+import type { GangPhase } from "../api/gang.ts";
+import type { GangState } from "../gang/lifecycle/state.ts";
+import { heldPods } from "../gang/lifecycle/state.ts";
+import type { GangRequest, PlanUnit } from "../gang/plan.ts";
+import type { PlacementGroupRecord } from "../kube/project.ts";
+
+/** Gangs that are planned together, or why none of them can be planned yet. */
+export type UnitAnswer = { unit: PlanUnit; keys: string[] } | { waiting: string };
+
+/** The role that a gang plays in a group: what it says itself, else what the group's selectors say. */
+export function roleIn(group: PlacementGroupRecord, state: GangState): string | undefined {
+  const { gang } = state;
+  if (gang === undefined || gang.deleting || gang.namespace !== group.namespace) return undefined;
+  if (gang.spec.placementGroup !== undefined) {
+    return gang.spec.placementGroup === group.name ? gang.spec.role : undefined;
+  }
+  return group.spec.members.find(
+    (member) =>
+      member.selector !== undefined &&
+      Object.entries(member.selector.matchLabels).every(([key, value]) => gang.labels[key] === value),
+  )?.role;
+}
+
+/** The group a gang belongs to: by name, else by the first group (in name order) whose selectors match it. */
+export function groupOf(state: GangState, groups: readonly PlacementGroupRecord[]): PlacementGroupRecord | undefined {
+  return groups.find((group) => roleIn(group, state) !== undefined);
+}
+
+/**
+ * What has to be planned together with `state`: itself alone, or with the other gangs of its PlacementGroup's base set
+ * (the minima per role, oldest first), beside the gangs of the group that are placed already.
+ * @param ready keys of gangs that are complete and ask for a plan
+ */
+export function unitFor(
+  state: GangState,
+  group: PlacementGroupRecord | undefined,
+  members: readonly GangState[],
+  ready: ReadonlySet<string>,
+): UnitAnswer {
+  if (group === undefined) {
+    const name = state.gang?.spec.placementGroup;
+    if (name !== undefined)
+      return { waiting: `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}` };
+    return { unit: { gangs: [requestOf(state)] }, keys: [state.key] };
+  }
+  const chosen = new Set<GangState>();
+  const context: GangState[] = [];
+  for (const role of group.spec.members) {
+    const gangs = members.filter((member) => roleIn(group, member) === role.role).sort(byAge);
+    const placed = gangs.filter((gang) => isPlaced(gang));
+    const waiting = gangs.filter((gang) => !isPlaced(gang) && ready.has(gang.key));
+    const lacking = Math.max(0, role.minInstances - placed.length);
+    if (waiting.length < lacking) {
+      const have = placed.length + waiting.length;
+      return {
+        waiting: `PlacementGroup ${group.name}: ${have} of ${role.minInstances} gangs of role ${role.role} are complete`,
+      };
+    }
+    for (const gang of waiting.slice(0, lacking)) chosen.add(gang);
+    context.push(...placed);
+  }
+  if (!chosen.has(state)) {
+    // The base stands, or is made of older gangs: this one joins it once they are placed.
+    if (chosen.size > 0) return { waiting: `PlacementGroup ${group.name}: its base set is placed first` };
+    chosen.add(state);
+  }
+  const gangs = [...chosen, ...context.filter((gang) => !chosen.has(gang))];
+  const { namespace, name, spec } = group;
+  return {
+    unit: { gangs: gangs.map(requestOf), placementGroup: { namespace, name, spec } },
+    keys: [...chosen].map((gang) => gang.key),
+  };
+}
+
+const placedPhases: ReadonlySet<GangPhase> = new Set(["Reserved", "Binding", "Scheduled"]);
+
+function isPlaced(state: GangState): boolean {
+  return state.proposal !== undefined || placedPhases.has(state.gang?.status.phase ?? "Pending");
+}
+
+/** Older first; the name decides between gangs of one second. */
+export function byAge(a: GangState, b: GangState): number {
+  return (a.gang?.createdAtMs ?? 0) - (b.gang?.createdAtMs ?? 0) || (a.key < b.key ? -1 : 1);
+}
+
+/** Higher priority first, then older. */
+export function byQueueOrder(a: GangState, b: GangState): number {
+  return priorityOf(b) - priorityOf(a) || byAge(a, b);
+}
+
+/** The lowest of its pods': PriorityClasses are bounded by quota, a field of the Gang would not be. */
+function priorityOf(state: GangState): number {
+  let lowest = Number.POSITIVE_INFINITY;
+  for (const pod of state.pods.values()) lowest = Math.min(lowest, pod.priority);
+  return lowest === Number.POSITIVE_INFINITY ? 0 : lowest;
+}
+
+function requestOf(state: GangState): GangRequest {
+  const { gang } = state;
+  if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
+  const pods = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+  return {
+    namespace: gang.namespace,
+    name: gang.name,
+    spec: gang.spec,
+    priority: priorityOf(state),
+    createdAtMs: gang.createdAtMs,
+    pods,
+    placed: heldPods(state),
+  };
+}

@@ -1,0 +1,179 @@
+import fastify, { type FastifyInstance } from "fastify";
+import { z } from "zod";
+import type {
+  ExtenderBindingResult,
+  ExtenderFilterResult,
+  ExtenderPreemptionResult,
+  HostPriority,
+} from "../api/extender.ts";
+import type { PlannerMetrics } from "./metrics.ts";
+
+/** What the server asks of the planner. A pod is known by its UID only: nothing else in a request is believed. */
+export interface ExtenderBackend {
+  /** Holds the call until the gang is committed or given up. @returns why not, or undefined when bound. */
+  bind(request: BindRequest, signal: AbortSignal): Promise<string | undefined>;
+  /** The one node that the pod may go to now, or why it has none. */
+  plannedNode(podUid: string): { node: string } | { refusal: string };
+  ready(): { ready: boolean; reason: string };
+}
+
+export interface BindRequest {
+  podName: string;
+  podNamespace: string;
+  podUid: string;
+  node: string;
+}
+
+export interface ServerOptions {
+  /** mTLS: kube-scheduler must show a certificate of this CA. Without it the server is for loopback only. */
+  tls?: { key: string; cert: string; ca: string; clientNames?: readonly string[] };
+  /** Longest time that a request may take to arrive. A held bind call has arrived. */
+  requestTimeoutMs?: number;
+}
+
+const bodyLimitBytes = 8 * 1024 * 1024;
+const uid = z.string().min(1).max(128);
+const name = z.string().min(1).max(253);
+
+const filterArgs = z.object({
+  pod: z.object({ metadata: z.object({ uid }) }),
+  nodenames: z.array(name).max(200_000),
+});
+const bindArgs = z.object({ podname: name, podnamespace: name, poduid: uid, node: name });
+const preemptArgs = z.object({ pod: z.object({ metadata: z.object({ uid }) }) });
+
+/** Builds the server without listening, so that tests inject requests. */
+export function buildServer(
+  backend: ExtenderBackend,
+  metrics: PlannerMetrics,
+  options: ServerOptions = {},
+): FastifyInstance {
+  const app = fastify({
+    ...(options.tls === undefined ? {} : { https: tlsOptions(options.tls) }),
+    bodyLimit: bodyLimitBytes,
+    requestTimeout: options.requestTimeoutMs ?? 10_000,
+    // Go's client reuses idle connections for 90 s: the client must be the one who closes.
+    keepAliveTimeout: 120_000,
+    forceCloseConnections: true,
+    logger: false,
+  } as object) as unknown as FastifyInstance;
+  app.server.headersTimeout = 10_000;
+
+  refuseTextBodies(app);
+  clientNameCheck(app, options);
+  app.setErrorHandler(async (error: Error & { statusCode?: number }, request, reply) => {
+    const status = error.statusCode ?? 500;
+    metrics.requests.inc({ verb: verbOf(request.url), outcome: status < 500 ? "invalid" : "error" });
+    await reply.code(status).send({ error: status < 500 ? error.message : "internal error; see the planner's log" });
+  });
+  app.setNotFoundHandler(async (request, reply) => {
+    await reply.code(404).send({
+      error: `no such path ${request.url.slice(0, 200)}; known: /filter, /prioritize, /preempt, /bind, /healthz, /readyz, /metrics`,
+    });
+  });
+
+  verb(app, metrics, "filter", filterArgs, (args) => filter(backend, args.pod.metadata.uid, args.nodenames));
+  verb(app, metrics, "prioritize", filterArgs, (args) => prioritize(backend, args.pod.metadata.uid, args.nodenames));
+  // A veto: no victim frees a device for a gang member, and a member's place is the planner's to choose.
+  verb(app, metrics, "preempt", preemptArgs, (): ExtenderPreemptionResult => ({ NodeNameToMetaVictims: {} }));
+  verb(app, metrics, "bind", bindArgs, async (args, signal): Promise<ExtenderBindingResult> => {
+    const request = { podName: args.podname, podNamespace: args.podnamespace, podUid: args.poduid, node: args.node };
+    return { Error: (await backend.bind(request, signal)) ?? "" };
+  });
+
+  app.get("/healthz", async () => ({ status: "ok" }));
+  app.get("/readyz", async (_request, reply) => {
+    const { ready, reason } = backend.ready();
+    await reply.code(ready ? 200 : 503).send({ status: ready ? "ok" : "not ready", reason });
+  });
+  app.get("/metrics", async (_request, reply) => {
+    await reply.header("content-type", metrics.registry.contentType).send(await metrics.registry.metrics());
+  });
+  return app;
+}
+
+function tlsOptions(tls: NonNullable<ServerOptions["tls"]>): object {
+  return {
+    key: tls.key,
+    cert: tls.cert,
+    ca: tls.ca,
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: "TLSv1.2",
+  };
+}
+
+/** Fastify reads text/plain by default; kube-scheduler sends JSON only. */
+function refuseTextBodies(app: FastifyInstance): void {
+  app.removeContentTypeParser("text/plain");
+}
+
+/** A certificate of the right CA is not enough where the CA signs others too: its name must be one we expect. */
+function clientNameCheck(app: FastifyInstance, options: ServerOptions): void {
+  const names = options.tls?.clientNames;
+  if (names === undefined) return;
+  app.addHook("onRequest", async (request, reply) => {
+    const socket = request.raw.socket as unknown as { getPeerCertificate?: () => { subject?: { CN?: string } } };
+    const commonName = socket.getPeerCertificate?.().subject?.CN;
+    if (commonName === undefined || !names.includes(commonName)) {
+      await reply.code(403).send({ error: `client certificate name ${commonName ?? "(none)"} is not allowed` });
+    }
+  });
+}
+
+/** One POST verb: keys in any case (Go writes its field names, other clients lower case), validated, timed, counted. */
+function verb<S extends z.ZodType>(
+  app: FastifyInstance,
+  metrics: PlannerMetrics,
+  path: string,
+  schema: S,
+  handle: (args: z.output<S>, signal: AbortSignal) => unknown,
+): void {
+  app.post(`/${path}`, async (request, reply) => {
+    const stop = metrics.requestSeconds.startTimer({ verb: path });
+    const parsed = schema.safeParse(lowerKeys(request.body, 3));
+    if (!parsed.success) {
+      metrics.requests.inc({ verb: path, outcome: "invalid" });
+      await reply.code(400).send({ error: `invalid ${path} request: ${z.prettifyError(parsed.error)}` });
+      return;
+    }
+    const abort = new AbortController();
+    reply.raw.once("close", () => abort.abort());
+    const answer = await handle(parsed.data, abort.signal);
+    metrics.requests.inc({ verb: path, outcome: isRefusal(answer) ? "refused" : "ok" });
+    stop();
+    await reply.send(answer);
+  });
+}
+
+function isRefusal(answer: unknown): boolean {
+  return typeof answer === "object" && answer !== null && "Error" in answer && answer.Error !== "";
+}
+
+/** Lower-cases keys of plain objects down to `depth`; lists are left as they are. */
+function lowerKeys(value: unknown, depth: number): unknown {
+  if (depth === 0 || typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, inner]) => [key.toLowerCase(), lowerKeys(inner, depth - 1)]),
+  );
+}
+
+function filter(backend: ExtenderBackend, podUid: string, nodeNames: readonly string[]): ExtenderFilterResult {
+  const answer = backend.plannedNode(podUid);
+  const planned = "node" in answer ? answer.node : undefined;
+  const refusal = "refusal" in answer ? answer.refusal : "the gang's plan places this pod on another node";
+  const failed: Record<string, string> = {};
+  for (const node of nodeNames) if (node !== planned) failed[node] = refusal;
+  const found = planned !== undefined && nodeNames.includes(planned);
+  return { NodeNames: found ? [planned] : [], FailedNodes: {}, FailedAndUnresolvableNodes: failed, Error: "" };
+}
+
+function prioritize(backend: ExtenderBackend, podUid: string, nodeNames: readonly string[]): HostPriority[] {
+  const answer = backend.plannedNode(podUid);
+  return nodeNames.map((Host) => ({ Host, Score: "node" in answer && answer.node === Host ? 10 : 0 }));
+}
+
+function verbOf(url: string): string {
+  const path = url.split("?")[0]?.slice(1) ?? "";
+  return ["filter", "prioritize", "preempt", "bind"].includes(path) ? path : "other";
+}

@@ -1,0 +1,200 @@
+import { gangGate } from "../api/names.ts";
+import { claimOwnership } from "../dra/allocator/class-drivers.ts";
+import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
+import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
+import { plan, singlePodGang } from "../gang/plan.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import type { CoordinatorPorts } from "./coordinator.ts";
+import type { WriteEffect } from "./effects.ts";
+
+/** Pods without a Gang whose claims kllama allocates (see `decideSingle`). Owners of their effects are `pod:UID`. */
+export interface Singles {
+  observePod(pod: PodRecord): void;
+  forget(uid: string): void;
+  observeClaim(claim: ClaimRecord): void;
+  observeClaimGone(claim: { namespace: string; name: string }): void;
+  /** @returns whether the effect belonged to a single pod. */
+  written(effect: WriteEffect, owner: string, outcome: Outcome): boolean;
+  wakeRefused(): void;
+  activate(): void;
+  flush(): void;
+  wakeAtMs(): number;
+}
+
+const refusedPauseMs = 250;
+
+export function createSingles(
+  model: ClusterModel,
+  managedDrivers: ReadonlySet<string>,
+  ports: CoordinatorPorts,
+  touch: () => void,
+): Singles {
+  const states = new Map<string, SingleState>();
+  const podsOfClaim = new Map<string, Set<string>>();
+  const dirty = new Set<string>();
+  const wakes = new Map<string, number>();
+
+  function mark(uid: string): void {
+    dirty.add(uid);
+    touch();
+  }
+
+  /** Pods without claims, and those that run, are none of our business. */
+  function concerns(pod: PodRecord): boolean {
+    return pod.nodeName === undefined && !pod.terminal && (pod.claims.length > 0 || pod.gates.includes(gangGate));
+  }
+
+  function forget(uid: string): void {
+    if (!states.delete(uid)) return;
+    wakes.delete(uid);
+    dirty.delete(uid);
+    model.release(`pod:${uid}`);
+  }
+
+  function observePod(pod: PodRecord): void {
+    if (!concerns(pod)) {
+      forget(pod.uid);
+      return;
+    }
+    const state = states.get(pod.uid) ?? {
+      pod,
+      claims: new Map(),
+      planning: false,
+      inFlight: new Set(),
+      pace: new Map(),
+    };
+    state.pod = pod;
+    states.set(pod.uid, state);
+    for (const { claimName } of pod.claims) {
+      if (claimName === undefined) continue;
+      const key = `${pod.namespace}/${claimName}`;
+      podsOfClaim.set(key, (podsOfClaim.get(key) ?? new Set()).add(pod.uid));
+      const claim = model.claim(pod.namespace, claimName);
+      if (claim !== undefined) state.claims.set(claimName, claim);
+    }
+    mark(pod.uid);
+  }
+
+  function observeClaim(claim: ClaimRecord): void {
+    for (const uid of podsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) {
+      const state = states.get(uid);
+      if (state === undefined) continue;
+      state.claims.set(claim.name, claim);
+      mark(uid);
+    }
+  }
+
+  function observeClaimGone(claim: { namespace: string; name: string }): void {
+    for (const uid of podsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) {
+      states.get(uid)?.claims.delete(claim.name);
+      mark(uid);
+    }
+    podsOfClaim.delete(`${claim.namespace}/${claim.name}`);
+  }
+
+  function isManaged(state: SingleState): boolean {
+    const classes = model.deviceClasses;
+    return [...state.claims.values()].some(
+      (claim) => claimOwnership(claim.spec, classes, managedDrivers) !== "foreign",
+    );
+  }
+
+  function decide(uid: string, state: SingleState): void {
+    const nowMs = ports.now().ms;
+    const { effects, wakeAtMs } = decideSingle(state, {
+      nowMs,
+      capacityVersion: model.capacityVersion,
+      nodeFits: (name) => model.node(name)?.ready === true && model.node(name)?.unschedulable === false,
+      managed: isManaged(state),
+    });
+    if (wakeAtMs === undefined) wakes.delete(uid);
+    else wakes.set(uid, wakeAtMs);
+    for (const effect of effects) perform(uid, state, effect, nowMs);
+  }
+
+  function perform(uid: string, state: SingleState, effect: Effect, nowMs: number): void {
+    if (effect.type === "plan") {
+      planOne(uid, state);
+      return;
+    }
+    if (effect.type === "answer" || effect.type === "event" || effect.type === "writeStatus") return;
+    const notBeforeMs = state.pace.get(effect.id)?.notBeforeMs ?? 0;
+    if (state.inFlight.has(effect.id)) return;
+    if (notBeforeMs > nowMs) {
+      wakes.set(uid, notBeforeMs);
+      return;
+    }
+    state.inFlight.add(effect.id);
+    ports.write(effect, `pod:${uid}`);
+  }
+
+  function planOne(uid: string, state: SingleState): void {
+    const startMs = ports.now().ms;
+    const result = plan(model, { gangs: [singlePodGang(state.pod)] });
+    const milliseconds = ports.now().ms - startMs;
+    if ("plans" in result) {
+      const placed = result.plans[0]?.placement.pods[0];
+      if (placed === undefined) return;
+      ports.planned("placed", milliseconds, result.explored, "");
+      delete state.rejectedAt;
+      state.proposal = placed;
+      model.hold(`pod:${uid}`, state.pod.namespace, [{ placed, requests: state.pod.requests, podUid: uid }]);
+      mark(uid);
+      return;
+    }
+    const rejection = result.rejections[0];
+    ports.planned("rejected", milliseconds, result.explored, rejection?.reason ?? "");
+    state.rejectedAt = { capacityVersion: model.capacityVersion, nextMs: startMs + refusedPauseMs };
+    const { namespace, name } = state.pod;
+    ports.event(
+      { kind: "Pod", namespace, name, uid },
+      { reason: `Pod${rejection?.reason}`, note: rejection?.message ?? "", warning: true },
+    );
+  }
+
+  return {
+    observePod,
+    forget,
+    observeClaim,
+    observeClaimGone,
+    written(effect, owner, outcome) {
+      if (!owner.startsWith("pod:")) return false;
+      const uid = owner.slice(4);
+      const state = states.get(uid);
+      if (state === undefined) return true;
+      state.inFlight.delete(effect.id);
+      if (outcome.ok) {
+        state.pace.delete(effect.id);
+      } else {
+        const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
+        state.pace.set(effect.id, { attempts, notBeforeMs: ports.now().ms + Math.min(5_000, 50 * 2 ** attempts) });
+      }
+      mark(uid);
+      return true;
+    },
+    wakeRefused() {
+      for (const [uid, state] of states) if (state.rejectedAt !== undefined) dirty.add(uid);
+    },
+    activate() {
+      for (const uid of states.keys()) dirty.add(uid);
+    },
+    flush() {
+      const nowMs = ports.now().ms;
+      for (const [uid, atMs] of wakes) if (atMs <= nowMs) dirty.add(uid);
+      for (let round = 0; dirty.size > 0 && round < 3; round++) {
+        const uids = [...dirty];
+        dirty.clear();
+        for (const uid of uids) {
+          const state = states.get(uid);
+          if (state !== undefined) decide(uid, state);
+        }
+      }
+    },
+    wakeAtMs() {
+      let next = dirty.size > 0 ? 0 : Number.POSITIVE_INFINITY;
+      for (const atMs of wakes.values()) next = Math.min(next, atMs);
+      return next;
+    },
+  };
+}

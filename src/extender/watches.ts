@@ -1,0 +1,118 @@
+import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import { schedulingGroup, version } from "../api/names.ts";
+import type { GangRecord } from "../gang/lifecycle/state.ts";
+import type { KubeClient } from "../kube/client.ts";
+import { type ResourceLocation, resourcePath } from "../kube/paths.ts";
+import {
+  type PlacementGroupRecord,
+  projectClaim,
+  projectDeviceClass,
+  projectGang,
+  projectNode,
+  projectPlacementGroup,
+  projectPod,
+  projectSlice,
+  projectTopology,
+} from "../kube/project.ts";
+import { createReflector, type InvalidObject, type Reflector } from "../kube/reflector.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
+import type { Coordinator } from "./coordinator.ts";
+
+export interface WatchReports {
+  invalid(kind: string, object: InvalidObject): void;
+  error(kind: string, error: Error, fatal: boolean): void;
+}
+
+/** Everything the planner watches; each change goes into the model or the coordinator, synchronously. */
+export function createWatches(
+  client: KubeClient,
+  model: ClusterModel,
+  coordinator: Coordinator,
+  reports: WatchReports,
+): ReadonlyMap<string, Reflector<unknown>> {
+  const watches = new Map<string, Reflector<unknown>>();
+
+  function watch<R, T>(
+    location: ResourceLocation,
+    project: (raw: R) => T,
+    changed: (value: T, key: string) => void,
+    deleted: (previous: T, key: string) => void,
+  ): void {
+    const kind = location.resource;
+    const reflector = createReflector<R, T>({
+      client,
+      path: resourcePath(location),
+      name: kind,
+      project,
+      onChange: (change) => {
+        if (change.type === "deleted") deleted(change.previous, change.key);
+        else if (change.type !== "replaced") changed(change.value, change.key);
+      },
+      onInvalid: (object) => reports.invalid(kind, object),
+      onError: (error, fatal) => reports.error(kind, error, fatal),
+    });
+    watches.set(kind, reflector as Reflector<unknown>);
+  }
+
+  const core = (resource: string): ResourceLocation => ({ group: "", version: "v1", resource });
+  const dra = (resource: string): ResourceLocation => ({ group: "resource.k8s.io", version: "v1", resource });
+  const ours = (resource: string): ResourceLocation => ({ group: schedulingGroup, version, resource });
+
+  watch(
+    core("nodes"),
+    projectNode,
+    (node: NodeRecord) => coordinator.observeNode(node),
+    (node) => coordinator.observeNodeGone(node.name),
+  );
+  watch(
+    dra("resourceslices"),
+    projectSlice,
+    inventory((slice: SliceRecord) => model.upsertSlice(slice)),
+    inventory((slice) => model.removeSlice(slice.name)),
+  );
+  watch(
+    dra("deviceclasses"),
+    projectDeviceClass,
+    inventory((deviceClass: DeviceClassRecord) => model.upsertDeviceClass(deviceClass)),
+    inventory((deviceClass) => model.removeDeviceClass(deviceClass.name)),
+  );
+  watch(
+    ours("clustertopologies"),
+    projectTopology,
+    inventory(({ name, spec }: { name: string; spec: ClusterTopologySpec }) => model.upsertTopology(name, spec)),
+    inventory(({ name }) => model.removeTopology(name)),
+  );
+  watch(
+    core("pods"),
+    projectPod,
+    (pod: PodRecord) => coordinator.observePod(pod),
+    (pod) => coordinator.observePodGone(pod.uid),
+  );
+  watch(
+    dra("resourceclaims"),
+    projectClaim,
+    (claim: ClaimRecord) => coordinator.observeClaim(claim),
+    (claim) => coordinator.observeClaimGone(claim),
+  );
+  watch(
+    ours("gangs"),
+    projectGang,
+    (gang: GangRecord) => coordinator.observeGang(gang),
+    (gang) => coordinator.observeGangGone(gang),
+  );
+  watch(
+    ours("placementgroups"),
+    projectPlacementGroup,
+    (group: PlacementGroupRecord, key) => coordinator.observeGroup(key, group),
+    (_group, key) => coordinator.observeGroup(key, undefined),
+  );
+  return watches;
+
+  function inventory<T>(apply: (value: T) => void): (value: T) => void {
+    return (value) => {
+      apply(value);
+      coordinator.observeInventory();
+    };
+  }
+}

@@ -1,0 +1,82 @@
+import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
+import { schedulingGroup } from "../../api/names.ts";
+import type { PlacedClaim } from "../../api/placement.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+import type { ClaimReference, GangRecord } from "./state.ts";
+
+/**
+ * The guard: the Gang itself as a consumer of the claim. kube-controller-manager keeps consumers of unknown kinds and
+ * kube-scheduler's PostFilter deallocates only what nobody else uses, so the allocation stays while the guard stands.
+ */
+export function guardOf(gang: { name: string; uid: string }): ResourceClaimConsumer {
+  return { apiGroup: schedulingGroup, resource: "gangs", name: gang.name, uid: gang.uid };
+}
+
+/** @returns whether the consumer is the guard of some Gang (of any generation of its name). */
+export function isGuard(consumer: ResourceClaimConsumer): boolean {
+  return consumer.apiGroup === schedulingGroup && consumer.resource === "gangs";
+}
+
+export function podConsumer(pod: { name: string; uid: string }): ResourceClaimConsumer {
+  return { resource: "pods", name: pod.name, uid: pod.uid };
+}
+
+export function claimReference(claim: ClaimRecord): ClaimReference {
+  return { namespace: claim.namespace, name: claim.name, uid: claim.uid, resourceVersion: claim.resourceVersion };
+}
+
+/** The live claim that a pod's reference names; undefined while kube-controller-manager has not created it. */
+export function claimOf(
+  pod: PodRecord,
+  reference: string,
+  claims: ReadonlyMap<string, ClaimRecord>,
+): ClaimRecord | undefined {
+  const name = pod.claims.find((claim) => claim.name === reference)?.claimName;
+  return name === undefined ? undefined : claims.get(name);
+}
+
+/** @returns whether every claim of the pod exists, so that it can be planned. */
+export function hasAllClaims(pod: PodRecord, claims: ReadonlyMap<string, ClaimRecord>): boolean {
+  return pod.claims.every((reference) => {
+    const claim = reference.claimName === undefined ? undefined : claims.get(reference.claimName);
+    return claim !== undefined && !claim.deleting;
+  });
+}
+
+export type ReservationState = "reserved" | "unreserved" | "foreign";
+
+/**
+ * Compares a claim with what the plan wants of it.
+ * `foreign`: it holds other devices, or another node's, and must not be overwritten.
+ */
+export function reservationState(
+  claim: ClaimRecord,
+  placed: PlacedClaim,
+  node: string,
+  gang: GangRecord,
+  pod: PodRecord,
+): ReservationState {
+  if (claim.allocation === undefined) return "unreserved";
+  if (!sameDevices(claim, placed) || !boundToNode(claim, node)) return "foreign";
+  const consumers = new Set(claim.reservedFor.map((consumer) => consumer.uid));
+  return consumers.has(gang.uid) && consumers.has(pod.uid) ? "reserved" : "unreserved";
+}
+
+function sameDevices(claim: ClaimRecord, placed: PlacedClaim): boolean {
+  const results = claim.allocation?.devices?.results ?? [];
+  if (results.length !== placed.devices.length) return false;
+  const wanted = new Set(placed.devices.map((d) => `${d.request}\n${d.driver}\n${d.pool}\n${d.device}`));
+  return results.every((d) => wanted.has(`${d.request}\n${d.driver}\n${d.pool}\n${d.device}`));
+}
+
+function boundToNode(claim: ClaimRecord, node: string): boolean {
+  const terms = claim.allocation?.nodeSelector?.nodeSelectorTerms ?? [];
+  return terms.length === 1 && terms[0]?.matchFields?.[0]?.values?.[0] === node;
+}
+
+/** Consumers once the gang and the pod are among them, others kept. */
+export function withReservation(claim: ClaimRecord, gang: GangRecord, pod: PodRecord): ResourceClaimConsumer[] {
+  const wanted = [guardOf(gang), podConsumer(pod)];
+  const uids = new Set(wanted.map((consumer) => consumer.uid));
+  return [...claim.reservedFor.filter((consumer) => !uids.has(consumer.uid)), ...wanted];
+}

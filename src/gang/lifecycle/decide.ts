@@ -1,0 +1,510 @@
+import type { PlacedPod } from "../../api/placement.ts";
+import type { PodRecord } from "../../topology/records.ts";
+import { assignSlots, type MemberSlots } from "../members.ts";
+import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
+import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
+import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
+
+/** Members usually arrive in a burst: say "3 of 4" only when no further one came for this long. */
+const settleMs = 2_000;
+/** A planned member that is gone may be on its way back (a StatefulSet recreates it within milliseconds). */
+const missingGraceMs = 5_000;
+const firstReplanMs = 1_000;
+const lastReplanMs = 60_000;
+
+interface Decision {
+  effects: Effect[];
+  wakeAtMs?: number;
+}
+
+/**
+ * What to do next, from what is known now: equal states and contexts give equal decisions. It notes in the state when
+ * it first saw something that is given time (missing and incoming members, the pause before the next plan).
+ */
+export function decide(state: GangState, context: Context): Decision {
+  const { gang } = state;
+  if (gang === undefined || gang.deleting) return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [])] };
+  switch (gang.status.phase ?? "Pending") {
+    case "Pending":
+      return decidePending(state, gang, context);
+    case "Reserved":
+      return decideReserved(state, gang, context);
+    case "Binding":
+      return decideBinding(state, gang, context);
+    case "Scheduled":
+      return decideScheduled(state, gang, context);
+    case "Revoked":
+      return decideRevoked(state, gang, context);
+  }
+}
+
+function gone(state: GangState): string {
+  return `Gang ${state.key} does not exist; create it or remove the label from the pod`;
+}
+
+// ---- Pending -------------------------------------------------------------------------------------------------------
+
+function decidePending(state: GangState, gang: GangRecord, context: Context): Decision {
+  const effects = sweep(state, []);
+  if (state.proposal !== undefined)
+    return { effects: [...effects, writeReserved(state, gang, state.proposal.pods, context)] };
+  const slots = assignSlots(gang.spec, livePods(state), []);
+  const problems = [...gang.problems, ...slots.problems];
+  if (problems.length > 0) {
+    return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", problems.join("; "), context)] };
+  }
+  const waiting = waitingFor(state, gang, slots);
+  if (waiting !== undefined) return settle(state, gang, waiting, effects, context);
+  delete state.incomplete;
+  if (state.planning) return { effects };
+  const { rejection } = state;
+  if (rejection !== undefined) {
+    const stale = rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
+    if (!stale)
+      return { effects: [...effects, ...sayPending(state, gang, rejection.reason, rejection.message, context)] };
+  }
+  if (state.replanAtMs > context.now.ms) return { effects, wakeAtMs: state.replanAtMs };
+  return { effects: [...effects, { type: "plan", id: "plan" }] };
+}
+
+/** The first pod set that lacks members with claims; undefined when the gang can be planned. */
+function waitingFor(state: GangState, gang: GangRecord, slots: MemberSlots): string | undefined {
+  for (const podSet of gang.spec.podSets) {
+    const minCount = podSet.minCount ?? podSet.count;
+    const pods = slotsOf(slots, podSet.name);
+    const complete = pods.filter((pod) => hasAllClaims(pod, state.claims)).length;
+    if (complete >= minCount) continue;
+    if (pods.length >= minCount) {
+      return `pod set ${podSet.name}: ${complete} of ${minCount} pods have their ResourceClaims`;
+    }
+    return `pod set ${podSet.name}: ${pods.length} of ${minCount} pods exist`;
+  }
+  return undefined;
+}
+
+function settle(state: GangState, gang: GangRecord, message: string, effects: Effect[], context: Context): Decision {
+  const members = memberKey(state);
+  if (state.incomplete?.members !== members) state.incomplete = { members, sinceMs: context.now.ms };
+  const sayAtMs = state.incomplete.sinceMs + settleMs;
+  if (context.now.ms < sayAtMs) return { effects, wakeAtMs: sayAtMs };
+  return { effects: [...effects, ...sayPending(state, gang, "WaitingForMembers", message, context)] };
+}
+
+/** A refusal in status and one event; nothing when it was said already. */
+function sayPending(state: GangState, gang: GangRecord, reason: string, message: string, context: Context): Effect[] {
+  const status = nextStatus(
+    gang,
+    {
+      phase: "Pending",
+      members: membersText(state, gang),
+      explanation: message,
+      conditions: [
+        { type: "Planned", status: "False", reason, message },
+        { type: "Scheduled", status: "False", reason, message },
+      ],
+    },
+    context,
+  );
+  if (saysTheSame(gang, status)) return [];
+  return [{ type: "writeStatus", id: "status", gang, status, transition: reason }];
+}
+
+function writeReserved(state: GangState, gang: GangRecord, pods: PlacedPod[], context: Context): Effect {
+  const placement = state.proposal ?? { pods };
+  return write(state, gang, "Reserved", context, {
+    placement,
+    reservedAt: context.now.iso,
+    conditions: [
+      { type: "Planned", status: "True", reason: "Planned", message: planText(pods) },
+      { type: "Scheduled", status: "False", reason: "Reserved", message: "waiting for all members at the barrier" },
+    ],
+  });
+}
+
+function planText(pods: readonly PlacedPod[]): string {
+  return `${pods.length} pods on ${new Set(pods.map((pod) => pod.node)).size} nodes`;
+}
+
+// ---- Reserved ------------------------------------------------------------------------------------------------------
+
+function decideReserved(state: GangState, gang: GangRecord, context: Context): Decision {
+  const placed = gang.status.placement?.pods ?? [];
+  const members = membersOf(state, gang, placed);
+  const trouble = troubleBeforeCommit(state, gang, placed, members, context);
+  if (trouble.reason !== undefined) return { effects: [writeRevoked(state, gang, trouble.reason, context)] };
+  const reserving: Effect[] = [];
+  for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod));
+  const deadline = (gang.reservedAtMs ?? context.now.ms) + gang.spec.scheduleTimeoutSeconds * 1000;
+  const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
+  if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod)) || members.length < placed.length) {
+    return { effects: reserving, wakeAtMs };
+  }
+  const effects = members.flatMap(([slot, pod]) => releaseMember(slot, pod));
+  if (context.groupReady && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
+    effects.push(writeBinding(state, gang, placed, context));
+  }
+  return { effects, wakeAtMs };
+}
+
+/** Why the reservation must be given up before the commit, if it must. */
+function troubleBeforeCommit(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  members: [PlacedPod, PodRecord][],
+  context: Context,
+): { reason?: string; wakeAtMs?: number } {
+  const reservedAtMs = gang.reservedAtMs ?? context.now.ms;
+  const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
+  if (context.now.ms >= reservedAtMs + timeoutMs) {
+    return {
+      reason: `not all members arrived within ${gang.spec.scheduleTimeoutSeconds} s (spec.scheduleTimeoutSeconds)`,
+    };
+  }
+  if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
+  if (gang.status.observedGeneration !== gang.generation) return { reason: "the Gang's spec changed" };
+  const lost = placed.find((slot) => !context.nodeFits(slot.node));
+  if (lost !== undefined) return { reason: `node ${lost.node} no longer fits pod ${lost.pod}` };
+  for (const [slot, pod] of members) {
+    if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
+      return { reason: `pod ${pod.name} was bound to node ${pod.nodeName} by somebody else` };
+    }
+    const foreign = foreignClaim(state, gang, slot, pod);
+    if (foreign !== undefined) return { reason: `claim ${foreign} was allocated by somebody else` };
+  }
+  if (members.length === placed.length) {
+    delete state.missingSinceMs;
+    return {};
+  }
+  state.missingSinceMs ??= context.now.ms;
+  const giveUpAtMs = state.missingSinceMs + missingGraceMs;
+  if (context.now.ms < giveUpAtMs) return { wakeAtMs: giveUpAtMs };
+  const present = new Set(members.map(([slot]) => slot));
+  const missing = placed.find((slot) => !present.has(slot));
+  return { reason: `pod ${missing?.pod} is gone` };
+}
+
+function foreignClaim(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): string | undefined {
+  for (const placed of slot.claims) {
+    const claim = claimOf(pod, placed.reference, state.claims);
+    if (claim !== undefined && reservationState(claim, placed, slot.node, gang, pod) === "foreign") return claim.name;
+  }
+  return undefined;
+}
+
+function reserveMember(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): Effect[] {
+  const effects: Effect[] = [];
+  for (const placed of slot.claims) {
+    const claim = claimOf(pod, placed.reference, state.claims);
+    if (claim === undefined || claim.deleting) continue;
+    if (reservationState(claim, placed, slot.node, gang, pod) !== "unreserved") continue;
+    effects.push({
+      type: "reserveClaim",
+      id: `claim/${claim.name}`,
+      claim: claimReference(claim),
+      placed,
+      node: slot.node,
+      reservedFor: withReservation(claim, gang, pod),
+    });
+  }
+  return effects;
+}
+
+function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): boolean {
+  return slot.claims.every((placed) => {
+    const claim = claimOf(pod, placed.reference, state.claims);
+    return claim !== undefined && reservationState(claim, placed, slot.node, gang, pod) === "reserved";
+  });
+}
+
+/** The gate goes last: once it is lifted kube-scheduler may take the pod at any time. */
+function releaseMember(slot: PlacedPod, pod: PodRecord): Effect[] {
+  if (pod.nodeName !== undefined) return [];
+  if (pod.gates.length === 0) return [];
+  return [
+    {
+      type: "releasePod",
+      id: `release/${pod.uid}`,
+      pod: { namespace: pod.namespace, name: pod.name, uid: pod.uid },
+      node: slot.node,
+      gates: pod.gates,
+      nominate: pod.nominatedNodeName !== slot.node,
+    },
+  ];
+}
+
+function atBarrier(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {
+  return pod.nodeName === slot.node || state.arrivals.get(pod.uid)?.node === slot.node;
+}
+
+/** The commit: whoever moves `Reserved` to `Binding` by compare-and-swap has won against every revocation. */
+function writeBinding(state: GangState, gang: GangRecord, placed: PlacedPod[], context: Context): Effect {
+  return write(state, gang, "Binding", context, {
+    placement: gang.status.placement,
+    reservedAt: gang.status.reservedAt,
+    conditions: [
+      { type: "Scheduled", status: "False", reason: "Binding", message: `all ${placed.length} members arrived` },
+    ],
+  });
+}
+
+function writeRevoked(state: GangState, gang: GangRecord, reason: string, context: Context): Effect {
+  return write(state, gang, "Revoked", context, {
+    explanation: reason,
+    attempts: (gang.status.attempts ?? 0) + 1,
+    conditions: [
+      { type: "Planned", status: "False", reason: "Revoked", message: reason },
+      { type: "Scheduled", status: "False", reason: "Revoked", message: reason },
+    ],
+  });
+}
+
+// ---- Binding -------------------------------------------------------------------------------------------------------
+
+function decideBinding(state: GangState, gang: GangRecord, context: Context): Decision {
+  const placed = gang.status.placement?.pods ?? [];
+  const members = membersOf(state, gang, placed);
+  const effects = members.flatMap(([slot, pod]) => bindMember(state, slot, pod));
+  const unbound = members.filter(([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node));
+  if (unbound.length === 0 && members.length > 0) effects.push(...writeScheduled(state, gang, context));
+  return { effects };
+}
+
+function bindMember(state: GangState, slot: PlacedPod, pod: PodRecord): Effect[] {
+  const arrival = state.arrivals.get(pod.uid);
+  if (isBoundTo(state, pod, slot.node)) return arrival === undefined ? [] : [answer(pod.uid, arrival.call)];
+  if (boundElsewhere(pod, slot.node)) return [];
+  // A gate that is still there (a crash between reserve and release) would make the API server refuse the binding.
+  if (pod.gates.length > 0) return releaseMember(slot, pod);
+  return [
+    {
+      type: "bind",
+      id: `bind/${pod.uid}`,
+      pod: { namespace: pod.namespace, name: pod.name, uid: pod.uid },
+      node: slot.node,
+    },
+  ];
+}
+
+function isBoundTo(state: GangState, pod: PodRecord, node: string): boolean {
+  return pod.nodeName === node || state.bound.get(pod.uid) === node;
+}
+
+function boundElsewhere(pod: PodRecord, node: string): boolean {
+  return pod.nodeName !== undefined && pod.nodeName !== node;
+}
+
+// ---- Scheduled -----------------------------------------------------------------------------------------------------
+
+function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
+  const placed = wantedSlots(gang);
+  const members = membersOf(state, gang, placed);
+  const effects: Effect[] = [...sweep(state, members)];
+  const homeless: PlacedPod[] = [];
+  for (const [slot, pod] of members) {
+    if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
+    else if (!context.nodeFits(slot.node)) homeless.push(slot);
+    else effects.push(...rejoin(state, gang, slot, pod, context));
+  }
+  if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
+  if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
+    if (state.replanAtMs > context.now.ms) return { effects, wakeAtMs: state.replanAtMs };
+    effects.push({ type: "plan", id: "plan" });
+  }
+  return { effects };
+}
+
+/** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
+function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
+  if (!isReserved(state, gang, slot, pod)) {
+    return context.devicesFree(slot) ? reserveMember(state, gang, slot, pod) : [];
+  }
+  if (pod.gates.length > 0) return releaseMember(slot, pod);
+  // The gang is committed, so its barrier is open.
+  return state.arrivals.get(pod.uid)?.node === slot.node ? bindMember(state, slot, pod) : [];
+}
+
+/** Surplus members without a slot, and members whose node is gone, need a plan beside what runs. */
+function wantsPlan(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  homeless: readonly PlacedPod[],
+  context: Context,
+): boolean {
+  const slots = assignSlots(gang.spec, livePods(state), placed as PlacedPod[]);
+  const taken = new Set(placed.map((slot) => `${slot.podSet}/${slot.index}`));
+  const surplus = [...slots.slots].some(
+    ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
+  );
+  if (!surplus && homeless.length === 0) return false;
+  const { rejection } = state;
+  if (rejection === undefined) return true;
+  return rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
+}
+
+/** Slots that the spec still wants: a smaller `count` lets go of the highest indices. */
+function wantedSlots(gang: GangRecord): PlacedPod[] {
+  const counts = new Map(gang.spec.podSets.map((podSet) => [podSet.name, podSet.count]));
+  return (gang.status.placement?.pods ?? []).filter((slot) => slot.index < (counts.get(slot.podSet) ?? 0));
+}
+
+function writeScheduled(state: GangState, gang: GangRecord, context: Context): Effect[] {
+  const current = gang.status.phase === "Scheduled" ? wantedSlots(gang) : (gang.status.placement?.pods ?? []);
+  const pods = state.proposal?.pods ?? current;
+  const members = membersOf(state, gang, pods);
+  const bound = members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node));
+  const short = shortPodSet(
+    gang,
+    bound.map(([slot]) => slot),
+  );
+  const degraded: ConditionChange =
+    short === undefined
+      ? { type: "Degraded", status: "False", reason: "AllMembersBound", message: "every needed member is bound" }
+      : { type: "Degraded", status: "True", reason: "MembersMissing", message: short };
+  const placement = { ...gang.status.placement, ...state.proposal, pods: withLiveNames(pods, members) };
+  const status = nextStatus(
+    gang,
+    {
+      phase: "Scheduled",
+      members: `${bound.length}/${totalCount(gang)}`,
+      placement,
+      reservedAt: gang.status.reservedAt,
+      conditions: [{ type: "Scheduled", status: "True", reason: "Scheduled", message: planText(pods) }, degraded],
+    },
+    context,
+  );
+  const moved = state.proposal !== undefined || pods.length !== gang.status.placement?.pods.length;
+  if (!moved && saysTheSame(gang, status)) return [];
+  return [
+    {
+      type: "writeStatus",
+      id: "status",
+      gang,
+      status,
+      transition: gang.status.phase === "Scheduled" ? "" : "Scheduled",
+    },
+  ];
+}
+
+/** Members of controllers other than StatefulSets come back under new names: the slot keeps the live one. */
+function withLiveNames(pods: readonly PlacedPod[], members: readonly [PlacedPod, PodRecord][]): PlacedPod[] {
+  const live = new Map(members.map(([slot, pod]) => [slot, pod.name]));
+  return pods.map((slot) => ({ ...slot, pod: live.get(slot) ?? slot.pod }));
+}
+
+function shortPodSet(gang: GangRecord, bound: readonly PlacedPod[]): string | undefined {
+  for (const podSet of gang.spec.podSets) {
+    const minCount = podSet.minCount ?? podSet.count;
+    const present = bound.filter((slot) => slot.podSet === podSet.name).length;
+    if (present < minCount) return `pod set ${podSet.name}: ${present} of ${minCount} members are bound`;
+  }
+  return undefined;
+}
+
+// ---- Revoked -------------------------------------------------------------------------------------------------------
+
+function decideRevoked(state: GangState, gang: GangRecord, context: Context): Decision {
+  const reason = gang.status.explanation ?? "revoked";
+  const clearing = sweep(state, []);
+  const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
+  if (clearing.length > 0 || holdsAnything(state)) return { effects };
+  const attempts = gang.status.attempts ?? 1;
+  state.replanAtMs = context.now.ms + Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
+  effects.push(write(state, gang, "Pending", context, { explanation: reason, conditions: [] }));
+  return { effects, wakeAtMs: state.replanAtMs };
+}
+
+function holdsAnything(state: GangState): boolean {
+  return [...state.claims.values()].some((claim) => claim.reservedFor.some(isGuard));
+}
+
+// ---- shared --------------------------------------------------------------------------------------------------------
+
+/**
+ * Guards that nothing needs any more. A claim whose pod is bound loses only the guard; one that no live pod will use
+ * loses allocation and consumers in one update, because removing the guard alone would leak the allocation.
+ * @param kept members whose reservation is wanted although they are not bound
+ */
+function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][]): Effect[] {
+  const effects: Effect[] = [];
+  const keptClaims = new Set(
+    kept
+      .filter(([slot, pod]) => !isBoundTo(state, pod, slot.node))
+      .flatMap(([, pod]) => pod.claims.map((claim) => claim.claimName)),
+  );
+  const users = podUidsByClaim(state);
+  for (const claim of state.claims.values()) {
+    if (!claim.reservedFor.some(isGuard) || keptClaims.has(claim.name)) continue;
+    const others = claim.reservedFor.filter((consumer) => !isGuard(consumer));
+    const inUse = others.some((consumer) => {
+      const pod = users.get(claim.name)?.find((user) => user.uid === consumer.uid);
+      // A consumer we do not know is not ours to judge; a member that is not bound never started.
+      return pod === undefined || pod.nodeName !== undefined || state.bound.has(pod.uid);
+    });
+    const id = `claim/${claim.name}`;
+    effects.push(
+      inUse
+        ? { type: "dropGuard", id, claim: claimReference(claim), reservedFor: others }
+        : { type: "clearClaim", id, claim: claimReference(claim) },
+    );
+  }
+  return effects;
+}
+
+function podUidsByClaim(state: GangState): Map<string, PodRecord[]> {
+  const users = new Map<string, PodRecord[]>();
+  for (const pod of state.pods.values()) {
+    for (const { claimName } of pod.claims) {
+      if (claimName !== undefined) users.set(claimName, [...(users.get(claimName) ?? []), pod]);
+    }
+  }
+  return users;
+}
+
+function refuseAll(state: GangState, error: string): Effect[] {
+  return [...state.arrivals].map(([podUid, arrival]) => ({ ...answer(podUid, arrival.call), error }));
+}
+
+function answer(podUid: string, call: number): Effect & { type: "answer" } {
+  return { type: "answer", id: `answer/${podUid}`, podUid, call };
+}
+
+function write(
+  state: GangState,
+  gang: GangRecord,
+  phase: StatusChange["phase"],
+  context: Context,
+  change: Omit<StatusChange, "phase" | "members">,
+): Effect {
+  const status = nextStatus(gang, { phase, members: membersText(state, gang), ...change }, context);
+  return { type: "writeStatus", id: "status", gang, status, transition: phase };
+}
+
+function livePods(state: GangState): PodRecord[] {
+  return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+}
+
+/** Placed slots with the live pod that fills each; slots without a pod are left out. */
+function membersOf(state: GangState, gang: GangRecord, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
+  const { slots } = assignSlots(gang.spec, livePods(state), placed as PlacedPod[]);
+  const members: [PlacedPod, PodRecord][] = [];
+  for (const slot of placed) {
+    const pod = slots.get(`${slot.podSet}/${slot.index}`);
+    if (pod !== undefined) members.push([slot, pod]);
+  }
+  return members;
+}
+
+function slotsOf(slots: MemberSlots, podSet: string): PodRecord[] {
+  return [...slots.slots].filter(([slot]) => slot.startsWith(`${podSet}/`)).map(([, pod]) => pod);
+}
+
+function totalCount(gang: GangRecord): number {
+  return gang.spec.podSets.reduce((sum, podSet) => sum + podSet.count, 0);
+}
+
+function membersText(state: GangState, gang: GangRecord): string {
+  const bound = livePods(state).filter((pod) => pod.nodeName !== undefined || state.bound.has(pod.uid)).length;
+  return `${bound}/${totalCount(gang)}`;
+}

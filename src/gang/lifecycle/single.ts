@@ -1,0 +1,94 @@
+import type { PlacedPod } from "../../api/placement.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+import { claimOf, claimReference, hasAllClaims, podConsumer } from "./claims.ts";
+import type { Effect } from "./state.ts";
+
+/**
+ * A pod without a Gang whose claims kllama allocates, because it is the only allocator of its drivers. It needs no
+ * Gang, no guard and no barrier: a single pod cannot be half placed, and kube-scheduler itself binds it.
+ */
+export interface SingleState {
+  pod: PodRecord;
+  claims: Map<string, ClaimRecord>;
+  /** Planned and not yet allocated; its devices are held. */
+  proposal?: PlacedPod;
+  planning: boolean;
+  inFlight: Set<string>;
+  pace: Map<string, { attempts: number; notBeforeMs: number }>;
+  rejectedAt?: { capacityVersion: number; nextMs: number };
+}
+
+export interface SingleContext {
+  nowMs: number;
+  capacityVersion: number;
+  nodeFits(node: string): boolean;
+  /** Whether kllama allocates any device of the pod's claims; if not, the pod is only let go. */
+  managed: boolean;
+}
+
+/** What to do next for a single pod. Pure; the caller keeps the state and applies the effects. */
+export function decideSingle(state: SingleState, context: SingleContext): { effects: Effect[]; wakeAtMs?: number } {
+  const { pod } = state;
+  if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
+  if (!context.managed) return { effects: release(pod, undefined) };
+  if (!hasAllClaims(pod, state.claims)) return { effects: [] };
+  const claims = pod.claims.map((reference) => claimOf(pod, reference.name, state.claims)).filter((c) => c !== undefined);
+  const allocated = claims.filter((claim) => claim.allocation !== undefined);
+  if (allocated.length === claims.length) return { effects: release(pod, state.proposal?.node) };
+  if (state.proposal === undefined || !context.nodeFits(state.proposal.node)) {
+    return planAnew(state, allocated, context);
+  }
+  return { effects: reserve(state, state.proposal) };
+}
+
+/** A claim allocated without its siblings (a crash in between) is given back first: the plan covers all of them. */
+function planAnew(
+  state: SingleState,
+  allocated: readonly ClaimRecord[],
+  context: SingleContext,
+): { effects: Effect[]; wakeAtMs?: number } {
+  const ours = allocated.filter((claim) => claim.reservedFor.every((consumer) => consumer.uid === state.pod.uid));
+  if (ours.length > 0) {
+    return {
+      effects: ours.map((claim) => ({ type: "clearClaim", id: `claim/${claim.name}`, claim: claimReference(claim) })),
+    };
+  }
+  if (state.planning) return { effects: [] };
+  const rejected = state.rejectedAt;
+  if (rejected !== undefined) {
+    if (rejected.capacityVersion >= context.capacityVersion) return { effects: [] };
+    if (rejected.nextMs > context.nowMs) return { effects: [], wakeAtMs: rejected.nextMs };
+  }
+  return { effects: [{ type: "plan", id: "plan" }] };
+}
+
+function reserve(state: SingleState, placed: PlacedPod): Effect[] {
+  const effects: Effect[] = [];
+  for (const wanted of placed.claims) {
+    const claim = claimOf(state.pod, wanted.reference, state.claims);
+    if (claim === undefined || claim.deleting || claim.allocation !== undefined) continue;
+    effects.push({
+      type: "reserveClaim",
+      id: `claim/${claim.name}`,
+      claim: claimReference(claim),
+      placed: wanted,
+      node: placed.node,
+      reservedFor: [...claim.reservedFor.filter((c) => c.uid !== state.pod.uid), podConsumer(state.pod)],
+    });
+  }
+  return effects;
+}
+
+function release(pod: PodRecord, node: string | undefined): Effect[] {
+  if (pod.gates.length === 0) return [];
+  return [
+    {
+      type: "releasePod",
+      id: `release/${pod.uid}`,
+      pod: { namespace: pod.namespace, name: pod.name, uid: pod.uid },
+      node: node ?? "",
+      gates: pod.gates,
+      nominate: node !== undefined && pod.nominatedNodeName !== node,
+    },
+  ];
+}

@@ -1,0 +1,169 @@
+import type { GangPlacement, GangSpec, GangStatus } from "../../api/gang.ts";
+import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
+import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/placement.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+
+/** A Gang as the lifecycle knows it. `problems` is non-empty when the spec breaks a rule that the API server cannot check. */
+export interface GangRecord {
+  namespace: string;
+  name: string;
+  uid: string;
+  generation: number;
+  resourceVersion: string;
+  deleting: boolean;
+  createdAtMs: number;
+  labels: Readonly<Record<string, string>>;
+  spec: GangSpec;
+  problems: readonly string[];
+  status: GangStatus;
+  /** `status.reservedAt`; absent while nothing is reserved. */
+  reservedAtMs?: number;
+}
+
+/** A `bind` call of kube-scheduler that is held open until the gang is committed or revoked. */
+export interface Arrival {
+  node: string;
+  /** Identifies the call: a retry of kube-scheduler replaces the older call of the same pod. */
+  call: number;
+}
+
+/** One gang: what the API server said of it, and the little that is only known here. */
+export interface GangState {
+  readonly key: string;
+  gang?: GangRecord;
+  /** pod UID → member. */
+  pods: Map<string, PodRecord>;
+  /** claim name → claim of a member, or one that still carries our guard. */
+  claims: Map<string, ClaimRecord>;
+  /** pod UID → held bind call. */
+  arrivals: Map<string, Arrival>;
+  /** pod UID → node: bindings that the API server confirmed and the watch has not shown yet. */
+  bound: Map<string, string>;
+  /** ids of effects under way. */
+  inFlight: Set<string>;
+  /** effect id → when it may be tried again, after failures. */
+  pace: Map<string, { attempts: number; notBeforeMs: number }>;
+  /** The planner's answer until the Gang's status carries it. Its devices are held. */
+  proposal?: GangPlacement;
+  /** A plan was asked for and has not been answered. */
+  planning: boolean;
+  /** The last refusal: tried again when capacity was freed after `capacityVersion`, or the members changed. */
+  rejection?: { reason: string; message: string; capacityVersion: number; members: string };
+  /** No new plan before this time: grows with every revoked or refused attempt. */
+  replanAtMs: number;
+  /** When a member of the reserved placement was first seen missing. */
+  missingSinceMs?: number;
+  /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
+  incomplete?: { members: string; sinceMs: number };
+}
+
+export type LifecycleEvent =
+  | { type: "gang"; gang: GangRecord | undefined }
+  | { type: "pod"; pod: PodRecord }
+  | { type: "podGone"; uid: string }
+  | { type: "claim"; claim: ClaimRecord }
+  | { type: "claimGone"; name: string }
+  | { type: "planned"; placement: Placement }
+  | { type: "rejected"; rejection: Rejection; capacityVersion: number }
+  | { type: "arrived"; podUid: string; node: string; call: number }
+  | { type: "left"; podUid: string; call: number }
+  | { type: "done"; effect: Effect; outcome: Outcome }
+  | { type: "tick" };
+
+/** What became of an effect. A conflict or a missing object is news that the watch brings; the rest is tried again. */
+export type Outcome = { ok: true } | { ok: false; reason: string; message: string };
+
+export interface ClaimReference {
+  namespace: string;
+  name: string;
+  uid: string;
+  resourceVersion: string;
+}
+
+export interface PodReference {
+  namespace: string;
+  name: string;
+  uid: string;
+}
+
+/** Everything the lifecycle may ask the shell to do. `id` names the effect within its gang: never twice at a time. */
+export type Effect =
+  | { type: "plan"; id: "plan" }
+  | { type: "writeStatus"; id: "status"; gang: GangRecord; status: GangStatus; transition: string }
+  | {
+      type: "reserveClaim";
+      id: string;
+      claim: ClaimReference;
+      placed: PlacedClaim;
+      node: string;
+      reservedFor: readonly ResourceClaimConsumer[];
+    }
+  | { type: "clearClaim"; id: string; claim: ClaimReference }
+  | { type: "dropGuard"; id: string; claim: ClaimReference; reservedFor: readonly ResourceClaimConsumer[] }
+  | { type: "releasePod"; id: string; pod: PodReference; node: string; gates: readonly string[]; nominate: boolean }
+  | { type: "bind"; id: string; pod: PodReference; node: string }
+  | { type: "answer"; id: string; call: number; podUid: string; error?: string }
+  | { type: "event"; id: string; reason: string; note: string; warning: boolean };
+
+/** What a decision may ask about the rest of the cluster, at one instant. */
+export interface Context {
+  now: { ms: number; iso: string };
+  /** Grows when capacity is freed or added: a rejected gang is worth another try. */
+  capacityVersion: number;
+  /** The node exists, is ready and has not lost the room that the plan counted on. */
+  nodeFits(node: string): boolean;
+  /** Nobody but the gang itself holds the devices of this slot. */
+  devicesFree(placed: PlacedPod): boolean;
+  /** Every other gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
+  groupReady: boolean;
+}
+
+export interface StepResult {
+  state: GangState;
+  effects: Effect[];
+  /** Step again at this time even if nothing happens. */
+  wakeAtMs?: number;
+}
+
+/** @returns the state of a gang of which nothing is known yet. */
+export function newGangState(key: string): GangState {
+  return {
+    key,
+    pods: new Map(),
+    claims: new Map(),
+    arrivals: new Map(),
+    bound: new Map(),
+    inFlight: new Set(),
+    pace: new Map(),
+    planning: false,
+    replanAtMs: 0,
+  };
+}
+
+/** @returns true once nothing is left to know or to do, so that the shell may forget the gang. */
+export function isForgettable(state: GangState): boolean {
+  return (
+    state.gang === undefined &&
+    state.pods.size === 0 &&
+    state.claims.size === 0 &&
+    state.arrivals.size === 0 &&
+    state.inFlight.size === 0
+  );
+}
+
+/**
+ * The slots that the gang holds in the ledger: the plan that is on its way into the status, else the status itself.
+ * A revoked or pending gang holds nothing; its claims hold their devices until they are cleared.
+ */
+export function heldPods(state: GangState): readonly PlacedPod[] {
+  if (state.gang === undefined || state.gang.deleting) return [];
+  if (state.proposal !== undefined) return state.proposal.pods;
+  const { phase, placement } = state.gang.status;
+  if (phase === "Reserved" || phase === "Binding" || phase === "Scheduled") return placement?.pods ?? [];
+  return [];
+}
+
+/** Identifies the present members: when it changes, a refused gang is worth another plan. */
+export function memberKey(state: GangState): string {
+  return [...state.pods.keys()].sort().join(",");
+}

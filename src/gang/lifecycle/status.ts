@@ -1,0 +1,71 @@
+import type { GangPhase, GangPlacement, GangStatus } from "../../api/gang.ts";
+import type { Condition } from "../../api/kubernetes.ts";
+import type { Context, GangRecord } from "./state.ts";
+
+export interface ConditionChange {
+  type: "Planned" | "Scheduled" | "Degraded";
+  status: "True" | "False";
+  reason: string;
+  message: string;
+}
+
+export interface StatusChange {
+  phase: GangPhase;
+  members: string;
+  conditions: ConditionChange[];
+  placement?: GangPlacement | undefined;
+  explanation?: string | undefined;
+  reservedAt?: string | undefined;
+  attempts?: number;
+}
+
+/**
+ * The whole next status: what the change does not name is dropped, except conditions of other types.
+ * `lastTransitionTime` moves only when a condition's `status` moves (API conventions).
+ */
+export function nextStatus(gang: GangRecord, change: StatusChange, context: Context): GangStatus {
+  const attempts = change.attempts ?? gang.status.attempts;
+  return {
+    phase: change.phase,
+    observedGeneration: gang.generation,
+    members: change.members,
+    ...(change.placement === undefined ? {} : { placement: change.placement }),
+    ...(change.reservedAt === undefined ? {} : { reservedAt: change.reservedAt }),
+    ...(attempts === undefined ? {} : { attempts }),
+    ...(change.explanation === undefined ? {} : { explanation: change.explanation.slice(0, 4096) }),
+    conditions: mergeConditions(gang, change.conditions, context),
+  };
+}
+
+function mergeConditions(gang: GangRecord, changes: readonly ConditionChange[], context: Context): Condition[] {
+  const merged = new Map((gang.status.conditions ?? []).map((condition) => [condition.type, condition as Condition]));
+  for (const change of changes) {
+    const before = merged.get(change.type);
+    merged.set(change.type, {
+      type: change.type,
+      status: change.status,
+      reason: change.reason,
+      message: change.message,
+      lastTransitionTime: before?.status === change.status ? before.lastTransitionTime : context.now.iso,
+      observedGeneration: gang.generation,
+    });
+  }
+  return [...merged.values()].sort((a, b) => (a.type < b.type ? -1 : 1));
+}
+
+/** @returns whether writing `next` would tell anybody anything new. */
+export function saysTheSame(gang: GangRecord, next: GangStatus): boolean {
+  const now = gang.status;
+  if (now.phase !== next.phase || now.explanation !== next.explanation || now.members !== next.members) return false;
+  if (now.observedGeneration !== next.observedGeneration) return false;
+  const before = new Map((now.conditions ?? []).map((condition) => [condition.type, condition]));
+  return (next.conditions ?? []).every((condition) => {
+    const old = before.get(condition.type);
+    return (
+      old !== undefined &&
+      old.status === condition.status &&
+      old.reason === condition.reason &&
+      old.message === condition.message
+    );
+  });
+}

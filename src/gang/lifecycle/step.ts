@@ -1,0 +1,141 @@
+import type { GangPlacement } from "../../api/gang.ts";
+import type { Placement } from "../../api/placement.ts";
+import { decide } from "./decide.ts";
+import { type Context, type Effect, type GangState, type LifecycleEvent, memberKey, type StepResult } from "./state.ts";
+
+const firstRetryMs = 50;
+const lastRetryMs = 5_000;
+/** A refused gang is planned again when capacity is freed, but not more often than this. */
+const refusedPauseMs = 250;
+
+/**
+ * The lifecycle of one gang: complete → plan → reserve → release → barrier → commit → scheduled.
+ *
+ * Level-triggered: what happens next follows from what the API server says of the gang, its pods and claims, plus the
+ * bind calls held at the moment. So a restart, a lost event or an event seen twice changes timing only. The state given
+ * is not changed; the caller applies the effects and reports each with a `done` event.
+ *
+ * @param events applied in order before one decision is made, so that a burst costs one decision
+ */
+export function step(before: GangState, events: readonly LifecycleEvent[], context: Context): StepResult {
+  const state: GangState = {
+    ...before,
+    pods: new Map(before.pods),
+    claims: new Map(before.claims),
+    arrivals: new Map(before.arrivals),
+    bound: new Map(before.bound),
+    inFlight: new Set(before.inFlight),
+    pace: new Map(before.pace),
+  };
+  for (const event of events) apply(state, event, context);
+  const decision = decide(state, context);
+  const effects: Effect[] = [];
+  let wakeAtMs = decision.wakeAtMs;
+  for (const effect of decision.effects) {
+    if (state.inFlight.has(effect.id)) continue;
+    const pace = state.pace.get(effect.id);
+    if (pace !== undefined && pace.notBeforeMs > context.now.ms) {
+      wakeAtMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, pace.notBeforeMs);
+      continue;
+    }
+    if (effect.type === "plan") state.planning = true;
+    if (effect.type === "answer") state.arrivals.delete(effect.podUid);
+    // Answers and events are fire and forget; everything else is under way until `done`.
+    if (effect.type !== "answer" && effect.type !== "event" && effect.type !== "plan") state.inFlight.add(effect.id);
+    effects.push(effect);
+  }
+  return wakeAtMs === undefined ? { state, effects } : { state, effects, wakeAtMs };
+}
+
+function apply(state: GangState, event: LifecycleEvent, context: Context): void {
+  switch (event.type) {
+    case "gang":
+      applyGang(state, event.gang);
+      return;
+    case "pod":
+      state.pods.set(event.pod.uid, event.pod);
+      if (event.pod.nodeName !== undefined) state.bound.delete(event.pod.uid);
+      return;
+    case "podGone":
+      state.pods.delete(event.uid);
+      state.bound.delete(event.uid);
+      state.arrivals.delete(event.uid);
+      return;
+    case "claim":
+      state.claims.set(event.claim.name, event.claim);
+      return;
+    case "claimGone":
+      state.claims.delete(event.name);
+      return;
+    case "planned":
+      applyPlan(state, event.placement);
+      return;
+    case "rejected":
+      state.planning = false;
+      state.rejection = {
+        reason: event.rejection.reason,
+        message: event.rejection.message,
+        capacityVersion: event.capacityVersion,
+        members: memberKey(state),
+      };
+      state.replanAtMs = context.now.ms + refusedPauseMs;
+      return;
+    case "arrived":
+      state.arrivals.set(event.podUid, { node: event.node, call: event.call });
+      return;
+    case "left":
+      if (state.arrivals.get(event.podUid)?.call === event.call) state.arrivals.delete(event.podUid);
+      return;
+    case "done":
+      applyOutcome(state, event.effect, event.outcome, context);
+      return;
+    case "tick":
+      return;
+  }
+}
+
+function applyGang(state: GangState, gang: GangState["gang"]): void {
+  const before = state.gang;
+  const changedSpec = before?.uid !== gang?.uid || before?.generation !== gang?.generation;
+  if (gang === undefined) {
+    delete state.gang;
+  } else {
+    state.gang = gang;
+  }
+  if (gang === undefined || changedSpec) {
+    delete state.proposal;
+    delete state.rejection;
+    return;
+  }
+  // The status carries the proposal now: the API server holds it from here on.
+  if (gang.resourceVersion !== before?.resourceVersion && gang.status.phase !== before?.status.phase) {
+    delete state.proposal;
+  }
+}
+
+/** Newly placed pods join the slots that are kept; a slot that was planned anew replaces its older entry. */
+function applyPlan(state: GangState, placement: Placement): void {
+  state.planning = false;
+  delete state.rejection;
+  const scheduled = state.gang?.status.phase === "Scheduled" ? (state.gang.status.placement?.pods ?? []) : [];
+  const planned = new Set(placement.pods.map((pod) => `${pod.podSet}/${pod.index}`));
+  const proposal: GangPlacement = {
+    pods: [...scheduled.filter((pod) => !planned.has(`${pod.podSet}/${pod.index}`)), ...placement.pods],
+    domains: placement.domains,
+    costMs: placement.cost.totalMs,
+  };
+  state.proposal = proposal;
+}
+
+function applyOutcome(state: GangState, effect: Effect, outcome: { ok: boolean }, context: Context): void {
+  state.inFlight.delete(effect.id);
+  if (outcome.ok) {
+    state.pace.delete(effect.id);
+    if (effect.type === "bind") state.bound.set(effect.pod.uid, effect.node);
+    if (effect.type === "writeStatus" && effect.transition === "Revoked") delete state.proposal;
+    return;
+  }
+  const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
+  const delayMs = Math.min(lastRetryMs, firstRetryMs * 2 ** (attempts - 1));
+  state.pace.set(effect.id, { attempts, notBeforeMs: context.now.ms + delayMs });
+}
