@@ -1,3 +1,9 @@
+import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import type { GangConstraint, GangPodSet, GangSpec } from "../api/gang.ts";
+import { podIndexLabels, podSetLabel } from "../api/names.ts";
+import type { PlacedPod, RejectionReason } from "../api/placement.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import { compareNatural } from "../topology/natural-order.ts";
 import type { PodRecord } from "../topology/records.ts";
 
 /** Which live pod fills which slot of a gang. */
@@ -8,4 +14,191 @@ export interface MemberSlots {
   missing: { podSet: string; needed: number; present: number }[];
   /** Members that cannot be given a slot, each as a sentence with its remedy. */
   problems: string[];
+}
+
+export function slotKey(podSet: string, index: number): string {
+  return `${podSet}/${index}`;
+}
+
+export function minCountOf(podSet: GangPodSet): number {
+  return Math.min(podSet.minCount ?? podSet.count, podSet.count);
+}
+
+/**
+ * Gives every live member its slot. A pod keeps the slot it has in `placed`; else its index label says; pods without
+ * one fill free slots in natural order of their names, those first whose place is held.
+ */
+export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: readonly PlacedPod[]): MemberSlots {
+  const slots = new Map<string, PodRecord>();
+  const problems: string[] = [];
+  const known = new Map(spec.podSets.map((each) => [each.name, each]));
+  const placedByName = new Map(placed.map((each) => [each.pod, each]));
+  const unnumbered = new Map<string, PodRecord[]>();
+
+  for (const pod of pods.toSorted((a, b) => compareNatural(a.name, b.name) || compareNatural(a.uid, b.uid))) {
+    const podSet = known.get(pod.podSet ?? (spec.podSets.length === 1 ? spec.podSets[0]!.name : ""));
+    if (!podSet) {
+      problems.push(unknownPodSet(pod, spec));
+      continue;
+    }
+    const held = placedByName.get(pod.name);
+    const index = held?.podSet === podSet.name ? held.index : pod.index;
+    if (index === undefined) {
+      unnumbered.set(podSet.name, [...(unnumbered.get(podSet.name) ?? []), pod]);
+      continue;
+    }
+    const other = slots.get(slotKey(podSet.name, index));
+    if (index >= podSet.count) problems.push(indexTooLarge(pod, index, podSet));
+    else if (other) problems.push(duplicateIndex(pod, other, index, podSet));
+    else slots.set(slotKey(podSet.name, index), pod);
+  }
+  for (const podSet of spec.podSets) {
+    const free = freeSlots(podSet, slots, placed);
+    for (const pod of unnumbered.get(podSet.name) ?? []) {
+      const index = free.shift();
+      if (index === undefined) problems.push(noSlotLeft(pod, podSet));
+      else slots.set(slotKey(podSet.name, index), pod);
+    }
+  }
+  return { slots, problems, missing: missingMembers(spec, slots) };
+}
+
+function freeSlots(podSet: GangPodSet, slots: ReadonlyMap<string, PodRecord>, placed: readonly PlacedPod[]): number[] {
+  const held = new Set(placed.filter((each) => each.podSet === podSet.name).map((each) => each.index));
+  const free = Array.from({ length: podSet.count }, (_, index) => index).filter(
+    (index) => !slots.has(slotKey(podSet.name, index)),
+  );
+  return [...free.filter((index) => held.has(index)), ...free.filter((index) => !held.has(index))];
+}
+
+function missingMembers(spec: GangSpec, slots: ReadonlyMap<string, PodRecord>): MemberSlots["missing"] {
+  const present = new Map<string, number>();
+  for (const key of slots.keys()) {
+    const podSet = key.slice(0, key.lastIndexOf("/"));
+    present.set(podSet, (present.get(podSet) ?? 0) + 1);
+  }
+  return spec.podSets
+    .map((each) => ({ podSet: each.name, needed: minCountOf(each), present: present.get(each.name) ?? 0 }))
+    .filter(({ needed, present: count }) => count < needed);
+}
+
+function unknownPodSet(pod: PodRecord, spec: GangSpec): string {
+  const names = spec.podSets.map((each) => each.name).join(", ");
+  return pod.podSet === undefined
+    ? `pod ${pod.name} has no label ${podSetLabel}; the gang has several pod sets, set it to one of ${names}`
+    : `pod ${pod.name} has label ${podSetLabel}=${pod.podSet}, which the gang does not have; set it to one of ${names}`;
+}
+
+function indexTooLarge(pod: PodRecord, index: number, podSet: GangPodSet): string {
+  return `pod ${pod.name} has index ${index}, but pod set ${podSet.name} has count ${podSet.count}; raise the count or remove the pod`;
+}
+
+function duplicateIndex(pod: PodRecord, other: PodRecord, index: number, podSet: GangPodSet): string {
+  return `pods ${other.name} and ${pod.name} of pod set ${podSet.name} both have index ${index}; give each its own ${podIndexLabels[0]}`;
+}
+
+function noSlotLeft(pod: PodRecord, podSet: GangPodSet): string {
+  return `pod ${pod.name} is more than the ${podSet.count} of pod set ${podSet.name}; raise the count or remove the pod`;
+}
+
+/** Has kube-controller-manager created every claim of the pod? */
+export function claimsReady(pod: PodRecord, model: Pick<ClusterModel, "claim">): boolean {
+  return pod.claims.every(
+    ({ claimName }) => claimName !== undefined && model.claim(pod.namespace, claimName) !== undefined,
+  );
+}
+
+/** The gang of a pod that belongs to none: one pod set with one pod. */
+export function singlePodGang(pod: PodRecord): GangSpec {
+  return {
+    podSets: [{ name: pod.podSet ?? "pod", count: 1 }],
+    topology: "default",
+    scheduleTimeoutSeconds: 600,
+    disruption: "All",
+  };
+}
+
+/** One fault of a Gang, with the reason under which it is rejected. */
+export interface GangFault {
+  reason: Extract<RejectionReason, "InvalidGang" | "UnknownLevel">;
+  message: string;
+}
+
+/** Faults of a Gang that no cluster can cure, each naming field, value and remedy; empty: none. */
+export function validateGang(spec: GangSpec, topology: ClusterTopologySpec): string[] {
+  return gangFaults(spec, topology).map(({ message }) => message);
+}
+
+/** As `validateGang`, with the reason of each. */
+export function gangFaults(spec: GangSpec, topology: ClusterTopologySpec): GangFault[] {
+  const levels = topology.levels.map(({ name }) => name);
+  const names = spec.podSets.map(({ name }) => name);
+  const faults: GangFault[] = [];
+  for (const [i, podSet] of spec.podSets.entries()) {
+    if (names.indexOf(podSet.name) !== i) {
+      faults.push(invalid(`spec.podSets[${i}].name ${podSet.name} is there twice; give every pod set its own name`));
+    }
+    faults.push(...podSetFaults(podSet, `spec.podSets[${i}]`, levels));
+  }
+  for (const [i, constraint] of (spec.constraints ?? []).entries()) {
+    faults.push(...constraintFaults(constraint, `spec.constraints[${i}]`, levels));
+    for (const name of constraint.podSets ?? []) {
+      if (!names.includes(name)) {
+        faults.push(invalid(`spec.constraints[${i}].podSets names ${name}; use one of ${names.join(", ")}`));
+      }
+    }
+  }
+  return faults;
+}
+
+function invalid(message: string): GangFault {
+  return { reason: "InvalidGang", message };
+}
+
+function podSetFaults(podSet: GangPodSet, field: string, levels: readonly string[]): GangFault[] {
+  const faults: GangFault[] = [];
+  const { count, minCount } = podSet;
+  if (minCount !== undefined && minCount > count) {
+    faults.push(invalid(`${field}.minCount ${minCount} is more than count ${count}; set it to at most ${count}`));
+  }
+  let outer = { size: count, level: "" };
+  for (const [i, slice] of (podSet.slices ?? []).entries()) {
+    const at = `${field}.slices[${i}]`;
+    const known = levels.indexOf(slice.level);
+    if (known < 0) faults.push(unknownLevel(`${at}.level`, slice.level, levels));
+    else if (outer.level !== "" && levels.includes(outer.level) && known <= levels.indexOf(outer.level)) {
+      faults.push(
+        invalid(
+          `${at}.level ${slice.level} is not narrower than ${outer.level} before it; list slices broad to narrow`,
+        ),
+      );
+    }
+    if (outer.size % slice.size !== 0) {
+      const whole = i === 0 ? `count ${count}` : `the size ${outer.size} before it`;
+      faults.push(invalid(`${at}.size ${slice.size} does not divide ${whole}; use a divisor of ${outer.size}`));
+    }
+    outer = slice;
+  }
+  return faults;
+}
+
+/** Faults that constraints of a Gang and of a PlacementGroup have in common. */
+export function constraintFaults(
+  constraint: Pick<GangConstraint, "type" | "level" | "maxSkew">,
+  field: string,
+  levels: readonly string[],
+): GangFault[] {
+  const faults: GangFault[] = [];
+  if (!levels.includes(constraint.level)) faults.push(unknownLevel(`${field}.level`, constraint.level, levels));
+  if (constraint.type === "colocate" && constraint.maxSkew !== undefined) {
+    faults.push(invalid(`${field}.maxSkew is for type spread; remove it or set type: spread`));
+  }
+  return faults;
+}
+
+function unknownLevel(field: string, level: string, levels: readonly string[]): GangFault {
+  return {
+    reason: "UnknownLevel",
+    message: `${field} is ${level}, which the topology does not have; use one of ${levels.join(", ")}`,
+  };
 }
