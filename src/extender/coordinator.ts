@@ -193,7 +193,7 @@ export function createCoordinator(
     const key = `${gang.namespace}/${gang.name}`;
     tell(key, {
       type: "gang",
-      gang: { ...gang, problems: validateGang(gang.spec, model.topology(gang.spec.topology)) },
+      gang: { ...gang, problems: problemsOf(gang) },
     });
     touchGroup(gang);
   }
@@ -489,12 +489,18 @@ export function createCoordinator(
     },
   };
 
+  function problemsOf(gang: GangRecord): string[] {
+    const fabric = model.view.fabric(gang.spec.topology);
+    if (fabric !== undefined) return validateGang(gang.spec, fabric.spec);
+    return [`spec.topology: there is no ClusterTopology ${gang.spec.topology}; create it or use "default"`];
+  }
+
   function touchNode(name: string): void {
     for (const [key, { held }] of entries) if (held?.some((placed) => placed.node === name)) dirty.add(key);
   }
 
   function revalidate(gang: GangRecord): void {
-    const problems = validateGang(gang.spec, model.topology(gang.spec.topology));
+    const problems = problemsOf(gang);
     if (problems.join() !== gang.problems.join()) {
       tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
     }

@@ -224,7 +224,8 @@ function report(coordinator: Coordinator, log: Logger, effect: WriteEffect, owne
 function allocationBuilder(model: ClusterModel): AllocationBuilder {
   return (effect) => {
     const claim = model.claim(effect.claim.namespace, effect.claim.name);
-    const inventory = model.inventory(effect.node);
+    const nodeIndex = model.view.indexOf(effect.node);
+    const inventory = nodeIndex === undefined ? undefined : model.view.inventory(nodeIndex);
     if (claim === undefined || inventory === undefined) throw gone(`claim ${effect.claim.name} or node ${effect.node}`);
     const placed = effect.placed.devices.map(({ request, driver, pool, device }) => {
       const entry = inventory.devices[inventory.indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
@@ -232,7 +233,7 @@ function allocationBuilder(model: ClusterModel): AllocationBuilder {
       return { request, device: entry };
     });
     const timestamp = new Date().toISOString().replace(/\.\d+Z$/, "Z");
-    return toAllocation(claim.spec, model.deviceClasses, placed, effect.node, timestamp);
+    return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, timestamp);
   };
 }
 

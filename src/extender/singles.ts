@@ -2,7 +2,8 @@ import { gangGate } from "../api/names.ts";
 import { claimOwnership } from "../dra/allocator/class-drivers.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
-import { plan, singlePodGang } from "../gang/plan.ts";
+import { singlePodGang } from "../gang/members.ts";
+import { type GangRequest, plan } from "../gang/plan.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { CoordinatorPorts } from "./coordinator.ts";
@@ -94,7 +95,7 @@ export function createSingles(
   }
 
   function isManaged(state: SingleState): boolean {
-    const classes = model.deviceClasses;
+    const classes = model.view.deviceClasses;
     return [...state.claims.values()].some(
       (claim) => claimOwnership(claim.spec, classes, managedDrivers) !== "foreign",
     );
@@ -131,7 +132,7 @@ export function createSingles(
 
   function planOne(uid: string, state: SingleState): void {
     const startMs = ports.now().ms;
-    const result = plan(model, { gangs: [singlePodGang(state.pod)] });
+    const result = plan(model, { gangs: [requestOf(state.pod)] });
     const milliseconds = ports.now().ms - startMs;
     if ("plans" in result) {
       const placed = result.plans[0]?.placement.pods[0];
@@ -196,5 +197,20 @@ export function createSingles(
       for (const atMs of wakes.values()) next = Math.min(next, atMs);
       return next;
     },
+  };
+}
+
+/** The pod as a gang of its own; index labels of whoever owns it mean nothing in it. */
+function requestOf(pod: PodRecord): GangRequest {
+  const { podSet: _, ...member } = pod;
+  const { namespace, name, priority, createdAtMs } = pod;
+  return {
+    namespace,
+    name,
+    spec: singlePodGang({ ...member, index: 0 }),
+    priority,
+    createdAtMs,
+    pods: [{ ...member, index: 0 }],
+    placed: [],
   };
 }

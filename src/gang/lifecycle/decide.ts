@@ -1,6 +1,6 @@
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { assignSlots, type MemberSlots } from "../members.ts";
+import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
@@ -70,7 +70,7 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
 /** The first pod set that lacks members with claims; undefined when the gang can be planned. */
 function waitingFor(state: GangState, gang: GangRecord, slots: MemberSlots): string | undefined {
   for (const podSet of gang.spec.podSets) {
-    const minCount = podSet.minCount ?? podSet.count;
+    const minCount = minCountOf(podSet);
     const pods = slotsOf(slots, podSet.name);
     const complete = pods.filter((pod) => hasAllClaims(pod, state.claims)).length;
     if (complete >= minCount) continue;
@@ -332,8 +332,8 @@ function wantsPlan(
   homeless: readonly PlacedPod[],
   context: Context,
 ): boolean {
-  const slots = assignSlots(gang.spec, livePods(state), placed as PlacedPod[]);
-  const taken = new Set(placed.map((slot) => `${slot.podSet}/${slot.index}`));
+  const slots = assignSlots(gang.spec, livePods(state), placed);
+  const taken = new Set(placed.map((slot) => slotKey(slot.podSet, slot.index)));
   const surplus = [...slots.slots].some(
     ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
   );
@@ -395,7 +395,7 @@ function withLiveNames(pods: readonly PlacedPod[], members: readonly [PlacedPod,
 
 function shortPodSet(gang: GangRecord, bound: readonly PlacedPod[]): string | undefined {
   for (const podSet of gang.spec.podSets) {
-    const minCount = podSet.minCount ?? podSet.count;
+    const minCount = minCountOf(podSet);
     const present = bound.filter((slot) => slot.podSet === podSet.name).length;
     if (present < minCount) return `pod set ${podSet.name}: ${present} of ${minCount} members are bound`;
   }
@@ -487,10 +487,10 @@ function livePods(state: GangState): PodRecord[] {
 
 /** Placed slots with the live pod that fills each; slots without a pod are left out. */
 function membersOf(state: GangState, gang: GangRecord, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
-  const { slots } = assignSlots(gang.spec, livePods(state), placed as PlacedPod[]);
+  const { slots } = assignSlots(gang.spec, livePods(state), placed);
   const members: [PlacedPod, PodRecord][] = [];
   for (const slot of placed) {
-    const pod = slots.get(`${slot.podSet}/${slot.index}`);
+    const pod = slots.get(slotKey(slot.podSet, slot.index));
     if (pod !== undefined) members.push([slot, pod]);
   }
   return members;

@@ -32,7 +32,9 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
   if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
   if (!context.managed) return { effects: release(pod, undefined) };
   if (!hasAllClaims(pod, state.claims)) return { effects: [] };
-  const claims = pod.claims.map((reference) => claimOf(pod, reference.name, state.claims)).filter((c) => c !== undefined);
+  const claims = pod.claims
+    .map((reference) => claimOf(pod, reference.name, state.claims))
+    .filter((c) => c !== undefined);
   const allocated = claims.filter((claim) => claim.allocation !== undefined);
   if (allocated.length === claims.length) return { effects: release(pod, state.proposal?.node) };
   if (state.proposal === undefined || !context.nodeFits(state.proposal.node)) {

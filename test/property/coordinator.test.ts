@@ -1,0 +1,120 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { World, type WorldOptions } from "../support/world.ts";
+
+const roomy: WorldOptions = {
+  nodes: 3,
+  devicesPerNode: 4,
+  gangs: [
+    { name: "a", pods: 2, devices: 4 },
+    { name: "b", pods: 2, devices: 2 },
+  ],
+};
+const tight: WorldOptions = {
+  nodes: 2,
+  devicesPerNode: 4,
+  gangs: [
+    { name: "a", pods: 2, devices: 3 },
+    { name: "b", pods: 2, devices: 3 },
+    { name: "c", pods: 1, devices: 1 },
+  ],
+};
+
+/** Every gang whole or with nothing: what must be true once nothing moves any more. */
+function expectAtRest(world: World, options: WorldOptions): void {
+  for (const { name, pods } of options.gangs) {
+    const gang = world.gangs.get(`default/${name}`);
+    const members = [...world.pods.values()].filter((pod) => pod.gang === name);
+    const bound = members.filter((pod) => pod.nodeName !== undefined);
+    const phase = gang?.status.phase ?? "Pending";
+    if (phase === "Scheduled") {
+      if (members.length === pods && bound.length !== pods)
+        world.fail(`gang ${name} rests with ${bound.length}/${pods} bound`);
+    } else if (phase === "Pending") {
+      const holding = [...world.claims.values()].filter(
+        (claim) => claim.allocation !== undefined && members.some((pod) => pod.uid === claim.ownerPodUid),
+      );
+      if (holding.length > 0) world.fail(`gang ${name} is pending and holds ${holding.map((claim) => claim.name)}`);
+    } else if (members.length === pods) {
+      world.fail(`gang ${name} rests in ${phase}`);
+    }
+  }
+}
+
+describe("coordinator over random worlds", () => {
+  for (const [title, options] of Object.entries({ roomy, tight })) {
+    test(`${title}: no device twice, nothing bound uncommitted, whole or nothing at rest`, () => {
+      fc.assert(
+        fc.property(fc.array(fc.nat(10_000), { minLength: 20, maxLength: 300 }), (tape) => {
+          const world = new World(options);
+          for (const choice of tape) world.act(choice);
+          world.settle();
+          expectAtRest(world, options);
+        }),
+        { numRuns: 300 },
+      );
+    });
+  }
+});
+
+describe("coordinator, step by step", () => {
+  test("a gang with room is scheduled, and its guards are gone", () => {
+    const world = new World(roomy);
+    world.createGang({ name: "a", pods: 2, devices: 4 });
+    world.createPod("a", 0);
+    world.createPod("a", 1);
+    world.settle();
+    expect(world.gangs.get("default/a")?.status.phase).toBe("Scheduled");
+    expect([...world.pods.values()].every((pod) => pod.nodeName !== undefined)).toBe(true);
+    expect(world.guarded()).toEqual([]);
+  });
+
+  test("a gang with a missing member binds nothing, holds nothing and says so", () => {
+    const world = new World(roomy);
+    world.createGang({ name: "a", pods: 2, devices: 4 });
+    world.createPod("a", 0);
+    world.settle();
+    const status = world.gangs.get("default/a")?.status;
+    expect(status?.phase).toBe("Pending");
+    expect(status?.explanation).toBe("pod set ranks: 1 of 2 pods exist");
+    expect([...world.claims.values()].every((claim) => claim.allocation === undefined)).toBe(true);
+  });
+
+  test("a recreated member comes back to its own devices while another gang waits for them", () => {
+    const world = new World({
+      nodes: 2,
+      devicesPerNode: 4,
+      gangs: [
+        { name: "a", pods: 2, devices: 4 },
+        { name: "b", pods: 1, devices: 4 },
+      ],
+    });
+    world.createGang({ name: "a", pods: 2, devices: 4 });
+    world.createPod("a", 0);
+    world.createPod("a", 1);
+    world.settle();
+    world.createGang({ name: "b", pods: 1, devices: 4 });
+    world.createPod("b", 0);
+    world.settle();
+    const before = [...world.pods.values()].find((pod) => pod.name === "a-0");
+    world.deletePod(before?.uid ?? "");
+    world.settle();
+    world.createPod("a", 0);
+    world.settle();
+    const after = [...world.pods.values()].find((pod) => pod.name === "a-0");
+    expect(after?.nodeName).toBe(before?.nodeName);
+    expect(world.gangs.get("default/b")?.status.phase).toBe("Pending");
+  });
+
+  test("a deleted gang leaves no guard behind", () => {
+    const world = new World(roomy);
+    world.createGang({ name: "a", pods: 2, devices: 4 });
+    world.createPod("a", 0);
+    world.createPod("a", 1);
+    world.settle();
+    for (const pod of [...world.pods.values()]) world.deletePod(pod.uid);
+    world.deleteGang("a");
+    world.settle();
+    expect(world.claims.size).toBe(0);
+  });
+});

@@ -1,0 +1,543 @@
+import { gangSpec } from "../../src/api/gang.ts";
+import { gangGate, schedulingGroup } from "../../src/api/names.ts";
+import { type Coordinator, createCoordinator } from "../../src/extender/coordinator.ts";
+import type { WriteEffect } from "../../src/extender/effects.ts";
+import type { GangRecord, Outcome } from "../../src/gang/lifecycle/state.ts";
+import { createClusterModel } from "../../src/topology/model.ts";
+import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/topology/records.ts";
+
+/**
+ * A small world around the real coordinator, planner and model: an API server of records with resourceVersions and a
+ * watch per kind, kube-controller-manager's claims, kube-scheduler's bind calls. Every choice comes from a tape of
+ * numbers, so a failing run replays and shrinks. What must hold at every write is checked at every write.
+ */
+export interface WorldOptions {
+  nodes: number;
+  devicesPerNode: number;
+  gangs: { name: string; pods: number; devices: number; timeoutSeconds?: number }[];
+}
+
+type Kind = "gangs" | "pods" | "claims" | "nodes";
+type Change = { type: "set" | "gone"; value: unknown };
+type BindCall = { call: number; pod: PodRecord; node: string };
+
+const driver = "gpu.kllama.ai";
+
+export class World {
+  readonly gangs = new Map<string, GangRecord>();
+  readonly pods = new Map<string, PodRecord>();
+  readonly claims = new Map<string, ClaimRecord>();
+  readonly nodes = new Map<string, NodeRecord>();
+  readonly slices: SliceRecord[];
+  /** Everything that happened, for the message of a failed run. */
+  readonly trace: string[] = [];
+  private version = 1;
+  private uids = 0;
+  private nowMs = 1_000_000;
+  private readonly options: WorldOptions;
+  private watches: Record<Kind, Change[]> = { gangs: [], pods: [], claims: [], nodes: [] };
+  private writes: { effect: WriteEffect; owner: string }[] = [];
+  private calls: BindCall[] = [];
+  private lastCall = 0;
+  private coordinator!: Coordinator;
+  private wakeAtMs = Number.POSITIVE_INFINITY;
+
+  constructor(options: WorldOptions) {
+    this.options = options;
+    this.slices = [];
+    for (let n = 0; n < options.nodes; n++) {
+      const name = `n${n}`;
+      this.nodes.set(name, node(name));
+      this.slices.push(slice(name, options.devicesPerNode));
+    }
+    this.restart();
+  }
+
+  // ---- the planner process --------------------------------------------------------------------------------------
+
+  /** kill -9: everything in memory is lost, calls break, writes under way may or may not have happened. */
+  restart(): void {
+    this.trace.push("restart");
+    this.writes = [];
+    this.calls = [];
+    this.watches = { gangs: [], pods: [], claims: [], nodes: [] };
+    this.wakeAtMs = Number.POSITIVE_INFINITY;
+    const model = createClusterModel({ managedDrivers: [driver] });
+    model.upsertDeviceClass({
+      name: driver,
+      selectors: [{ cel: { expression: `device.driver == "${driver}"` } }],
+      config: [],
+    });
+    const coordinator = createCoordinator(model, new Set([driver]), {
+      write: (effect, owner) => {
+        this.trace.push(`ask ${owner} ${effect.id}${effect.type === "writeStatus" ? ` ${effect.status.phase}` : ""}`);
+        this.writes.push({ effect, owner });
+      },
+      event: () => undefined,
+      answer: (call, error) => {
+        this.trace.push(`answer ${call} ${error ?? "bound"}`);
+        this.calls = this.calls.filter((held) => held.call !== call);
+      },
+      now: () => ({ ms: this.nowMs, iso: new Date(this.nowMs).toISOString().replace(/\.\d+Z$/, "Z") }),
+      schedule: (delayMs) => {
+        this.wakeAtMs = Math.min(this.wakeAtMs, this.nowMs + delayMs);
+      },
+      planned: () => undefined,
+    });
+    this.coordinator = coordinator;
+    for (const each of this.nodes.values()) coordinator.observeNode(each);
+    for (const each of this.slices) model.upsertSlice(each);
+    for (const each of this.pods.values()) coordinator.observePod(each);
+    for (const each of this.claims.values()) coordinator.observeClaim(each);
+    for (const each of this.gangs.values()) coordinator.observeGang(each);
+    coordinator.activate();
+  }
+
+  /** One random thing happens. */
+  act(choice: number): void {
+    const possible = this.possible();
+    const action = possible[choice % possible.length];
+    action?.();
+  }
+
+  private possible(): (() => void)[] {
+    const actions: (() => void)[] = [];
+    for (const kind of ["gangs", "pods", "claims", "nodes"] as const) {
+      if (this.watches[kind].length > 0)
+        actions.push(
+          () => this.deliver(kind),
+          () => this.deliver(kind),
+        );
+    }
+    if (this.wakeAtMs <= this.nowMs)
+      actions.push(
+        () => this.flush(),
+        () => this.flush(),
+      );
+    else if (this.wakeAtMs !== Number.POSITIVE_INFINITY) actions.push(() => this.advance(this.wakeAtMs - this.nowMs));
+    for (const write of this.writes.slice(0, 4)) {
+      actions.push(
+        () => this.finishWrite(write, "ok"),
+        () => this.finishWrite(write, "ok"),
+        () => this.finishWrite(write, "lost"),
+        () => this.finishWrite(write, "failed"),
+      );
+    }
+    for (const pod of this.schedulable().slice(0, 4)) actions.push(() => this.callBind(pod));
+    for (const call of this.calls.slice(0, 2)) actions.push(() => this.hangUp(call));
+    actions.push(...this.controllerActions().slice(0, 4));
+    for (const gang of this.options.gangs) actions.push(...this.userActions(gang));
+    actions.push(
+      () => this.restart(),
+      () => this.advance(700),
+    );
+    return actions;
+  }
+
+  /** Everything happens, nothing fails any more, until nothing is left to happen. Throws when that takes for ever. */
+  settle(): void {
+    for (let round = 0; round < 20_000; round++) {
+      const action = this.nextHonest();
+      if (action === undefined) return;
+      action();
+    }
+    throw new Error(`the world does not come to rest:\n${this.trace.slice(-60).join("\n")}`);
+  }
+
+  private nextHonest(): (() => void) | undefined {
+    for (const kind of ["gangs", "pods", "claims", "nodes"] as const) {
+      if (this.watches[kind].length > 0) return () => this.deliver(kind);
+    }
+    if (this.wakeAtMs <= this.nowMs) return () => this.flush();
+    const write = this.writes[0];
+    if (write !== undefined) return () => this.finishWrite(write, "ok");
+    const controller = this.controllerActions()[0];
+    if (controller !== undefined) return controller;
+    const waiting = this.schedulable()[0];
+    if (waiting !== undefined) return () => this.callBind(waiting);
+    if (this.wakeAtMs !== Number.POSITIVE_INFINITY) return () => this.advance(this.wakeAtMs - this.nowMs);
+    return undefined;
+  }
+
+  private flush(): void {
+    this.wakeAtMs = Number.POSITIVE_INFINITY;
+    this.coordinator.flush();
+  }
+
+  private advance(milliseconds: number): void {
+    this.nowMs += Math.max(1, Math.ceil(milliseconds));
+  }
+
+  private deliver(kind: Kind): void {
+    const change = this.watches[kind].shift();
+    if (change === undefined) return;
+    const { coordinator } = this;
+    if (kind === "gangs") {
+      const gang = change.value as GangRecord;
+      change.type === "set" ? coordinator.observeGang(gang) : coordinator.observeGangGone(gang);
+    } else if (kind === "pods") {
+      const pod = change.value as PodRecord;
+      change.type === "set" ? coordinator.observePod(pod) : coordinator.observePodGone(pod.uid);
+    } else if (kind === "claims") {
+      const claim = change.value as ClaimRecord;
+      change.type === "set" ? coordinator.observeClaim(claim) : coordinator.observeClaimGone(claim);
+    } else {
+      const each = change.value as NodeRecord;
+      change.type === "set" ? coordinator.observeNode(each) : coordinator.observeNodeGone(each.name);
+    }
+  }
+
+  // ---- the API server ---------------------------------------------------------------------------------------------
+
+  private next(): string {
+    this.version += 1;
+    return String(this.version);
+  }
+
+  private setGang(gang: GangRecord): GangRecord {
+    const stored = { ...gang, resourceVersion: this.next() };
+    this.gangs.set(`${gang.namespace}/${gang.name}`, stored);
+    this.watches.gangs.push({ type: "set", value: stored });
+    return stored;
+  }
+
+  private setPod(pod: PodRecord): PodRecord {
+    const stored = { ...pod, resourceVersion: this.next() };
+    this.pods.set(pod.uid, stored);
+    this.watches.pods.push({ type: "set", value: stored });
+    return stored;
+  }
+
+  private setClaim(claim: ClaimRecord): ClaimRecord {
+    const stored = { ...claim, resourceVersion: this.next() };
+    this.claims.set(claim.name, stored);
+    this.watches.claims.push({ type: "set", value: stored });
+    this.checkDevices();
+    return stored;
+  }
+
+  private finishWrite(write: { effect: WriteEffect; owner: string }, how: "ok" | "lost" | "failed"): void {
+    this.writes = this.writes.filter((other) => other !== write);
+    const { effect, owner } = write;
+    const lost: Outcome = { ok: false, reason: "Unreachable", message: "connection reset" };
+    if (how === "failed") {
+      this.trace.push(`failed ${owner} ${effect.id}`);
+      this.coordinator.written(effect, owner, { outcome: lost });
+      return;
+    }
+    const result = this.applyEffect(effect);
+    this.trace.push(`${how} ${owner} ${effect.id} → ${result.outcome.ok ? "done" : result.outcome.reason}`);
+    this.coordinator.written(effect, owner, how === "lost" ? { outcome: lost } : result);
+  }
+
+  private applyEffect(effect: WriteEffect): {
+    outcome: Outcome;
+    gang?: GangRecord;
+    pod?: PodRecord;
+    claim?: ClaimRecord;
+  } {
+    const done: Outcome = { ok: true };
+    const conflict = { outcome: { ok: false, reason: "Conflict", message: "the object was modified" } as Outcome };
+    const notFound = { outcome: { ok: false, reason: "NotFound", message: "not found" } as Outcome };
+    switch (effect.type) {
+      case "writeStatus": {
+        const gang = this.gangs.get(`${effect.gang.namespace}/${effect.gang.name}`);
+        if (gang === undefined) return notFound;
+        if (gang.uid !== effect.gang.uid || gang.resourceVersion !== effect.gang.resourceVersion) return conflict;
+        const { reservedAtMs: _, ...rest } = gang;
+        const at = effect.status.reservedAt;
+        const status = JSON.parse(JSON.stringify(effect.status));
+        return {
+          outcome: done,
+          gang: this.setGang({ ...rest, status, ...(at === undefined ? {} : { reservedAtMs: Date.parse(at) }) }),
+        };
+      }
+      case "reserveClaim":
+      case "clearClaim":
+      case "dropGuard": {
+        const claim = this.claims.get(effect.claim.name);
+        if (claim === undefined) return notFound;
+        if (claim.uid !== effect.claim.uid || claim.resourceVersion !== effect.claim.resourceVersion) return conflict;
+        if (effect.type === "clearClaim") {
+          const { allocation: _, ...rest } = claim;
+          return { outcome: done, claim: this.setClaim({ ...rest, reservedFor: [] }) };
+        }
+        if (effect.type === "dropGuard") {
+          return { outcome: done, claim: this.setClaim({ ...claim, reservedFor: effect.reservedFor }) };
+        }
+        const allocation = {
+          devices: { results: effect.placed.devices },
+          nodeSelector: {
+            nodeSelectorTerms: [
+              { matchFields: [{ key: "metadata.name", operator: "In" as const, values: [effect.node] }] },
+            ],
+          },
+        };
+        return { outcome: done, claim: this.setClaim({ ...claim, allocation, reservedFor: effect.reservedFor }) };
+      }
+      case "releasePod": {
+        const pod = this.pods.get(effect.pod.uid);
+        if (pod === undefined) return notFound;
+        const nominated = effect.node === "" ? {} : { nominatedNodeName: effect.node };
+        return {
+          outcome: done,
+          pod: this.setPod({ ...pod, ...nominated, gates: pod.gates.filter((g) => g !== gangGate) }),
+        };
+      }
+      case "bind": {
+        const pod = this.pods.get(effect.pod.uid);
+        if (pod === undefined || pod.deleting) return notFound;
+        if (pod.nodeName === effect.node) return { outcome: done, pod };
+        if (pod.nodeName !== undefined) return conflict;
+        this.checkCommitted(pod);
+        this.setPod({ ...pod, nodeName: effect.node });
+        return { outcome: done };
+      }
+    }
+  }
+
+  /** Invariant 1: no device in two claims, ever. */
+  private checkDevices(): void {
+    const holders = new Map<string, string>();
+    for (const claim of this.claims.values()) {
+      for (const { pool, device } of claim.allocation?.devices?.results ?? []) {
+        const key = `${pool}/${device}`;
+        const other = holders.get(key);
+        if (other !== undefined) this.fail(`device ${key} is held by ${other} and ${claim.name}`);
+        holders.set(key, claim.name);
+      }
+    }
+  }
+
+  /** Invariant 2: no member is bound of a gang that is not committed. */
+  private checkCommitted(pod: PodRecord): void {
+    const gang = this.gangs.get(`${pod.namespace}/${pod.gang}`);
+    const phase = gang?.status.phase;
+    if (phase !== "Binding" && phase !== "Scheduled") this.fail(`pod ${pod.name} is bound in phase ${phase}`);
+    if (pod.gates.length > 0) this.fail(`pod ${pod.name} is bound while gated`);
+  }
+
+  fail(message: string): never {
+    throw new Error(`${message}\n${this.trace.slice(-80).join("\n")}`);
+  }
+
+  // ---- kube-controller-manager and kube-scheduler -------------------------------------------------------------------
+
+  /** Claims are made for pods, and unmade: consumers that are gone leave, unused claims are deallocated and deleted. */
+  private controllerActions(): (() => void)[] {
+    const actions: (() => void)[] = [];
+    for (const pod of this.pods.values()) {
+      const missing = pod.claims.some((reference) => reference.claimName === undefined);
+      if (missing && !pod.deleting) actions.push(() => this.createClaim(pod));
+    }
+    for (const claim of this.claims.values()) {
+      const goneConsumers = claim.reservedFor.filter((c) => c.resource === "pods" && !this.pods.has(c.uid));
+      if (goneConsumers.length > 0) {
+        actions.push(() => this.unreserve(claim.name));
+      } else if (
+        claim.ownerPodUid !== undefined &&
+        !this.pods.has(claim.ownerPodUid) &&
+        claim.reservedFor.length === 0
+      ) {
+        actions.push(() => this.deleteClaim(claim.name));
+      }
+    }
+    return actions;
+  }
+
+  private createClaim(pod: PodRecord): void {
+    const name = `${pod.name}-gpus-${pod.uid}`;
+    const current = this.pods.get(pod.uid);
+    if (current === undefined) return;
+    const devices = this.options.gangs.find((gang) => gang.name === pod.gang)?.devices ?? 1;
+    this.setClaim({
+      uid: this.uid(),
+      namespace: pod.namespace,
+      name,
+      resourceVersion: "0",
+      spec: { devices: { requests: [{ name: "gpus", exactly: { deviceClassName: driver, count: devices } }] } },
+      reservedFor: [],
+      finalizers: [],
+      deleting: false,
+      ownerPodUid: pod.uid,
+    });
+    this.setPod({ ...current, claims: [{ name: "gpus", claimName: name }] });
+  }
+
+  private unreserve(name: string): void {
+    const claim = this.claims.get(name);
+    if (claim === undefined) return;
+    const reservedFor = claim.reservedFor.filter((c) => c.resource !== "pods" || this.pods.has(c.uid));
+    const { allocation, ...rest } = claim;
+    this.trace.push(`controller unreserves ${name}`);
+    this.setClaim({
+      ...rest,
+      reservedFor,
+      ...(reservedFor.length === 0 || allocation === undefined ? {} : { allocation }),
+    });
+  }
+
+  private deleteClaim(name: string): void {
+    const claim = this.claims.get(name);
+    if (claim === undefined) return;
+    this.claims.delete(name);
+    this.trace.push(`controller deletes ${name}`);
+    this.watches.claims.push({ type: "gone", value: claim });
+  }
+
+  /** Pods that kube-scheduler would carry to its bind call now. */
+  private schedulable(): PodRecord[] {
+    return [...this.pods.values()].filter((pod) => {
+      if (pod.gates.length > 0 || pod.nodeName !== undefined || pod.deleting) return false;
+      if (this.calls.some((call) => call.pod.uid === pod.uid)) return false;
+      return pod.claims.every((reference) => {
+        const claim = this.claims.get(reference.claimName ?? "");
+        return claim?.allocation !== undefined && claim.reservedFor.some((consumer) => consumer.uid === pod.uid);
+      });
+    });
+  }
+
+  private callBind(pod: PodRecord): void {
+    const claim = this.claims.get(pod.claims[0]?.claimName ?? "");
+    const target = claim?.allocation?.nodeSelector?.nodeSelectorTerms[0]?.matchFields?.[0]?.values?.[0];
+    if (target === undefined) return;
+    this.lastCall += 1;
+    const call = this.lastCall;
+    this.trace.push(`bind call ${call} of ${pod.name} to ${target}`);
+    this.calls.push({ call, pod, node: target });
+    if (this.coordinator.arrive(pod.uid, target, call) === undefined) {
+      this.calls = this.calls.filter((held) => held.call !== call);
+      this.advance(50);
+    }
+  }
+
+  private hangUp(held: BindCall): void {
+    this.trace.push(`hang up ${held.call}`);
+    this.calls = this.calls.filter((call) => call !== held);
+    this.coordinator.leave(held.pod.uid, held.call);
+  }
+
+  // ---- people -------------------------------------------------------------------------------------------------------
+
+  private userActions(gang: WorldOptions["gangs"][number]): (() => void)[] {
+    const key = `default/${gang.name}`;
+    const actions: (() => void)[] = [];
+    if (!this.gangs.has(key)) return [() => this.createGang(gang)];
+    const names = new Set([...this.pods.values()].map((pod) => pod.name));
+    for (let index = 0; index < gang.pods; index++) {
+      if (!names.has(`${gang.name}-${index}`)) actions.push(() => this.createPod(gang.name, index));
+    }
+    const pod = [...this.pods.values()].find((each) => each.gang === gang.name);
+    if (actions.length === 0 && pod !== undefined) actions.push(() => this.deletePod(pod.uid));
+    return actions;
+  }
+
+  createGang(gang: WorldOptions["gangs"][number]): void {
+    this.trace.push(`create gang ${gang.name}`);
+    this.setGang({
+      namespace: "default",
+      name: gang.name,
+      uid: this.uid(),
+      generation: 1,
+      resourceVersion: "0",
+      deleting: false,
+      createdAtMs: this.nowMs,
+      labels: {},
+      spec: gangSpec.parse({
+        podSets: [{ name: "ranks", count: gang.pods }],
+        scheduleTimeoutSeconds: gang.timeoutSeconds ?? 600,
+      }),
+      problems: [],
+      status: {},
+    });
+  }
+
+  createPod(gang: string, index: number): void {
+    const uid = this.uid();
+    this.trace.push(`create pod ${gang}-${index} ${uid}`);
+    this.setPod({
+      uid,
+      namespace: "default",
+      name: `${gang}-${index}`,
+      gang,
+      index,
+      createdAtMs: this.nowMs,
+      priority: 0,
+      schedulerName: "default-scheduler",
+      gates: [gangGate],
+      bindMarker: true,
+      terminal: false,
+      deleting: false,
+      ready: false,
+      requests: { cpu: 100, pods: 1 },
+      claims: [{ name: "gpus", templateName: "gpus" }],
+      nodeSelector: {},
+      tolerations: [],
+    });
+  }
+
+  deletePod(uid: string): void {
+    const pod = this.pods.get(uid);
+    if (pod === undefined) return;
+    this.trace.push(`delete pod ${pod.name} ${uid}`);
+    this.pods.delete(uid);
+    this.watches.pods.push({ type: "gone", value: pod });
+    this.calls = this.calls.filter((call) => call.pod.uid !== uid);
+  }
+
+  deleteGang(name: string): void {
+    const gang = this.gangs.get(`default/${name}`);
+    if (gang === undefined) return;
+    this.trace.push(`delete gang ${name}`);
+    this.gangs.delete(`default/${name}`);
+    this.watches.gangs.push({ type: "gone", value: gang });
+  }
+
+  loseNode(name: string): void {
+    const lost = this.nodes.get(name);
+    if (lost === undefined) return;
+    this.trace.push(`lose node ${name}`);
+    this.nodes.delete(name);
+    this.watches.nodes.push({ type: "gone", value: lost });
+  }
+
+  private uid(): string {
+    this.uids += 1;
+    return `u${this.uids}`;
+  }
+
+  /** Claims that carry the guard of a Gang. */
+  guarded(): string[] {
+    return [...this.claims.values()]
+      .filter((claim) => claim.reservedFor.some((consumer) => consumer.apiGroup === schedulingGroup))
+      .map((claim) => claim.name);
+  }
+}
+
+function node(name: string): NodeRecord {
+  return {
+    name,
+    uid: name,
+    labels: { "kubernetes.io/hostname": name },
+    taints: [],
+    unschedulable: false,
+    ready: true,
+    allocatable: { cpu: 64_000, memory: 2 ** 38, pods: 110 },
+  };
+}
+
+function slice(name: string, devices: number): SliceRecord {
+  return {
+    name: `${name}-${driver}`,
+    driver,
+    pool: name,
+    generation: 1,
+    resourceSliceCount: 1,
+    nodeName: name,
+    devices: Array.from({ length: devices }, (_, index) => ({
+      name: `gpu-${index}`,
+      attributes: { type: { string: "gpu" } },
+    })),
+    sharedCounters: [],
+  };
+}
