@@ -108,29 +108,23 @@ export function claimsReady(pod: PodRecord, model: Pick<ClusterModel, "claim">):
   );
 }
 
-/** The gang of a pod that belongs to none: one pod set with one pod. */
-export function singlePodGang(pod: PodRecord): GangSpec {
-  return {
-    podSets: [{ name: pod.podSet ?? "pod", count: 1 }],
-    topology: "default",
-    scheduleTimeoutSeconds: 600,
-    disruption: "All",
-  };
-}
-
 /** One fault of a Gang, with the reason under which it is rejected. */
 export interface GangFault {
-  reason: Extract<RejectionReason, "InvalidGang" | "UnknownLevel">;
+  reason: Extract<RejectionReason, "InvalidGang" | "UnknownLevel" | "UnknownTopology">;
   message: string;
 }
 
 /** Faults of a Gang that no cluster can cure, each naming field, value and remedy; empty: none. */
-export function validateGang(spec: GangSpec, topology: ClusterTopologySpec): string[] {
+export function validateGang(spec: GangSpec, topology: ClusterTopologySpec | undefined): string[] {
   return gangFaults(spec, topology).map(({ message }) => message);
 }
 
 /** As `validateGang`, with the reason of each. */
-export function gangFaults(spec: GangSpec, topology: ClusterTopologySpec): GangFault[] {
+export function gangFaults(spec: GangSpec, topology: ClusterTopologySpec | undefined): GangFault[] {
+  if (!topology) {
+    const message = `spec.topology is ${spec.topology}, but there is no ClusterTopology of that name; create it or use default`;
+    return [{ reason: "UnknownTopology", message }];
+  }
   const levels = topology.levels.map(({ name }) => name);
   const names = spec.podSets.map(({ name }) => name);
   const faults: GangFault[] = [];

@@ -10,6 +10,8 @@ export interface GangRequest {
   spec: GangSpec;
   priority: number;
   createdAtMs: number;
+  /** Role in the unit's PlacementGroup where a selector gives it; default: `spec.role`. */
+  role?: string;
   /** Live members; terminal and deleted pods left out. */
   pods: readonly PodRecord[];
   /** Slots already held or running: they stay, and their domains bind the newcomers. */
@@ -35,4 +37,14 @@ export type PlanResult =
 export interface PlanOptions {
   /** Search steps before the planner gives up and says so; default 20,000. */
   budget?: number;
+}
+
+/** The gang of a pod that belongs to none: one pod set with one pod. */
+export function singlePodGang(pod: PodRecord): GangSpec {
+  return {
+    podSets: [{ name: pod.podSet ?? "pod", count: 1 }],
+    topology: "default",
+    scheduleTimeoutSeconds: 600,
+    disruption: "All",
+  };
 }

@@ -43,6 +43,8 @@ export interface ClusterModel {
   claim(namespace: string, name: string): ClaimRecord | undefined;
   pod(uid: string): PodRecord | undefined;
   node(name: string): NodeRecord | undefined;
+  /** The named ClusterTopology; `default` always exists. */
+  topology(name: string): ClusterTopologySpec | undefined;
 
   /**
    * Holds devices and node resources of pods that are not bound yet, replacing everything held under `key`
@@ -102,6 +104,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     removeDeviceClass: classes.remove,
     ...pods,
     node: (name) => nodes.nodes[nodes.indexOf(name) ?? -1]?.record,
+    topology: (name) => nodes.fabric(name)?.spec,
     hold: holds.hold,
     release: (key) => holds.hold(key, "", []),
     holdersOf: (driver, pool, device) => ledger.holdersOf(deviceKey(driver, pool, device)),
