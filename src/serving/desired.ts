@@ -26,6 +26,9 @@ const portName = "http";
 /** Port on rank 0 where the ranks find each other; PyTorch's default. */
 const rendezvousPort = 29_500;
 
+/** Loading a large model may take hours; a reservation that is not carried out must not hold devices for so long. */
+const maxScheduleTimeoutSeconds = 600;
+
 /** Labels of an LLMCluster that its pods inherit. A closed list: any other label may change without a restart. */
 const inheritedLabels = ["app", "role"];
 
@@ -64,7 +67,7 @@ function headlessService(cluster: LLMCluster): OwnedObject {
       clusterIP: "None",
       publishNotReadyAddresses: true,
       selector: selector(cluster),
-      ports: [{ name: portName, port: cluster.spec.port, targetPort: portName }],
+      ports: [{ name: portName, port: cluster.spec.port, targetPort: cluster.spec.port, protocol: "TCP" }],
     },
   };
 }
@@ -75,7 +78,7 @@ function service(cluster: LLMCluster): OwnedObject {
     ...head(cluster, "Service", cluster.metadata.name),
     spec: {
       selector: { ...selector(cluster), "apps.kubernetes.io/pod-index": "0" },
-      ports: [{ name: portName, port: 80, targetPort: portName }],
+      ports: [{ name: portName, port: 80, targetPort: cluster.spec.port, protocol: "TCP" }],
     },
   };
 }
@@ -133,7 +136,7 @@ function gang(cluster: LLMCluster): Gang {
       topology: placement.topology,
       ...(placement.placementGroup === undefined ? {} : { placementGroup: placement.placementGroup }),
       ...(role === undefined ? {} : { role }),
-      scheduleTimeoutSeconds: startupTimeoutSeconds,
+      scheduleTimeoutSeconds: Math.min(startupTimeoutSeconds, maxScheduleTimeoutSeconds),
       disruption: "All",
     },
   };
@@ -172,7 +175,8 @@ function container(cluster: LLMCluster) {
     image: spec.image,
     ...(spec.args === undefined ? {} : { args: spec.args }),
     env: environment(cluster),
-    ports: [{ name: portName, containerPort: spec.port, protocol: "TCP" }],
+    // Without a name: server-side apply tells ports apart by number, and could not heal two of the same name.
+    ports: [{ containerPort: spec.port, protocol: "TCP" }],
     resources: { ...withoutUndefined(spec.resources ?? {}), claims: [{ name: claimName }] },
   };
 }

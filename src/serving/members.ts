@@ -4,18 +4,21 @@ import { revisionLabel, type StatefulSet } from "./owned.ts";
 
 interface PodsOfSet {
   statefulSet?: StatefulSet;
+  /** The StatefulSet as observed carries the template we want; not so while somebody's edit of it is being undone. */
+  templateSettled: boolean;
   pods: readonly Pod[];
 }
 
 /** The pod of each rank, or undefined where there is none. Pods of an earlier StatefulSet of the same name do not count. */
-export function members(cluster: LLMCluster, observed: PodsOfSet): (Pod | undefined)[] {
+export function members(cluster: LLMCluster, observed: Pick<PodsOfSet, "statefulSet" | "pods">): (Pod | undefined)[] {
   const byName = new Map(ownPods(observed).map((pod) => [pod.metadata.name, pod]));
   return Array.from({ length: cluster.spec.replicas }, (_, rank) => byName.get(`${cluster.metadata.name}-${rank}`));
 }
 
 /** Members made from an earlier pod template and not on their way out. */
 export function staleMembers(cluster: LLMCluster, observed: PodsOfSet): Pod[] {
-  const { statefulSet } = observed;
+  const { statefulSet, templateSettled } = observed;
+  if (!templateSettled) return [];
   const updateRevision = statefulSet?.status?.updateRevision;
   // Until the controller has seen the newest template, its revision is not the one to compare with.
   if (statefulSet?.status?.observedGeneration !== statefulSet?.metadata.generation) return [];
@@ -36,13 +39,13 @@ export function podsToReplace(cluster: LLMCluster, observed: PodsOfSet): Pod[] {
   return members(cluster, observed).filter((pod): pod is Pod => pod !== undefined && isStaying(pod));
 }
 
-/** Names of the claim templates that pods of the set refer to, those on their way out included. */
-export function templatesInUse(observed: PodsOfSet): Set<string> {
-  const names = observed.pods.flatMap((pod) => pod.spec.resourceClaims ?? []).map((c) => c.resourceClaimTemplateName);
+/** Names of the claim templates that these pods refer to, those on their way out included. */
+export function templatesInUse(pods: readonly Pod[]): Set<string> {
+  const names = pods.flatMap((pod) => pod.spec.resourceClaims ?? []).map((c) => c.resourceClaimTemplateName);
   return new Set(names.filter((name) => name !== undefined));
 }
 
-function ownPods({ statefulSet, pods }: PodsOfSet): Pod[] {
+function ownPods({ statefulSet, pods }: Pick<PodsOfSet, "statefulSet" | "pods">): Pod[] {
   const uid = statefulSet?.metadata.uid;
   if (uid === undefined) return [];
   return pods.filter((pod) => pod.metadata.ownerReferences?.some((owner) => owner.controller && owner.uid === uid));

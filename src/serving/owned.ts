@@ -31,7 +31,7 @@ interface Service extends KubernetesObject {
     clusterIP?: "None";
     publishNotReadyAddresses?: boolean;
     selector: Record<string, string>;
-    ports: { name: string; port: number; targetPort: string }[];
+    ports: { name: string; port: number; targetPort: number; protocol: "TCP" }[];
   };
 }
 

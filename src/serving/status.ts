@@ -15,6 +15,7 @@ export interface Problem {
 /** What the API server holds for one LLMCluster. `pods` may hold more than its own: they are told apart by owner. */
 export interface Observed {
   statefulSet?: StatefulSet;
+  templateSettled: boolean;
   pods: readonly Pod[];
   gang?: Gang;
   problem?: Problem;

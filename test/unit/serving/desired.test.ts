@@ -155,6 +155,11 @@ describe("desired", () => {
     expect(ofKind<StatefulSet>(objects, "StatefulSet").spec.serviceName).toBe("llama-3-70b-a-ranks");
   });
 
+  test("a long start does not make a reservation last longer", () => {
+    const objects = desired(llmCluster({ startupTimeoutSeconds: 86_400 }));
+    expect(ofKind(objects, "Gang")).toHaveProperty("spec.scheduleTimeoutSeconds", 600);
+  });
+
   test("the disruption budget can be switched off", () => {
     const kinds = (enabled: boolean) =>
       desired(llmCluster({ podDisruptionBudget: { enabled, minAvailable: 2 } })).map((object) => object.kind);

@@ -22,23 +22,30 @@ describe("podsToReplace", () => {
     },
     { what: "pods of another StatefulSet are not ours", pods: [pod(0, { ...old, setUid: "other" })], replaced: [] },
   ])("$what", ({ pods, replaced }) => {
-    const doomed = podsToReplace(llmCluster(), { statefulSet: statefulSet(), pods });
+    const doomed = podsToReplace(llmCluster(), { statefulSet: statefulSet(), templateSettled: true, pods });
     expect(doomed.map((member) => member.metadata.uid)).toEqual(replaced);
   });
 
   test("nothing before the controller has seen the newest template: its revision is the old one's", () => {
     const set = statefulSet({ observedGeneration: 1, updateRevision: "other" }, 2);
-    expect(podsToReplace(llmCluster(), { statefulSet: set, pods: [pod(0), pod(1)] })).toEqual([]);
+    expect(podsToReplace(llmCluster(), { statefulSet: set, templateSettled: true, pods: [pod(0), pod(1)] })).toEqual(
+      [],
+    );
+  });
+
+  test("nothing while somebody's edit of the template is being undone: the pods are of the right revision", () => {
+    const observed = { statefulSet: statefulSet(), templateSettled: false, pods: [pod(0, old), pod(1, old)] };
+    expect(podsToReplace(llmCluster(), observed)).toEqual([]);
   });
 
   test("nothing without a StatefulSet or without its status", () => {
     const { status: _, ...bare } = statefulSet();
-    expect(podsToReplace(llmCluster(), { pods: [pod(0, old)] })).toEqual([]);
-    expect(podsToReplace(llmCluster(), { statefulSet: bare, pods: [pod(0, old)] })).toEqual([]);
+    expect(podsToReplace(llmCluster(), { templateSettled: true, pods: [pod(0, old)] })).toEqual([]);
+    expect(podsToReplace(llmCluster(), { statefulSet: bare, templateSettled: true, pods: [pod(0, old)] })).toEqual([]);
   });
 });
 
 test("a claim template is in use for as long as a pod that names it exists, on its way out or not", () => {
   const pods = [pod(0, { template: "a" }), pod(1, { template: "b", deleting: true })];
-  expect([...templatesInUse({ pods })].sort()).toEqual(["a", "b"]);
+  expect([...templatesInUse(pods)].sort()).toEqual(["a", "b"]);
 });

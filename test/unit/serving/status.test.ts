@@ -19,7 +19,7 @@ interface Row {
 const rows: Row[] = [
   {
     what: "nothing exists yet",
-    observed: { pods: [] },
+    observed: { templateSettled: true, pods: [] },
     ready: "0/2",
     conditions: [notReady, "Progressing=True/CreatingPods", degraded],
     says: "llama-3-70b-a-0 does not exist yet",
@@ -28,6 +28,7 @@ const rows: Row[] = [
     what: "pods wait for a placement: the Gang's explanation is told",
     observed: {
       statefulSet: statefulSet(),
+      templateSettled: true,
       pods: [pod(0, { ready: false }), pod(1, { ready: false })],
       gang: gang("nvlink-domain r1: needs 8 GPUs, 5 free"),
     },
@@ -37,39 +38,47 @@ const rows: Row[] = [
   },
   {
     what: "one of two is ready: an instance with a missing member does not serve",
-    observed: { statefulSet: statefulSet(), pods: [pod(0), pod(1, { ready: false, node: "node-2" })] },
+    observed: {
+      statefulSet: statefulSet(),
+      templateSettled: true,
+      pods: [pod(0), pod(1, { ready: false, node: "node-2" })],
+    },
     ready: "1/2",
     conditions: [notReady, "Progressing=True/StartingPods", degraded],
     says: "llama-3-70b-a-1 is not ready on node-2",
   },
   {
     what: "all are ready",
-    observed: { statefulSet: statefulSet(), pods: [pod(1), pod(0)] },
+    observed: { statefulSet: statefulSet(), templateSettled: true, pods: [pod(1), pod(0)] },
     ready: "2/2",
     conditions: ["Ready=True/AllMembersReady", "Progressing=False/Complete", degraded],
   },
   {
     what: "a ready pod on its way out does not count",
-    observed: { statefulSet: statefulSet(), pods: [pod(0), pod(1, { deleting: true })] },
+    observed: { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(1, { deleting: true })] },
     ready: "1/2",
     conditions: [notReady, "Progressing=True/CreatingPods", degraded],
     says: "llama-3-70b-a-1 is being deleted",
   },
   {
     what: "a pod of a StatefulSet that had the name before does not count",
-    observed: { statefulSet: statefulSet(), pods: [pod(0), pod(1, { setUid: "older" })] },
+    observed: { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(1, { setUid: "older" })] },
     ready: "1/2",
     conditions: [notReady, "Progressing=True/CreatingPods", degraded],
   },
   {
     what: "a surplus pod has no rank and does not count",
-    observed: { statefulSet: statefulSet(), pods: [pod(0), pod(2)] },
+    observed: { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(2)] },
     ready: "1/2",
     conditions: [notReady, "Progressing=True/CreatingPods", degraded],
   },
   {
     what: "members of an earlier revision still serve while the update begins",
-    observed: { statefulSet: statefulSet(), pods: [pod(0, { revision: "old" }), pod(1, { revision: "old" })] },
+    observed: {
+      statefulSet: statefulSet(),
+      templateSettled: true,
+      pods: [pod(0, { revision: "old" }), pod(1, { revision: "old" })],
+    },
     ready: "2/2",
     conditions: ["Ready=True/AllMembersReady", "Progressing=True/Updating", degraded],
   },
@@ -77,6 +86,7 @@ const rows: Row[] = [
     what: "the API server refuses the new spec while the old pods serve",
     observed: {
       statefulSet: statefulSet(),
+      templateSettled: true,
       pods: [pod(0), pod(1)],
       problem: { reason: "InvalidSpec", message: "spec.devices.matchAttribute: bad" },
     },
@@ -86,7 +96,11 @@ const rows: Row[] = [
   },
   {
     what: "somebody else's object has the name",
-    observed: { pods: [], problem: { reason: "NameConflict", message: "Service x is not ours" } },
+    observed: {
+      templateSettled: true,
+      pods: [],
+      problem: { reason: "NameConflict", message: "Service x is not ours" },
+    },
     ready: "0/2",
     conditions: [notReady, "Progressing=True/NameConflict", "Degraded=True/NameConflict"],
   },
@@ -111,21 +125,33 @@ describe("nextStatus", () => {
   });
 
   test("a condition keeps its time while its status stays, though reason and message change", () => {
-    const waiting = { statefulSet: statefulSet(), pods: [pod(0, { ready: false }), pod(1, { ready: false })] };
-    const starting = { statefulSet: statefulSet(), pods: [pod(0), pod(1, { ready: false, node: "n" })] };
+    const waiting = {
+      statefulSet: statefulSet(),
+      templateSettled: true,
+      pods: [pod(0, { ready: false }), pod(1, { ready: false })],
+    };
+    const starting = {
+      statefulSet: statefulSet(),
+      templateSettled: true,
+      pods: [pod(0), pod(1, { ready: false, node: "n" })],
+    };
     const first = nextStatus(llmCluster(), waiting, startMs);
     const second = nextStatus({ ...llmCluster(), status: first }, starting, startMs + 5_000);
     expect(second.conditions?.[1]).toMatchObject({
       reason: "StartingPods",
       lastTransitionTime: "2026-01-01T00:00:00Z",
     });
-    const done = { statefulSet: statefulSet(), pods: [pod(0), pod(1)] };
+    const done = { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(1)] };
     const third = nextStatus({ ...llmCluster(), status: second }, done, startMs + 7_900);
     expect(third.conditions?.[0]).toMatchObject({ status: "True", lastTransitionTime: "2026-01-01T00:00:07Z" });
   });
 
   describe("startup timeout", () => {
-    const stuck: Observed = { statefulSet: statefulSet(), pods: [pod(0), pod(1, { ready: false, node: "node-2" })] };
+    const stuck: Observed = {
+      statefulSet: statefulSet(),
+      templateSettled: true,
+      pods: [pod(0), pod(1, { ready: false, node: "node-2" })],
+    };
     const degradedAfter = (cluster: LLMCluster, delayMs: number) => {
       const status = nextStatus(cluster, stuck, startMs);
       return nextStatus({ ...cluster, status }, stuck, startMs + delayMs).conditions?.[2];
@@ -145,7 +171,7 @@ describe("nextStatus", () => {
     test("ends when the instance becomes Ready, and begins anew when it is lost again", () => {
       const cluster = llmCluster();
       const late = nextStatus({ ...cluster, status: nextStatus(cluster, stuck, startMs) }, stuck, startMs + 700_000);
-      const healthy = { statefulSet: statefulSet(), pods: [pod(0), pod(1)] };
+      const healthy = { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(1)] };
       const ready = nextStatus({ ...cluster, status: late }, healthy, startMs + 800_000);
       expect(ready.conditions?.[2]).toMatchObject({ status: "False", lastTransitionTime: "2026-01-01T00:13:20Z" });
       const lost = nextStatus({ ...cluster, status: ready }, stuck, startMs + 900_000);
@@ -157,7 +183,7 @@ describe("nextStatus", () => {
 
   test("a long instance names four members and counts the rest", () => {
     const cluster = llmCluster({ replicas: 8, gpusPerPod: 1 });
-    const message = nextStatus(cluster, { pods: [] }, startMs).conditions?.[0]?.message;
+    const message = nextStatus(cluster, { templateSettled: true, pods: [] }, startMs).conditions?.[0]?.message;
     expect(message).toMatch(/^0 of 8 pods are ready: .*llama-3-70b-a-3 does not exist yet, 4 more$/);
   });
 });
@@ -173,8 +199,12 @@ test("an LLMCluster that cannot be read is Degraded with all its problems", () =
 });
 
 describe("happenings", () => {
-  const waiting = { statefulSet: statefulSet(), pods: [pod(0, { ready: false }), pod(1, { ready: false })] };
-  const done = { statefulSet: statefulSet(), pods: [pod(0), pod(1)] };
+  const waiting = {
+    statefulSet: statefulSet(),
+    templateSettled: true,
+    pods: [pod(0, { ready: false }), pod(1, { ready: false })],
+  };
+  const done = { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0), pod(1)] };
   const reasons = (before: Observed | undefined, after: Observed, delayMs = 1000) => {
     const cluster = llmCluster();
     const first = before && nextStatus(cluster, before, startMs);
@@ -190,7 +220,7 @@ describe("happenings", () => {
     {
       what: "a member lost",
       before: done,
-      after: { statefulSet: statefulSet(), pods: [pod(0)] },
+      after: { statefulSet: statefulSet(), templateSettled: true, pods: [pod(0)] },
       told: ["Warning MembersNotReady", "Normal CreatingPods"],
     },
   ])("$what", ({ before, after, told }) => {
