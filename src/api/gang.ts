@@ -50,14 +50,14 @@ const podSet = withRules(
       rule: "!has(self.minCount) || self.minCount <= self.count",
       message: "minCount must not exceed count",
       messageExpression:
-        "'minCount (' + string(self.minCount) + ') must not exceed count (' + string(self.count) + '); lower minCount or raise count'",
+        "'minCount (%d) must not exceed count (%d); lower minCount or raise count'.format([self.minCount, self.count])",
       fieldPath: ".minCount",
     },
     {
       rule: "!has(self.slices) || self.slices.all(s, self.count % s.size == 0)",
       message: "every slice size must divide count; change the size or the count",
       messageExpression:
-        "'every slice size must divide count (' + string(self.count) + '); size ' + string(self.slices.filter(s, self.count % s.size != 0)[0].size) + ' does not'",
+        "'every slice size must divide count (%d), which %s do not; change the size or the count'.format([self.count, self.slices.filter(s, self.count % s.size != 0).map(s, s.size)])",
       fieldPath: ".slices",
     },
     {
@@ -115,7 +115,7 @@ export const gangSpec = withRules(
     {
       rule: `self.podSets.map(p, p.count).sum() <= ${maxPodSetCount}`,
       message: `a gang has at most ${maxPodSetCount} pods; split it into several gangs`,
-      messageExpression: `'a gang has at most ${maxPodSetCount} pods, the pod sets have ' + string(self.podSets.map(p, p.count).sum()) + '; split it into several gangs'`,
+      messageExpression: `'a gang has at most ${maxPodSetCount} pods, these pod sets have %d; split it into several gangs'.format([self.podSets.map(p, p.count).sum()])`,
       fieldPath: ".podSets",
     },
     {
@@ -127,7 +127,7 @@ export const gangSpec = withRules(
       rule: "!has(self.constraints) || self.constraints.all(c, !has(c.podSets) || c.podSets.all(n, self.podSets.exists(p, p.name == n)))",
       message: "constraints[].podSets must name pod sets of this gang (podSets[].name)",
       messageExpression:
-        "'constraints[].podSets must name pod sets of this gang, which are ' + self.podSets.map(p, p.name).join(', ')",
+        "'constraints[].podSets must name pod sets of this gang, which are %s'.format([self.podSets.map(p, p.name)])",
       fieldPath: ".constraints",
     },
   ],

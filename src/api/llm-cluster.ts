@@ -144,7 +144,7 @@ export const llmClusterSpec = withRules(
       rule: "self.tensorParallelSize == self.replicas * self.gpusPerPod",
       message: "tensorParallelSize must equal replicas × gpusPerPod; change one of the three",
       messageExpression:
-        "'tensorParallelSize must equal replicas × gpusPerPod, but ' + string(self.tensorParallelSize) + ' is not ' + string(self.replicas) + ' × ' + string(self.gpusPerPod) + ' = ' + string(self.replicas * self.gpusPerPod) + '; change one of the three'",
+        "'tensorParallelSize must equal replicas × gpusPerPod, but %d is not %d × %d = %d; change one of the three'.format([self.tensorParallelSize, self.replicas, self.gpusPerPod, self.replicas * self.gpusPerPod])",
       fieldPath: ".tensorParallelSize",
     },
     {
@@ -157,7 +157,7 @@ export const llmClusterSpec = withRules(
       rule: "self.podDisruptionBudget.minAvailable <= self.replicas",
       message: "podDisruptionBudget.minAvailable must not exceed replicas, the number of pods",
       messageExpression:
-        "'podDisruptionBudget.minAvailable (' + string(self.podDisruptionBudget.minAvailable) + ') must not exceed replicas (' + string(self.replicas) + '), the number of pods'",
+        "'podDisruptionBudget.minAvailable (%d) must not exceed replicas (%d), the number of pods'.format([self.podDisruptionBudget.minAvailable, self.replicas])",
       fieldPath: ".podDisruptionBudget.minAvailable",
     },
   ],

@@ -111,14 +111,14 @@ export const placementGroupSpec = withRules(
       rule: "!has(self.constraints) || self.constraints.all(c, !has(c.roles) || c.roles.all(r, self.members.exists(m, m.role == r)))",
       message: "constraints[].roles must name roles of this group (members[].role)",
       messageExpression:
-        "'constraints[].roles must name roles of this group, which are ' + self.members.map(m, m.role).join(', ')",
+        "'constraints[].roles must name roles of this group, which are %s'.format([self.members.map(m, m.role)])",
       fieldPath: ".constraints",
     },
     {
       rule: "!has(self.pairing) || self.pairing.all(p, self.members.exists(m, m.role == p.from) && self.members.exists(m, m.role == p.to))",
       message: "pairing[].from and pairing[].to must name roles of this group (members[].role)",
       messageExpression:
-        "'pairing[].from and pairing[].to must name roles of this group, which are ' + self.members.map(m, m.role).join(', ')",
+        "'pairing[].from and pairing[].to must name roles of this group, which are %s'.format([self.members.map(m, m.role)])",
       fieldPath: ".pairing",
     },
   ],
