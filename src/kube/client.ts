@@ -50,8 +50,8 @@ const defaultMaxConnections = 32;
 const keepAliveMs = 60_000;
 
 /**
- * Opens nothing until the first request. HTTP/1.1 on purpose: many connections are measurably faster than one
- * HTTP/2 session in Node, and one dead connection then costs one request, not all watches.
+ * Opens nothing until the first request. HTTP/1.1 on purpose: HTTP/2 was no faster (1,000 status patches, 64 at a time:
+ * about 900/s either way, the API server being the limit), and one dead connection then costs one request, not all watches.
  */
 export function createClient(connection: Connection, options: ClientOptions = {}): KubeClient {
   const { origin, prefix } = splitServer(connection.server);
