@@ -1,19 +1,18 @@
-import type { RejectionReason } from "../../api/placement.ts";
 import type { NodeInventory, NodeUsage } from "../../topology/inventory.ts";
+import { candidatesOf } from "./candidates.ts";
 import type { CompiledClaim } from "./claim.ts";
+import { type AllocationFailure, explainFailure, findShortage } from "./failure.ts";
+import { budgetUsedUp, createSearch, type Search, solve } from "./search.ts";
+
+export type { AllocationFailure } from "./failure.ts";
 
 /** Devices per claim, parallel to the claims given; within a claim by request, then by device index. */
 export interface DeviceChoice {
-  readonly claims: readonly { readonly devices: readonly { readonly request: string; readonly device: number }[] }[];
+  readonly claims: readonly ClaimDevices[];
 }
 
-/** Why the claims do not fit the node as it is; `resource` names a device class. */
-export interface AllocationFailure {
-  readonly reason: RejectionReason;
-  readonly message: string;
-  readonly needed: number;
-  readonly available: number;
-  readonly resource: string;
+export interface ClaimDevices {
+  readonly devices: readonly { readonly request: string; readonly device: number }[];
 }
 
 export interface AllocateOptions {
@@ -24,13 +23,23 @@ export interface AllocateOptions {
   readonly together?: readonly { readonly attribute: string; readonly value?: string }[];
   /** Attributes that name islands, broad to narrow; devices of one request come from as few and as small ones as fit. */
   readonly islands?: readonly string[];
+  /** Devices of this node that the same gang already has: where the fit is equally good, new ones come from their islands. */
+  readonly near?: readonly number[];
   /** Device trials after which the search gives up with reason `BudgetExceeded`. */
   readonly budget?: number;
 }
 
+const defaultIslands = [
+  "gpu.kllama.ai/nvlinkDomain",
+  "resource.kubernetes.io/numaNode",
+  "resource.kubernetes.io/pcieRoot",
+];
+const defaultBudget = 5_000;
+
 /**
- * Chooses devices for all claims of one pod on one node. Complete up to the budget, deterministic; `usage` is as
- * before when it returns.
+ * Chooses devices for all claims of one pod on one node. Complete up to the budget, deterministic; `usage` is not
+ * touched. Quality is that of the first answer of an ordered depth-first search: whole GPUs from the smallest island
+ * that holds them, partitions on GPUs already cut.
  */
 export function allocateOnNode(
   inventory: NodeInventory,
@@ -38,9 +47,56 @@ export function allocateOnNode(
   claims: readonly CompiledClaim[],
   options: AllocateOptions = {},
 ): DeviceChoice | AllocationFailure {
-  throw new Error(`not implemented: ${inventory.node} ${usage.used.length} ${claims.length} ${options.budget}`);
+  const search = createSearch(inventory, usage, claims, {
+    together: options.together ?? [],
+    islands: options.islands ?? defaultIslands,
+    near: options.near ?? [],
+    budget: options.budget ?? defaultBudget,
+  });
+  try {
+    const shortage = search.steps.length > 1 ? findShortage(search) : undefined;
+    if (shortage !== undefined) return shortage;
+    if (solve(search, 0)) return answer(search, claims);
+  } catch (thrown) {
+    if (thrown === budgetUsedUp) return budgetFailure(search);
+    throw thrown;
+  }
+  return explainFailure(search);
 }
 
 export function isAllocationFailure(value: DeviceChoice | AllocationFailure): value is AllocationFailure {
   return "reason" in value;
+}
+
+/**
+ * Devices of the node that a request of the claim selects with any of its alternatives, whoever holds them: indices,
+ * ascending.
+ */
+export function matchingDevices(inventory: NodeInventory, claim: CompiledClaim, request: number): readonly number[] {
+  const alternatives = claim.requests[request]?.alternatives ?? [];
+  const [only] = alternatives;
+  if (alternatives.length === 1 && only !== undefined) return candidatesOf(inventory, claim, only).usable;
+  const devices = new Set(alternatives.flatMap((alternative) => candidatesOf(inventory, claim, alternative).usable));
+  return [...devices].sort((a, b) => a - b);
+}
+
+function answer({ steps, taken }: Search, claims: readonly CompiledClaim[]): DeviceChoice {
+  const devices: { request: string; device: number }[][] = claims.map(() => []);
+  const sorted = [...taken].sort((a, b) => a.step - b.step || a.device - b.device);
+  for (const { step, choice, device } of sorted) {
+    const { claim, choices } = steps[step]!;
+    devices[claim]!.push({ request: choices[choice]!.alternative.name, device });
+  }
+  return { claims: devices.map((list) => ({ devices: list })) };
+}
+
+function budgetFailure({ inventory, steps, budget }: Search): AllocationFailure {
+  const needed = steps.reduce((sum, { choices }) => sum + choices[0]!.alternative.count, 0);
+  return {
+    reason: "BudgetExceeded",
+    message: `node ${inventory.node}: no devices found within ${budget} trials; a larger budget may find some`,
+    needed,
+    available: 0,
+    resource: steps[0]?.choices[0]?.alternative.className ?? "devices",
+  };
 }

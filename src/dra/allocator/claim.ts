@@ -1,7 +1,16 @@
-import type { DeviceToleration, ResourceClaimSpec } from "../../api/kubernetes.ts";
+import type {
+  DeviceConstraint,
+  DeviceRequest,
+  DeviceSelector,
+  DeviceToleration,
+  ExactDeviceRequest,
+  ResourceClaimSpec,
+} from "../../api/kubernetes.ts";
 import type { RejectionReason } from "../../api/placement.ts";
-import type { DeviceEntry } from "../../topology/inventory.ts";
+import { parseNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
+import { compileExpression, type DeviceExpression } from "./cel.ts";
+import { driversOf } from "./class-drivers.ts";
 
 /** Why a claim cannot be planned at all, on any node: the object, the field and the remedy are named. */
 export interface ClaimProblem {
@@ -18,8 +27,12 @@ export interface CompiledAlternative {
   /** Devices wanted; 0 with mode `All`. */
   readonly count: number;
   readonly tolerations: readonly DeviceToleration[];
-  /** Class and request selectors; an error is a fault of the expression on this device. */
-  readonly matches: (entry: DeviceEntry) => boolean | { readonly error: string };
+  /** Class selectors, then the request's own; all of them must be true. */
+  readonly selectors: readonly DeviceExpression[];
+  /** Least capacity that a device must have, in billionths, by name as the request says it. */
+  readonly capacity: ReadonlyMap<string, bigint>;
+  /** Alternatives with an equal key select the same devices. */
+  readonly selectionKey: string;
 }
 
 export interface CompiledRequest {
@@ -29,6 +42,7 @@ export interface CompiledRequest {
 
 export interface CompiledConstraint {
   readonly kind: "match" | "distinct";
+  /** Fully qualified. */
   readonly attribute: string;
   /** Per request and alternative: does the constraint cover it? */
   readonly covers: readonly (readonly boolean[])[];
@@ -43,15 +57,217 @@ export interface CompiledClaim {
   readonly managedDrivers: ReadonlySet<string>;
 }
 
-/** Compiles a claim's spec against its device classes. Results may only be of managed drivers. */
+/** `k8s.io/api/resource/v1`: AllocationResultsMaxSize. */
+export const maxDevicesPerClaim = 32;
+
+/**
+ * Compiles a claim's spec against its device classes. Results may only be of managed drivers. What kllama does not
+ * know of, unknown fields included, is refused by its name: allocating without it would give devices that the claim
+ * did not ask for.
+ */
 export function compileClaim(
   spec: ResourceClaimSpec,
   classes: ReadonlyMap<string, DeviceClassRecord>,
   managedDrivers: ReadonlySet<string>,
 ): CompiledClaim | ClaimProblem {
-  throw new Error(`not implemented: ${spec.devices?.requests?.length} ${classes.size} ${managedDrivers.size}`);
+  try {
+    const context: Context = { classes, managedDrivers };
+    onlyFields(spec, "spec", ["devices"]);
+    onlyFields(spec.devices ?? {}, "spec.devices", ["requests", "constraints", "config"]);
+    const requests = (spec.devices?.requests ?? []).map((request, i) =>
+      compileRequest(request, `spec.devices.requests[${i}]`, context),
+    );
+    refuseMixedDrivers(requests, context);
+    const constraints = (spec.devices?.constraints ?? []).map((constraint, i) =>
+      compileConstraint(constraint, `spec.devices.constraints[${i}]`, requests),
+    );
+    const least = requests.reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(leastDevices)), 0);
+    if (least > maxDevicesPerClaim) {
+      throw unsupported(
+        `the requests need ${least} devices, a claim holds at most ${maxDevicesPerClaim}; split it into several claims`,
+      );
+    }
+    return { shape: shapeOf(requests, constraints), requests, constraints, managedDrivers };
+  } catch (error) {
+    if (error instanceof Refusal) return { reason: error.reason, message: error.message };
+    throw error;
+  }
 }
 
 export function isClaimProblem(value: CompiledClaim | ClaimProblem): value is ClaimProblem {
   return "reason" in value;
+}
+
+interface Context {
+  classes: ReadonlyMap<string, DeviceClassRecord>;
+  managedDrivers: ReadonlySet<string>;
+}
+
+class Refusal extends Error {
+  readonly reason: RejectionReason;
+
+  constructor(reason: RejectionReason, message: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+function unsupported(message: string): Refusal {
+  return new Refusal("UnsupportedClaim", message);
+}
+
+const alternativeFields = [
+  "deviceClassName",
+  "selectors",
+  "allocationMode",
+  "count",
+  "adminAccess",
+  "tolerations",
+  "capacity",
+];
+
+function compileRequest(request: DeviceRequest, path: string, context: Context): CompiledRequest {
+  onlyFields(request, path, ["name", "exactly", "firstAvailable"]);
+  const { name, exactly, firstAvailable } = request;
+  if (exactly !== undefined) {
+    onlyFields(exactly, `${path}.exactly`, alternativeFields);
+    return { name, alternatives: [compileAlternative(exactly, name, `${path}.exactly`, context)] };
+  }
+  if (firstAvailable === undefined || firstAvailable.length === 0) {
+    throw unsupported(`${path} (request ${name}) has neither exactly nor firstAvailable; set one of them`);
+  }
+  const alternatives = firstAvailable.map((subrequest, i) => {
+    const where = `${path}.firstAvailable[${i}]`;
+    onlyFields(subrequest, where, ["name", ...alternativeFields]);
+    return compileAlternative(subrequest, `${name}/${subrequest.name}`, where, context);
+  });
+  return { name, alternatives };
+}
+
+function compileAlternative(
+  wanted: ExactDeviceRequest,
+  name: string,
+  path: string,
+  { classes, managedDrivers }: Context,
+): CompiledAlternative {
+  const deviceClass = classes.get(wanted.deviceClassName);
+  if (deviceClass === undefined) {
+    const message = `${path} (request ${name}): DeviceClass ${JSON.stringify(wanted.deviceClassName)} does not exist; create it or name another`;
+    throw new Refusal("NoMatchingDevice", message);
+  }
+  if (wanted.adminAccess === true) {
+    throw unsupported(`${path}.adminAccess (request ${name}) is not supported; remove it or use another scheduler`);
+  }
+  const mode = wanted.allocationMode ?? "ExactCount";
+  if (mode !== "ExactCount" && mode !== "All") {
+    throw unsupported(`${path}.allocationMode (request ${name}) ${JSON.stringify(mode)} is not known; use ExactCount`);
+  }
+  const count = mode === "All" ? 0 : (wanted.count ?? 1);
+  if (mode === "ExactCount" && !(Number.isSafeInteger(count) && count > 0)) {
+    throw unsupported(`${path}.count (request ${name}) is ${count}; it must be a whole number above 0`);
+  }
+  const selectors = [
+    ...compileSelectors(deviceClass.selectors, `DeviceClass ${deviceClass.name} spec.selectors`),
+    ...compileSelectors(wanted.selectors ?? [], `${path}.selectors`),
+  ];
+  const tolerations = wanted.tolerations ?? [];
+  const capacity = leastCapacity(wanted, `${path}.capacity`);
+  const texts = selectors.map(({ text }) => text);
+  const selectionKey = JSON.stringify([texts, tolerations, [...capacity].map(String), [...managedDrivers].sort()]);
+  return { name, className: deviceClass.name, mode, count, tolerations, selectors, capacity, selectionKey };
+}
+
+function compileSelectors(selectors: readonly DeviceSelector[], path: string): DeviceExpression[] {
+  return selectors.map((selector, i) => {
+    onlyFields(selector, `${path}[${i}]`, ["cel"]);
+    const text = selector.cel?.expression;
+    if (text === undefined) throw unsupported(`${path}[${i}] has no cel.expression; only CEL selectors are supported`);
+    const compiled = compileExpression(text);
+    if (!("problem" in compiled)) return compiled;
+    throw unsupported(
+      `${path}[${i}].cel.expression ${JSON.stringify(text)}: ${compiled.problem}; correct the expression`,
+    );
+  });
+}
+
+function leastCapacity(wanted: ExactDeviceRequest, path: string): Map<string, bigint> {
+  onlyFields(wanted.capacity ?? {}, path, ["requests"]);
+  const least = new Map<string, bigint>();
+  for (const [name, text] of Object.entries(wanted.capacity?.requests ?? {})) {
+    try {
+      least.set(name, parseNano(text));
+    } catch (error) {
+      throw unsupported(`${path}.requests[${name}]: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return least;
+}
+
+function compileConstraint(
+  constraint: DeviceConstraint,
+  path: string,
+  requests: readonly CompiledRequest[],
+): CompiledConstraint {
+  onlyFields(constraint, path, ["requests", "matchAttribute", "distinctAttribute"]);
+  const { matchAttribute, distinctAttribute } = constraint;
+  const attribute = matchAttribute ?? distinctAttribute;
+  if (attribute === undefined || (matchAttribute !== undefined && distinctAttribute !== undefined)) {
+    throw unsupported(`${path} must set one of matchAttribute and distinctAttribute`);
+  }
+  const named = constraint.requests ?? [];
+  const covers = requests.map(({ name, alternatives }) =>
+    alternatives.map((alternative) => named.length === 0 || named.includes(name) || named.includes(alternative.name)),
+  );
+  for (const name of named) {
+    const known = requests.some(
+      (request) => request.name === name || request.alternatives.some((a) => a.name === name),
+    );
+    if (!known) throw unsupported(`${path}.requests names ${JSON.stringify(name)}, which is no request of the claim`);
+  }
+  return { kind: matchAttribute === undefined ? "distinct" : "match", attribute, covers };
+}
+
+/** Results of several schedulers' drivers in one claim cannot be held: nobody would own all of its devices. */
+function refuseMixedDrivers(requests: readonly CompiledRequest[], { classes, managedDrivers }: Context): void {
+  const owners = requests.flatMap(({ alternatives }) =>
+    alternatives.map((alternative) => ({
+      alternative,
+      foreign: foreignDriver(alternative, { classes, managedDrivers }),
+    })),
+  );
+  const foreign = owners.find((owner) => owner.foreign !== undefined);
+  if (foreign === undefined) return;
+  const detail = `request ${foreign.alternative.name} (DeviceClass ${foreign.alternative.className}) asks for devices of driver ${foreign.foreign}, which kllama does not manage`;
+  if (owners.every((owner) => owner.foreign !== undefined)) {
+    throw unsupported(`${detail}; leave the claim to kube-scheduler or add the driver to the managed ones`);
+  }
+  const message = `${detail}, beside devices of managed drivers; put them into claims of their own`;
+  throw new Refusal("MixedDrivers", message);
+}
+
+/** A driver that the alternative's class asks for, when none of those it asks for is managed. */
+function foreignDriver(alternative: CompiledAlternative, { classes, managedDrivers }: Context): string | undefined {
+  const deviceClass = classes.get(alternative.className);
+  const drivers = deviceClass === undefined ? [] : driversOf(deviceClass);
+  return drivers.some((driver) => managedDrivers.has(driver)) ? undefined : drivers[0];
+}
+
+function leastDevices(alternative: CompiledAlternative): number {
+  return alternative.mode === "All" ? 1 : alternative.count;
+}
+
+function shapeOf(requests: readonly CompiledRequest[], constraints: readonly CompiledConstraint[]): string {
+  const parts = requests.map(({ name, alternatives }) => [
+    name,
+    alternatives.map((a) => [a.name, a.className, a.mode, a.count, a.selectionKey]),
+  ]);
+  return JSON.stringify([parts, constraints]);
+}
+
+/** A field that is not known here may change what the claim asks for. */
+function onlyFields(value: object, path: string, known: readonly string[]): void {
+  const stranger = Object.keys(value).find((field) => !known.includes(field));
+  if (stranger !== undefined) {
+    throw unsupported(`${path}.${stranger} is a feature that kllama does not support; remove it from the claim`);
+  }
 }

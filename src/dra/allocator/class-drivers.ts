@@ -33,7 +33,7 @@ export function claimOwnership(
 }
 
 /** Driver names that the class's selectors compare `device.driver` with; empty: the class does not name any. */
-function driversOf(deviceClass: DeviceClassRecord): string[] {
+export function driversOf(deviceClass: DeviceClassRecord): string[] {
   const drivers: string[] = [];
   for (const selector of deviceClass.selectors) {
     const expression = selector.cel?.expression ?? "";

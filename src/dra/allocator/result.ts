@@ -1,9 +1,17 @@
-import type { AllocationResult, ResourceClaimSpec } from "../../api/kubernetes.ts";
+import type {
+  AllocationResult,
+  DeviceRequest,
+  DeviceRequestAllocationResult,
+  ExactDeviceRequest,
+  ResourceClaimSpec,
+} from "../../api/kubernetes.ts";
 import type { DeviceEntry } from "../../topology/inventory.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
 
+type AllocationConfig = NonNullable<NonNullable<AllocationResult["devices"]>["config"]>;
+
 /**
- * `status.allocation` as kube-scheduler's allocator would write it for these devices.
+ * `status.allocation` as kube-scheduler's allocator would write it for these devices; `request` as in `DeviceChoice`.
  * `timestamp`: RFC 3339 in whole seconds; without it the binding fails with "status.allocation: field is immutable".
  */
 export function toAllocation(
@@ -13,5 +21,77 @@ export function toAllocation(
   nodeName: string,
   timestamp: string,
 ): AllocationResult {
-  throw new Error(`not implemented: ${spec} ${classes.size} ${placed.length} ${nodeName} ${timestamp}`);
+  const results = placed.map(({ request, device }) => toResult(spec, request, device));
+  const chosen = new Set(placed.map(({ request }) => request));
+  const config = [...classConfig(spec, classes, chosen), ...claimConfig(spec, chosen)];
+  const onNode = { key: "metadata.name", operator: "In" as const, values: [nodeName] };
+  return {
+    devices: { results, ...(config.length === 0 ? {} : { config }) },
+    nodeSelector: { nodeSelectorTerms: [{ matchFields: [onNode] }] },
+    allocationTimestamp: timestamp,
+  };
+}
+
+function toResult(
+  spec: ResourceClaimSpec,
+  request: string,
+  { driver, pool, name, device }: DeviceEntry,
+): DeviceRequestAllocationResult {
+  const { bindingConditions = [], bindingFailureConditions = [] } = device;
+  const tolerations = chosenAlternatives(spec, new Set([request]))[0]?.wanted.tolerations ?? [];
+  return {
+    request,
+    driver,
+    pool,
+    device: name,
+    ...(tolerations.length === 0 ? {} : { tolerations }),
+    ...(bindingConditions.length === 0 ? {} : { bindingConditions }),
+    ...(bindingFailureConditions.length === 0 ? {} : { bindingFailureConditions }),
+  };
+}
+
+interface ChosenAlternative {
+  request: DeviceRequest;
+  /** `request` or `request/subrequest`. */
+  name: string;
+  wanted: ExactDeviceRequest;
+}
+
+/** Per request of the claim, what its devices were chosen for. */
+function chosenAlternatives(spec: ResourceClaimSpec, chosen: ReadonlySet<string>): ChosenAlternative[] {
+  return (spec.devices?.requests ?? []).flatMap((request) => {
+    const alternatives =
+      request.exactly === undefined
+        ? (request.firstAvailable ?? []).map((wanted) => ({ request, name: `${request.name}/${wanted.name}`, wanted }))
+        : [{ request, name: request.name, wanted: request.exactly }];
+    return alternatives.filter(({ name }) => chosen.has(name));
+  });
+}
+
+/** Each class's configuration once, for all requests that use the class. */
+function classConfig(
+  spec: ResourceClaimSpec,
+  classes: ReadonlyMap<string, DeviceClassRecord>,
+  chosen: ReadonlySet<string>,
+): AllocationConfig {
+  const requestsOf = new Map<string, string[]>();
+  for (const { name, wanted } of chosenAlternatives(spec, chosen)) {
+    const requests = requestsOf.get(wanted.deviceClassName) ?? [];
+    requestsOf.set(wanted.deviceClassName, [...requests, name]);
+  }
+  return [...requestsOf].flatMap(([className, requests]) =>
+    (classes.get(className)?.config ?? []).map((config) => ({ source: "FromClass" as const, requests, ...config })),
+  );
+}
+
+/** The claim's own configuration, as far as it is for everything or for something that was chosen. */
+function claimConfig(spec: ResourceClaimSpec, chosen: ReadonlySet<string>): AllocationConfig {
+  const alternatives = chosenAlternatives(spec, chosen);
+  return (spec.devices?.config ?? [])
+    .filter(({ requests = [] }) => {
+      const applies = ({ request, name }: ChosenAlternative) =>
+        requests.includes(request.name) || requests.includes(name);
+      return requests.length === 0 || alternatives.some(applies);
+    })
+    .map((config) => ({ source: "FromClaim" as const, ...config }));
 }

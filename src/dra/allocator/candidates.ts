@@ -1,0 +1,140 @@
+import type { DeviceTaint, DeviceToleration } from "../../api/kubernetes.ts";
+import { attributeValue, type DeviceEntry, type NodeInventory } from "../../topology/inventory.ts";
+import { parseNano } from "../../topology/quantity.ts";
+import type { CompiledAlternative, CompiledClaim } from "./claim.ts";
+
+/** What a node has for one alternative of a request, whoever holds it: device indices, ascending. */
+export interface Candidates {
+  /** Selected, tolerable and allocatable. */
+  readonly usable: readonly number[];
+  /** Selected, yet never given: their taints are not tolerated, or they can be shared (consumable capacity). */
+  readonly withheld: readonly { readonly device: number; readonly why: string }[];
+  /** Every usable device is a GPU of its own or takes nearly all of one; else some are partitions. */
+  readonly whole: boolean;
+  /** First selector that failed on a device, with the reason; the device counts as not selected. */
+  readonly error?: string;
+  /** Devices selected that are of drivers which are not managed. */
+  readonly foreign: number;
+}
+
+const maxShapes = 64;
+/** Per inventory, by the selection's key. Selection depends on nothing else, so claims share it. */
+const remembered = new WeakMap<NodeInventory, Map<string, Candidates>>();
+
+/** Devices of the node that an alternative of the claim selects. */
+export function candidatesOf(
+  inventory: NodeInventory,
+  claim: CompiledClaim,
+  alternative: CompiledAlternative,
+): Candidates {
+  let known = remembered.get(inventory);
+  if (known === undefined || known.size > maxShapes) {
+    known = new Map();
+    remembered.set(inventory, known);
+  }
+  let candidates = known.get(alternative.selectionKey);
+  if (candidates === undefined) {
+    candidates = select(inventory, claim, alternative);
+    known.set(alternative.selectionKey, candidates);
+  }
+  return candidates;
+}
+
+function select(inventory: NodeInventory, claim: CompiledClaim, alternative: CompiledAlternative): Candidates {
+  const usable: number[] = [];
+  const withheld: { device: number; why: string }[] = [];
+  let foreign = 0;
+  let error: string | undefined;
+  for (const entry of inventory.devices) {
+    const verdict = selects(alternative, entry);
+    if (verdict === false) continue;
+    if (!claim.managedDrivers.has(entry.driver)) foreign += verdict === true ? 1 : 0;
+    else if (verdict !== true) error ??= `${verdict.error} (device ${entry.key})`;
+    else {
+      const why = obstacle(entry, alternative.tolerations);
+      if (why === undefined) usable.push(entry.index);
+      else withheld.push({ device: entry.index, why });
+    }
+  }
+  const whole = usable.every((device) => takesNearlyAll(inventory, inventory.devices[device]!));
+  return { usable, withheld, whole, foreign, ...(error === undefined ? {} : { error }) };
+}
+
+/**
+ * An expression that fails on a device does not select it. kube-scheduler gives up the whole pod when its search meets
+ * such a device; leaving the device out is as safe, and the error is told when the claim finds no place.
+ */
+function selects(alternative: CompiledAlternative, entry: DeviceEntry): boolean | { error: string } {
+  for (const selector of alternative.selectors) {
+    const verdict = selector.matches(entry);
+    if (verdict === false) return false;
+    if (verdict !== true) return { error: `${JSON.stringify(selector.text)}: ${verdict.error}` };
+  }
+  for (const [name, least] of alternative.capacity) {
+    const capacity = entry.device.capacity?.[name];
+    if (capacity === undefined || parseNano(capacity.value) < least) return false;
+  }
+  return true;
+}
+
+function obstacle(entry: DeviceEntry, tolerations: readonly DeviceToleration[]): string | undefined {
+  if (entry.device.allowMultipleAllocations === true) {
+    return "may be allocated several times (consumable capacity), which is not supported";
+  }
+  const taint = (entry.device.taints ?? []).find((t) => forbids(t) && !tolerations.some((one) => tolerates(one, t)));
+  return taint === undefined ? undefined : `has the taint ${taint.key}:${taint.effect}, which is not tolerated`;
+}
+
+function forbids(taint: DeviceTaint): boolean {
+  return taint.effect === "NoSchedule" || taint.effect === "NoExecute";
+}
+
+/** `k8s.io/dynamic-resource-allocation/resourceclaim`: ToleratesTaint. */
+function tolerates(toleration: DeviceToleration, taint: DeviceTaint): boolean {
+  if ((toleration.effect ?? "") !== "" && toleration.effect !== taint.effect) return false;
+  if ((toleration.key ?? "") !== "" && toleration.key !== taint.key) return false;
+  if (toleration.operator === "Exists") return true;
+  const equal = (toleration.operator ?? "Equal") === "Equal";
+  return equal && (toleration.value ?? "") === (taint.value ?? "");
+}
+
+/** Steers the order of trials only: little is left of the GPU for others. */
+function takesNearlyAll(inventory: NodeInventory, entry: DeviceEntry): boolean {
+  const shares = entry.counters.map(({ counter, amount }) => amount / Math.max(1, inventory.counterCapacity[counter]!));
+  return shares.reduce((sum, share) => sum + share, 0) >= 0.75 * shares.length;
+}
+
+/** Value of one attribute per device, as small numbers; -1 where a device lacks it. */
+export interface AttributeColumn {
+  readonly values: Int32Array;
+  readonly numberOf: ReadonlyMap<string, number>;
+}
+
+const columns = new WeakMap<NodeInventory, Map<string, AttributeColumn>>();
+
+export function attributeColumn(inventory: NodeInventory, attribute: string): AttributeColumn {
+  let known = columns.get(inventory);
+  if (known === undefined || known.size > maxShapes) {
+    known = new Map();
+    columns.set(inventory, known);
+  }
+  let column = known.get(attribute);
+  if (column === undefined) {
+    column = readColumn(inventory, attribute);
+    known.set(attribute, column);
+  }
+  return column;
+}
+
+function readColumn(inventory: NodeInventory, attribute: string): AttributeColumn {
+  const values = new Int32Array(inventory.devices.length).fill(-1);
+  const numberOf = new Map<string, number>();
+  for (const entry of inventory.devices) {
+    const value = attributeValue(entry, attribute);
+    if (value === undefined) continue;
+    const number = numberOf.get(value) ?? numberOf.size;
+    numberOf.set(value, number);
+    values[entry.index] = number;
+  }
+  return { values, numberOf };
+}

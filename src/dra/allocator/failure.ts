@@ -1,0 +1,126 @@
+import type { RejectionReason } from "../../api/placement.ts";
+import { allIsKnown, isFree, type Rule, type Search, type Step, type StepChoice } from "./search.ts";
+
+/** Why the claims do not fit the node as it is; `resource` names a device class. */
+export interface AllocationFailure {
+  readonly reason: RejectionReason;
+  readonly message: string;
+  readonly needed: number;
+  readonly available: number;
+  readonly resource: string;
+}
+
+/** The first request, or sum of requests for the same devices, that the node cannot satisfy whatever is chosen. */
+export function findShortage(search: Search): AllocationFailure | undefined {
+  const wanted = new Map<string, number>();
+  for (const step of search.steps) {
+    const shortages = step.choices.map((choice) => shortageOf(search, choice));
+    const first = shortages.every((shortage) => shortage !== undefined) ? shortages[0] : undefined;
+    if (first !== undefined) return first;
+    const choice = step.choices[0]!;
+    if (step.choices.length > 1 || choice.alternative.mode === "All") continue;
+    const { selectionKey, count, className } = choice.alternative;
+    const sum = (wanted.get(selectionKey) ?? 0) + count;
+    wanted.set(selectionKey, sum);
+    const available = free(search, choice).length;
+    if (sum > available) return insufficient(search, className, sum, available, "");
+  }
+  return undefined;
+}
+
+/** What blocked a search that found nothing. */
+export function explainFailure(search: Search): AllocationFailure {
+  const shortage = findShortage(search);
+  if (shortage !== undefined) return shortage;
+  for (const step of search.steps) {
+    const blocked = constraintShortage(search, step);
+    if (blocked !== undefined) return blocked;
+  }
+  const { className } = search.steps[0]!.choices[0]!.alternative;
+  const needed = search.steps.reduce((sum, { choices }) => sum + choices[0]!.alternative.count, 0);
+  const available = new Set(search.steps.flatMap(({ choices }) => choices.flatMap((choice) => free(search, choice))))
+    .size;
+  return insufficient(search, className, needed, available, " that satisfy all requests and constraints together");
+}
+
+function shortageOf(search: Search, choice: StepChoice): AllocationFailure | undefined {
+  const { alternative, candidates } = choice;
+  const all = alternative.mode === "All";
+  if (candidates.usable.length === 0 || (all && !allIsKnown(search, candidates))) return noMatch(search, choice);
+  const needed = all ? candidates.usable.length : alternative.count;
+  const available = free(search, choice).length;
+  return available < needed ? insufficient(search, alternative.className, needed, available, "") : undefined;
+}
+
+function noMatch({ inventory }: Search, { alternative, candidates }: StepChoice): AllocationFailure {
+  const { withheld, error, foreign, usable } = candidates;
+  const all = alternative.mode === "All" ? ", and allocationMode All needs every device that is selected" : "";
+  const found =
+    usable.length === 0
+      ? `no device of node ${inventory.node} is selected`
+      : `not all devices of node ${inventory.node} can be given`;
+  const details = [
+    ...(error === undefined ? [] : [`a selector failed: ${error}; guard the expression, for example with has()`]),
+    ...(withheld[0] === undefined
+      ? []
+      : [`${withheld.length} selected but withheld: ${inventory.devices[withheld[0].device]!.key} ${withheld[0].why}`]),
+    ...(foreign === 0 ? [] : [`${foreign} selected of drivers that kllama does not manage`]),
+    ...inventory.problems.map(({ message }) => message),
+  ];
+  return {
+    reason: "NoMatchingDevice",
+    message: `request ${alternative.name} (DeviceClass ${alternative.className}): ${found}${all}${details.map((d) => `; ${d}`).join("")}`,
+    needed: Math.max(1, alternative.count),
+    available: 0,
+    resource: alternative.className,
+  };
+}
+
+/** The largest set with one value of a match constraint, when it is too small for the request. */
+function constraintShortage(search: Search, { choices }: Step): AllocationFailure | undefined {
+  const choice = choices[0]!;
+  const { alternative, rules } = choice;
+  for (const rule of rules) {
+    const sizes = valueCounts(rule, free(search, choice));
+    const available = rule.kind === "distinct" ? sizes.size : Math.max(0, ...sizes.values());
+    if (available >= alternative.count) continue;
+    const what = rule.kind === "distinct" ? "different values" : "one value";
+    return insufficient(
+      search,
+      alternative.className,
+      alternative.count,
+      available,
+      ` with ${what} of ${rule.attribute}`,
+    );
+  }
+  return undefined;
+}
+
+function valueCounts({ column, pinned }: Rule, devices: readonly number[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const device of devices) {
+    const value = column.values[device]!;
+    if (value >= 0 && (pinned === undefined || pinned === value)) counts.set(value, (counts.get(value) ?? 0) + 1);
+  }
+  return counts;
+}
+
+function free(search: Search, { candidates }: StepChoice): number[] {
+  return candidates.usable.filter((device) => isFree(search, device));
+}
+
+function insufficient(
+  { inventory }: Search,
+  resource: string,
+  needed: number,
+  available: number,
+  qualifier: string,
+): AllocationFailure {
+  return {
+    reason: "InsufficientDevices",
+    message: `node ${inventory.node}: ${needed} devices of DeviceClass ${resource}${qualifier} are needed, ${available} are free`,
+    needed,
+    available,
+    resource,
+  };
+}

@@ -1,0 +1,269 @@
+import type { NodeInventory, NodeUsage } from "../../topology/inventory.ts";
+import { type AttributeColumn, attributeColumn, type Candidates, candidatesOf } from "./candidates.ts";
+import { type CompiledAlternative, type CompiledClaim, maxDevicesPerClaim } from "./claim.ts";
+import { countersFit, orderPartitions, orderPlacements, orderWhole, type PartitionState, take } from "./order.ts";
+
+/** One request of one claim, in the order in which they are satisfied. */
+export interface Step {
+  readonly claim: number;
+  readonly request: number;
+  readonly choices: readonly StepChoice[];
+}
+
+export interface StepChoice {
+  readonly alternative: CompiledAlternative;
+  readonly candidates: Candidates;
+  /** Constraints that cover the devices of this choice. */
+  readonly rules: readonly Rule[];
+}
+
+/** A constraint at work: the values that its devices have so far, with how many have each. */
+export interface Rule {
+  readonly kind: "match" | "distinct";
+  readonly attribute: string;
+  readonly column: AttributeColumn;
+  /** The only value allowed from the start, or undefined. */
+  readonly pinned: number | undefined;
+  readonly counts: Map<number, number>;
+}
+
+export interface Taken {
+  readonly step: number;
+  readonly choice: number;
+  readonly device: number;
+}
+
+/** Everything the depth-first search needs; `state` is its own copy of what is held. */
+export interface Search {
+  readonly inventory: NodeInventory;
+  readonly steps: readonly Step[];
+  readonly islands: readonly AttributeColumn[];
+  readonly near: readonly number[];
+  readonly state: PartitionState;
+  readonly taken: Taken[];
+  readonly takenPerClaim: number[];
+  readonly budget: number;
+  trials: number;
+  /** Devices that are alike for every request and rule; made when the search turns out to be long. */
+  signatures: readonly string[] | undefined;
+}
+
+const trialsBeforeSignatures = 64;
+
+/** Thrown out of the recursion when the budget is used up. */
+export const budgetUsedUp = Symbol("budget used up");
+
+export function createSearch(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  claims: readonly CompiledClaim[],
+  options: {
+    together: readonly { attribute: string; value?: string }[];
+    islands: readonly string[];
+    near: readonly number[];
+    budget: number;
+  },
+): Search {
+  const common = options.together.map(({ attribute, value }) => {
+    const rule = createRule(inventory, "match", attribute);
+    return value === undefined ? rule : { ...rule, pinned: rule.column.numberOf.get(value) ?? -1 };
+  });
+  const state = {
+    held: usage.used.slice(),
+    counterUsed: usage.counterUsed.slice(),
+    groupHeld: new Int32Array(inventory.groups),
+  };
+  for (const [device, holders] of usage.used.entries()) {
+    if (holders > 0) state.groupHeld[inventory.devices[device]!.group]! += 1;
+  }
+  return {
+    inventory,
+    steps: claims.flatMap((claim, position) => stepsOf(inventory, claim, position, common)),
+    islands: options.islands.map((attribute) => attributeColumn(inventory, attribute)),
+    near: options.near,
+    state,
+    taken: [],
+    takenPerClaim: claims.map(() => 0),
+    budget: options.budget,
+    trials: 0,
+    signatures: undefined,
+  };
+}
+
+function createRule(inventory: NodeInventory, kind: "match" | "distinct", attribute: string): Rule {
+  return { kind, attribute, column: attributeColumn(inventory, attribute), pinned: undefined, counts: new Map() };
+}
+
+function stepsOf(inventory: NodeInventory, claim: CompiledClaim, position: number, common: readonly Rule[]): Step[] {
+  const rules = claim.constraints.map(({ kind, attribute }) => createRule(inventory, kind, attribute));
+  return claim.requests.map(({ alternatives }, request) => ({
+    claim: position,
+    request,
+    choices: alternatives.map((alternative, choice) => ({
+      alternative,
+      candidates: candidatesOf(inventory, claim, alternative),
+      rules: [...common, ...rules.filter((_, i) => claim.constraints[i]!.covers[request]![choice])],
+    })),
+  }));
+}
+
+/** Satisfies the steps from `position` on; true leaves the answer in `taken`, false leaves everything as before. */
+export function solve(search: Search, position: number): boolean {
+  const step = search.steps[position];
+  if (step === undefined) return true;
+  if (search.trials > 0 && !restCanFit(search, position)) return false;
+  for (const [choice, { alternative, candidates }] of step.choices.entries()) {
+    const { claim } = step;
+    const wanted = alternative.mode === "All" ? candidates.usable.length : alternative.count;
+    if (search.takenPerClaim[claim]! + wanted > maxDevicesPerClaim) continue;
+    if (alternative.mode === "All" && !allIsKnown(search, candidates)) continue;
+    const offered = candidates.usable.filter((device) => canTake(search, device, step.choices[choice]!));
+    if (offered.length < wanted) continue;
+    const ordered = candidates.whole
+      ? orderWhole(offered, demandFrom(search, position, choice), candidates.usable, contextOf(search, step, choice))
+      : offered;
+    if (pick(search, position, choice, wanted, ordered)) return true;
+  }
+  return false;
+}
+
+/** "All" devices are only known when every selected one can be given and no pool or expression hides any. */
+export function allIsKnown(search: Search, candidates: Candidates): boolean {
+  const { usable, withheld, foreign, error } = candidates;
+  return (
+    usable.length > 0 &&
+    withheld.length === 0 &&
+    foreign === 0 &&
+    error === undefined &&
+    search.inventory.problems.length === 0
+  );
+}
+
+/** Cheap look ahead: has every request to come an alternative with enough devices left? */
+function restCanFit(search: Search, from: number): boolean {
+  for (let position = from; position < search.steps.length; position++) {
+    const step = search.steps[position]!;
+    if (!step.choices.some((choice) => countTakeable(search, choice) >= leastWanted(choice))) return false;
+  }
+  return true;
+}
+
+function leastWanted({ alternative, candidates }: StepChoice): number {
+  return alternative.mode === "All" ? Math.max(1, candidates.usable.length) : alternative.count;
+}
+
+function countTakeable(search: Search, choice: StepChoice): number {
+  let count = 0;
+  for (const device of choice.candidates.usable) if (canTake(search, device, choice)) count += 1;
+  return count;
+}
+
+function canTake(search: Search, device: number, choice: StepChoice): boolean {
+  return isFree(search, device) && choice.rules.every((rule) => admits(rule, device));
+}
+
+/** Nobody holds the device, and its counters are not used up; constraints left out. */
+export function isFree({ inventory, state }: Search, device: number): boolean {
+  return state.held[device] === 0 && countersFit(inventory, device, state.counterUsed);
+}
+
+/** A device without the attribute satisfies no constraint on it, as upstream. */
+function admits({ kind, column, pinned, counts }: Rule, device: number): boolean {
+  const value = column.values[device]!;
+  if (value < 0) return false;
+  if (kind === "distinct") return !counts.has(value);
+  return pinned === undefined ? counts.size === 0 || counts.has(value) : pinned === value;
+}
+
+/** Devices wanted by this step and by those to come that select the same devices: they belong together. */
+function demandFrom(search: Search, position: number, choice: number): number {
+  const { selectionKey } = search.steps[position]!.choices[choice]!.alternative;
+  let demand = search.steps[position]!.choices[choice]!.alternative.count;
+  for (const { choices } of search.steps.slice(position + 1)) {
+    const first = choices[0]!.alternative;
+    if (first.selectionKey === selectionKey) demand += first.count;
+  }
+  return demand;
+}
+
+/** Attributes that have to match come first: an island of theirs that is too small is no use. */
+function contextOf(search: Search, step: Step, choice: number) {
+  const { inventory, islands } = search;
+  const required = step.choices[choice]!.rules.filter(({ kind }) => kind === "match").map(({ column }) => column);
+  const near = search.taken.length === 0 ? search.near : [...search.near, ...search.taken.map(({ device }) => device)];
+  return { inventory, islands: required.length === 0 ? islands : [...required, ...islands], near };
+}
+
+/**
+ * Takes `wanted` of the devices offered and goes on to the next step. Each combination is tried once: what was tried
+ * and failed is not offered again further down.
+ */
+function pick(search: Search, position: number, choice: number, wanted: number, offered: readonly number[]): boolean {
+  if (wanted === 0) return solve(search, position + 1);
+  const stepChoice = search.steps[position]!.choices[choice]!;
+  const usable =
+    search.taken.at(-1)?.step === position ? offered.filter((d) => canTake(search, d, stepChoice)) : offered;
+  if (usable.length < wanted) return false;
+  const segments = stepChoice.candidates.whole ? [usable] : orderPartitions(usable, search.inventory, search.state);
+  const failed = new Set<number | string>();
+  let rest = segments.flat();
+  for (const segment of segments) {
+    const placements = stepChoice.candidates.whole ? segment : orderPlacements(segment, search.inventory, search.state);
+    for (const device of placements) {
+      if (rest.length < wanted) return false;
+      rest = rest.filter((other) => other !== device);
+      const signature = signatureOf(search, device);
+      if (failed.has(signature)) continue;
+      enter(search, position, choice, device);
+      if (pick(search, position, choice, wanted - 1, rest)) return true;
+      leave(search, stepChoice);
+      failed.add(signature);
+    }
+  }
+  return false;
+}
+
+function enter(search: Search, step: number, choice: number, device: number): void {
+  search.trials += 1;
+  if (search.trials > search.budget) throw budgetUsedUp;
+  take(search.inventory, device, search.state, 1);
+  for (const { counts, column } of search.steps[step]!.choices[choice]!.rules) {
+    const value = column.values[device]!;
+    counts.set(value, (counts.get(value) ?? 0) + 1);
+  }
+  search.takenPerClaim[search.steps[step]!.claim]! += 1;
+  search.taken.push({ step, choice, device });
+}
+
+function leave(search: Search, { rules }: StepChoice): void {
+  const { step, device } = search.taken.pop()!;
+  take(search.inventory, device, search.state, -1);
+  for (const { counts, column } of rules) {
+    const value = column.values[device]!;
+    const count = counts.get(value)! - 1;
+    if (count === 0) counts.delete(value);
+    else counts.set(value, count);
+  }
+  search.takenPerClaim[search.steps[step]!.claim]! -= 1;
+}
+
+/**
+ * Devices with equal signatures are interchangeable: where one led nowhere, the other does too. Devices with shared
+ * counters are taken as all different.
+ */
+function signatureOf(search: Search, device: number): number | string {
+  if (search.trials < trialsBeforeSignatures) return device;
+  search.signatures ??= makeSignatures(search);
+  return search.signatures[device]!;
+}
+
+function makeSignatures({ inventory, steps }: Search): string[] {
+  const choices = steps.flatMap((step) => step.choices);
+  const selected = choices.map(({ candidates }) => new Set(candidates.usable));
+  const columns = [...new Set(choices.flatMap(({ rules }) => rules.map(({ column }) => column)))];
+  return inventory.devices.map(({ index, counters }) => {
+    if (counters.length > 0) return `device ${index}`;
+    const memberships = selected.map((devices) => (devices.has(index) ? "1" : "0")).join("");
+    return `${memberships} ${columns.map(({ values }) => values[index]).join(" ")}`;
+  });
+}
