@@ -5,6 +5,7 @@ import { resourcePath } from "../kube/paths.ts";
 import { covers } from "./covers.ts";
 import { desiredHashAnnotation, type OwnedKind, type OwnedObject, ownedKinds } from "./owned.ts";
 import type { Problem } from "./status.ts";
+import { isOlder } from "./versions.ts";
 
 /** Marks the operator's fields apart from the planner's. */
 const operatorFieldManager = `${fieldManager}-operator`;
@@ -38,10 +39,9 @@ export interface Applier {
   apply(desired: OwnedObject, live: KubernetesObject | undefined): Promise<boolean>;
 }
 
-/** What was last sent for one object, and what the object's versions were before and after. */
+/** What was last sent for one object, and what it became. */
 interface Sent {
   hash: string | undefined;
-  before: KubernetesObject | undefined;
   after: KubernetesObject;
 }
 
@@ -60,11 +60,11 @@ export function createApplier(client: KubeClient): Applier {
       if (last !== undefined && last.hash === hashOf(desired)) {
         if (isUnchangedSince(last.after, live, desired)) return true;
         // The watch has not shown our last write yet.
-        if (last.before?.metadata.resourceVersion === live.metadata.resourceVersion) return false;
+        if (isOlder(live.metadata.resourceVersion, last.after.metadata.resourceVersion)) return false;
       }
     }
     const after = await write(client, path, desired, live);
-    sent.set(path, { hash: hashOf(desired), before: live, after });
+    sent.set(path, { hash: hashOf(desired), after });
     return false;
   }
 

@@ -12,6 +12,7 @@ import { podsToReplace, templatesInUse } from "./members.ts";
 import type { OwnedKind, OwnedObject, StatefulSet } from "./owned.ts";
 import { invalidStatus, nextStatus, type Observed, type Problem } from "./status.ts";
 import { readCluster } from "./validate.ts";
+import { isOlder } from "./versions.ts";
 import { clusterKeyOf, type LiveObject, type Watched } from "./watch.ts";
 
 /** An instance on its way is looked at this often, besides every change that a watch shows. */
@@ -40,8 +41,8 @@ interface Memory {
   uid: string | undefined;
   applier: Applier;
   failures: number;
-  /** The status last written, and the version of the object it was worked out from. */
-  written?: { from: string | undefined; status: LLMClusterStatus };
+  /** The status last written, and the version that the object had then. */
+  written?: { resourceVersion: string | undefined; status: LLMClusterStatus };
 }
 
 /** Makes the function that looks at one LLMCluster once; see `WorkQueueOptions.process`. */
@@ -59,8 +60,9 @@ export function createReconciler({ client, watched, timing, log, report }: Recon
   async function reconcile(raw: RawCluster, memory: Memory): Promise<LLMClusterStatus> {
     const read = readCluster(raw);
     const observed = "cluster" in read ? await bringAbout(client, watched, memory.applier, read.cluster) : undefined;
-    const { resourceVersion } = raw.metadata;
-    const before = memory.written?.from === resourceVersion ? memory.written?.status : raw.status;
+    // The watch may not have shown our last write yet.
+    const isBehind = isOlder(raw.metadata.resourceVersion, memory.written?.resourceVersion);
+    const before = isBehind ? memory.written?.status : raw.status;
     const nowMs = timing.wallClock().getTime();
     const base = before === undefined ? raw : { ...raw, status: before };
     const after =
@@ -68,8 +70,8 @@ export function createReconciler({ client, watched, timing, log, report }: Recon
         ? nextStatus({ ...read.cluster, ...(before === undefined ? {} : { status: before }) }, observed, nowMs)
         : invalidStatus(base, "problems" in read ? read.problems : [], nowMs);
     if (isDeepStrictEqual(before, after)) return after;
-    await writeStatus(client, raw, after);
-    memory.written = { from: resourceVersion, status: after };
+    const { metadata } = await writeStatus(client, raw, after);
+    memory.written = { resourceVersion: metadata.resourceVersion, status: after };
     report(raw, before, after);
     return after;
   }
@@ -182,11 +184,11 @@ function keyOf({ metadata }: KubernetesObject): string {
   return `${metadata.namespace}/${metadata.name}`;
 }
 
-async function writeStatus(
+function writeStatus(
   client: KubeClient,
   { metadata }: KubernetesObject,
   status: LLMClusterStatus,
-): Promise<void> {
+): Promise<KubernetesObject> {
   const { namespace, name, uid } = metadata;
   const path = resourcePath({
     group: servingGroup,
@@ -198,7 +200,7 @@ async function writeStatus(
   });
   const identity = { name, ...(namespace === undefined ? {} : { namespace }), ...(uid === undefined ? {} : { uid }) };
   const body = { apiVersion: `${servingGroup}/${version}`, kind: "LLMCluster", metadata: identity, status };
-  await serverSideApply(client, path, body);
+  return serverSideApply<KubernetesObject>(client, path, body);
 }
 
 function isProgressing(status: LLMClusterStatus): boolean {
