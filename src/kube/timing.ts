@@ -32,3 +32,8 @@ function sleep(delayMs: number, signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", done, { once: true });
   });
 }
+
+/** Now, in RFC 3339 with microseconds, as Kubernetes' MicroTime wants it. */
+export function microTime(timing: Timing): string {
+  return timing.wallClock().toISOString().replace("Z", "000Z");
+}
