@@ -200,9 +200,7 @@ export function createCoordinator(
 
   function observeGangGone(gang: { namespace: string; name: string; uid: string }): void {
     fresh.forget(gang.uid);
-    const key = `${gang.namespace}/${gang.name}`;
-    const known = entries.get(key)?.state.gang;
-    if (known === undefined || known.uid === gang.uid) tell(key, { type: "gang", gang: undefined });
+    tell(`${gang.namespace}/${gang.name}`, { type: "gangGone", uid: gang.uid });
   }
 
   /** What one gang of a group does may be what the others wait for. */
@@ -232,23 +230,15 @@ export function createCoordinator(
   function groupReady(state: GangState): boolean {
     const group = groupNamed(state);
     if (group === undefined) return state.gang?.spec.placementGroup === undefined;
-    const members = groupMembers(group);
+    const members = groupMembers(group).map((member) => (member.key === state.key ? state : member));
     return group.spec.members.every((role) => {
       const there = members.filter((member) => roleIn(group, member) === role.role && isAtBarrier(member));
       return there.length >= role.minInstances;
     });
   }
 
-  function contextFor(state: GangState): Context {
-    return {
-      now: ports.now(),
-      capacityVersion: model.capacityVersion,
-      nodeFits,
-      devicesFree: (placed) => devicesFree(state, placed),
-      get groupReady() {
-        return groupReady(state);
-      },
-    };
+  function context(): Context {
+    return { now: ports.now(), capacityVersion: model.capacityVersion, nodeFits, devicesFree, groupReady };
   }
 
   function nodeFits(name: string): boolean {
@@ -256,14 +246,11 @@ export function createCoordinator(
     return node?.ready === true && !node.unschedulable;
   }
 
-  function devicesFree(state: GangState, placed: PlacedPod): boolean {
+  function devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean {
     const own = new Set([`hold:${state.key}`]);
-    for (const pod of state.pods.values()) {
-      if (pod.name !== placed.pod || pod.deleting) continue;
-      for (const { claimName } of pod.claims) {
-        const claim = claimName === undefined ? undefined : state.claims.get(claimName);
-        if (claim !== undefined) own.add(`claim:${claim.uid}`);
-      }
+    for (const { claimName } of pod.claims) {
+      const claim = claimName === undefined ? undefined : model.claim(pod.namespace, claimName);
+      if (claim !== undefined) own.add(`claim:${claim.uid}`);
     }
     return placed.claims.every((claim) =>
       claim.devices.every((d) => model.holdersOf(d.driver, d.pool, d.device).every((holder) => own.has(holder))),
@@ -275,7 +262,7 @@ export function createCoordinator(
     if (found === undefined) return;
     const events = found.events;
     found.events = [];
-    const result = step(found.state, events, contextFor(found.state));
+    const result = step(found.state, events, context());
     found.state = result.state;
     holdInModel(found);
     for (const effect of result.effects) perform(found.state, effect);

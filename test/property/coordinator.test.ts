@@ -27,6 +27,12 @@ function expectAtRest(world: World, options: WorldOptions): void {
     const members = [...world.pods.values()].filter((pod) => pod.gang === name);
     const bound = members.filter((pod) => pod.nodeName !== undefined);
     const phase = gang?.status.phase ?? "Pending";
+    if (gang === undefined && members.some((pod) => pod.nodeName === undefined)) {
+      const holding = [...world.claims.values()].filter(
+        (claim) => claim.allocation !== undefined && members.some((m) => m.uid === claim.ownerPodUid && !m.nodeName),
+      );
+      if (holding.length > 0) world.fail(`the deleted gang ${name} holds ${holding.map((claim) => claim.name)}`);
+    }
     if (phase === "Scheduled") {
       if (members.length === pods && bound.length !== pods)
         world.fail(`gang ${name} rests with ${bound.length}/${pods} bound`);
@@ -50,6 +56,7 @@ describe("coordinator over random worlds", () => {
           for (const choice of tape) world.act(choice);
           world.settle();
           expectAtRest(world, options);
+          if (world.guarded().length > 0) world.fail(`guards are left on ${world.guarded()}`);
         }),
         { numRuns: 300 },
       );

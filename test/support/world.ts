@@ -39,6 +39,8 @@ export class World {
   private writes: { effect: WriteEffect; owner: string }[] = [];
   private calls: BindCall[] = [];
   private lastCall = 0;
+  /** UIDs of pods for which kube-scheduler ever called `bind`. */
+  private readonly called = new Set<string>();
   private coordinator!: Coordinator;
   private wakeAtMs = Number.POSITIVE_INFINITY;
 
@@ -130,6 +132,7 @@ export class World {
     actions.push(
       () => this.restart(),
       () => this.advance(700),
+      () => this.toggleNode(),
     );
     return actions;
   }
@@ -247,6 +250,7 @@ export class World {
         const { reservedAtMs: _, ...rest } = gang;
         const at = effect.status.reservedAt;
         const status = JSON.parse(JSON.stringify(effect.status));
+        if (status.phase === "Binding") this.checkBarrier(gang);
         return {
           outcome: done,
           gang: this.setGang({ ...rest, status, ...(at === undefined ? {} : { reservedAtMs: Date.parse(at) }) }),
@@ -306,6 +310,14 @@ export class World {
         if (other !== undefined) this.fail(`device ${key} is held by ${other} and ${claim.name}`);
         holders.set(key, claim.name);
       }
+    }
+  }
+
+  /** The commit comes after every planned member was at the barrier. */
+  private checkBarrier(gang: GangRecord): void {
+    for (const { pod: name } of gang.status.placement?.pods ?? []) {
+      const pod = [...this.pods.values()].find((each) => each.name === name);
+      if (pod !== undefined && !this.called.has(pod.uid)) this.fail(`gang ${gang.name} commits without ${name}`);
     }
   }
 
@@ -404,6 +416,7 @@ export class World {
     this.lastCall += 1;
     const call = this.lastCall;
     this.trace.push(`bind call ${call} of ${pod.name} to ${target}`);
+    this.called.add(pod.uid);
     this.calls.push({ call, pod, node: target });
     if (this.coordinator.arrive(pod.uid, target, call) === undefined) {
       this.calls = this.calls.filter((held) => held.call !== call);
@@ -428,7 +441,12 @@ export class World {
       if (!names.has(`${gang.name}-${index}`)) actions.push(() => this.createPod(gang.name, index));
     }
     const pod = [...this.pods.values()].find((each) => each.gang === gang.name);
-    if (actions.length === 0 && pod !== undefined) actions.push(() => this.deletePod(pod.uid));
+    if (actions.length === 0 && pod !== undefined) {
+      actions.push(
+        () => this.deletePod(pod.uid),
+        () => this.deleteGang(gang.name),
+      );
+    }
     return actions;
   }
 
@@ -499,6 +517,20 @@ export class World {
     this.trace.push(`lose node ${name}`);
     this.nodes.delete(name);
     this.watches.nodes.push({ type: "gone", value: lost });
+  }
+
+  /** The last node goes or comes back; pods that ran on it go with it, as the node lifecycle would have it. */
+  private toggleNode(): void {
+    const name = `n${this.options.nodes - 1}`;
+    if (this.nodes.has(name)) {
+      this.loseNode(name);
+      for (const pod of [...this.pods.values()]) if (pod.nodeName === name) this.deletePod(pod.uid);
+      return;
+    }
+    this.trace.push(`node ${name} is back`);
+    const back = node(name);
+    this.nodes.set(name, back);
+    this.watches.nodes.push({ type: "set", value: back });
   }
 
   private uid(): string {

@@ -132,15 +132,15 @@ function decideReserved(state: GangState, gang: GangRecord, context: Context): D
   const members = membersOf(state, gang, placed);
   const trouble = troubleBeforeCommit(state, gang, placed, members, context);
   if (trouble.reason !== undefined) return { effects: [writeRevoked(state, gang, trouble.reason, context)] };
-  const reserving: Effect[] = [];
-  for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod));
+  const reserving = sweep(state, members);
+  for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
   const deadline = (gang.reservedAtMs ?? context.now.ms) + gang.spec.scheduleTimeoutSeconds * 1000;
   const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
   if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod)) || members.length < placed.length) {
     return { effects: reserving, wakeAtMs };
   }
-  const effects = members.flatMap(([slot, pod]) => releaseMember(slot, pod));
-  if (context.groupReady && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
+  const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
+  if (context.groupReady(state) && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
     effects.push(writeBinding(state, gang, placed, context));
   }
   return { effects, wakeAtMs };
@@ -192,7 +192,18 @@ function foreignClaim(state: GangState, gang: GangRecord, slot: PlacedPod, pod: 
   return undefined;
 }
 
-function reserveMember(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): Effect[] {
+/**
+ * A recreated member waits until the claim of its predecessor has let go of the devices: the API server would accept
+ * both. A reservation for the predecessor that is still under way counts as well.
+ */
+function reserveMember(
+  state: GangState,
+  gang: GangRecord,
+  slot: PlacedPod,
+  pod: PodRecord,
+  context: Context,
+): Effect[] {
+  if (!context.devicesFree(state, slot, pod) || isReservingForAnother(state, slot, pod)) return [];
   const effects: Effect[] = [];
   for (const placed of slot.claims) {
     const claim = claimOf(pod, placed.reference, state.claims);
@@ -208,6 +219,16 @@ function reserveMember(state: GangState, gang: GangRecord, slot: PlacedPod, pod:
     });
   }
   return effects;
+}
+
+function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {
+  const own = new Set(pod.claims.map((claim) => claim.claimName));
+  const wanted = new Set(slot.claims.flatMap((claim) => claim.devices.map((d) => `${d.driver}/${d.pool}/${d.device}`)));
+  for (const effect of state.inFlight.values()) {
+    if (effect.type !== "reserveClaim" || own.has(effect.claim.name)) continue;
+    if (effect.placed.devices.some((d) => wanted.has(`${d.driver}/${d.pool}/${d.device}`))) return true;
+  }
+  return false;
 }
 
 function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): boolean {
@@ -264,7 +285,7 @@ function writeRevoked(state: GangState, gang: GangRecord, reason: string, contex
 function decideBinding(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = gang.status.placement?.pods ?? [];
   const members = membersOf(state, gang, placed);
-  const effects = members.flatMap(([slot, pod]) => bindMember(state, slot, pod));
+  const effects = [...sweep(state, members), ...members.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
   const unbound = members.filter(([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node));
   if (unbound.length === 0 && members.length > 0) effects.push(...writeScheduled(state, gang, context));
   return { effects };
@@ -317,7 +338,7 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
 function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
   if (!isReserved(state, gang, slot, pod)) {
-    return context.devicesFree(slot) ? reserveMember(state, gang, slot, pod) : [];
+    return reserveMember(state, gang, slot, pod, context);
   }
   if (pod.gates.length > 0) return releaseMember(slot, pod);
   // The gang is committed, so its barrier is open.

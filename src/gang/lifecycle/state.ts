@@ -39,8 +39,8 @@ export interface GangState {
   arrivals: Map<string, Arrival>;
   /** pod UID → node: bindings that the API server confirmed and the watch has not shown yet. */
   bound: Map<string, string>;
-  /** ids of effects under way. */
-  inFlight: Set<string>;
+  /** effect id → effect under way. */
+  inFlight: Map<string, Effect>;
   /** effect id → when it may be tried again, after failures. */
   pace: Map<string, { attempts: number; notBeforeMs: number }>;
   /** The planner's answer until the Gang's status carries it. Its devices are held. */
@@ -58,7 +58,8 @@ export interface GangState {
 }
 
 export type LifecycleEvent =
-  | { type: "gang"; gang: GangRecord | undefined }
+  | { type: "gang"; gang: GangRecord }
+  | { type: "gangGone"; uid: string }
   | { type: "pod"; pod: PodRecord }
   | { type: "podGone"; uid: string }
   | { type: "claim"; claim: ClaimRecord }
@@ -112,10 +113,10 @@ export interface Context {
   capacityVersion: number;
   /** The node exists, is ready and has not lost the room that the plan counted on. */
   nodeFits(node: string): boolean;
-  /** Nobody but the gang itself holds the devices of this slot. */
-  devicesFree(placed: PlacedPod): boolean;
-  /** Every other gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
-  groupReady: boolean;
+  /** Nobody but the gang itself and the claims of this pod hold the devices of this slot. */
+  devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
+  /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
+  groupReady(state: GangState): boolean;
 }
 
 export interface StepResult {
@@ -133,7 +134,7 @@ export function newGangState(key: string): GangState {
     claims: new Map(),
     arrivals: new Map(),
     bound: new Map(),
-    inFlight: new Set(),
+    inFlight: new Map(),
     pace: new Map(),
     planning: false,
     replanAtMs: 0,

@@ -1,7 +1,15 @@
 import type { GangPlacement } from "../../api/gang.ts";
 import type { Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
-import { type Context, type Effect, type GangState, type LifecycleEvent, memberKey, type StepResult } from "./state.ts";
+import {
+  type Context,
+  type Effect,
+  type GangRecord,
+  type GangState,
+  type LifecycleEvent,
+  memberKey,
+  type StepResult,
+} from "./state.ts";
 
 const firstRetryMs = 50;
 const lastRetryMs = 5_000;
@@ -24,7 +32,7 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     claims: new Map(before.claims),
     arrivals: new Map(before.arrivals),
     bound: new Map(before.bound),
-    inFlight: new Set(before.inFlight),
+    inFlight: new Map(before.inFlight),
     pace: new Map(before.pace),
   };
   for (const event of events) apply(state, event, context);
@@ -41,7 +49,8 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     if (effect.type === "plan") state.planning = true;
     if (effect.type === "answer") state.arrivals.delete(effect.podUid);
     // Answers and events are fire and forget; everything else is under way until `done`.
-    if (effect.type !== "answer" && effect.type !== "event" && effect.type !== "plan") state.inFlight.add(effect.id);
+    if (effect.type !== "answer" && effect.type !== "event" && effect.type !== "plan")
+      state.inFlight.set(effect.id, effect);
     effects.push(effect);
   }
   return wakeAtMs === undefined ? { state, effects } : { state, effects, wakeAtMs };
@@ -51,6 +60,11 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
   switch (event.type) {
     case "gang":
       applyGang(state, event.gang);
+      return;
+    case "gangGone":
+      if (state.gang?.uid !== event.uid) return;
+      delete state.gang;
+      forgetPlan(state);
       return;
     case "pod":
       state.pods.set(event.pod.uid, event.pod);
@@ -94,23 +108,19 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
   }
 }
 
-function applyGang(state: GangState, gang: GangState["gang"]): void {
+function applyGang(state: GangState, gang: GangRecord): void {
   const before = state.gang;
-  const changedSpec = before?.uid !== gang?.uid || before?.generation !== gang?.generation;
-  if (gang === undefined) {
-    delete state.gang;
-  } else {
-    state.gang = gang;
-  }
-  if (gang === undefined || changedSpec) {
-    delete state.proposal;
-    delete state.rejection;
-    return;
-  }
+  state.gang = gang;
+  if (before?.uid !== gang.uid || before.generation !== gang.generation) forgetPlan(state);
   // The status carries the proposal now: the API server holds it from here on.
-  if (gang.resourceVersion !== before?.resourceVersion && gang.status.phase !== before?.status.phase) {
+  else if (gang.resourceVersion !== before.resourceVersion && gang.status.phase !== before.status.phase) {
     delete state.proposal;
   }
+}
+
+function forgetPlan(state: GangState): void {
+  delete state.proposal;
+  delete state.rejection;
 }
 
 /** Newly placed pods join the slots that are kept; a slot that was planned anew replaces its older entry. */
