@@ -17,7 +17,7 @@ function generatedFiles(): Map<string, string> {
   for (const resource of customResources) {
     files.set(`crds/${resource.group}_${resource.plural}.yaml`, toYaml(customResourceDefinition(resource)));
   }
-  files.set("deploy/scheduler-extenders.yaml", toYaml(schedulerConfiguration()));
+  files.set("deploy/kube-scheduler/extenders.yaml", toYaml(schedulerConfiguration()));
   return files;
 }
 
