@@ -2,6 +2,7 @@ import type { DeviceTaint, DeviceToleration } from "../../api/kubernetes.ts";
 import { attributeValue, type DeviceEntry, type NodeInventory } from "../../topology/inventory.ts";
 import { parseNano } from "../../topology/quantity.ts";
 import type { CompiledAlternative, CompiledClaim } from "./claim.ts";
+import { anatomyOf } from "./order.ts";
 
 /** What a node has for one alternative of a request, whoever holds it: device indices, ascending. */
 export interface Candidates {
@@ -17,6 +18,8 @@ export interface Candidates {
   readonly foreign: number;
 }
 
+/** Share of a GPU's counters beyond which little is left for others; steers the order of trials only. */
+const nearlyAll = 0.75;
 const maxShapes = 64;
 /** Per inventory, by the selection's key. Selection depends on nothing else, so claims share it. */
 const remembered = new WeakMap<NodeInventory, Map<string, Candidates>>();
@@ -56,7 +59,8 @@ function select(inventory: NodeInventory, claim: CompiledClaim, alternative: Com
       else withheld.push({ device: entry.index, why });
     }
   }
-  const whole = usable.every((device) => takesNearlyAll(inventory, inventory.devices[device]!));
+  const { shares } = anatomyOf(inventory);
+  const whole = usable.every((device) => shares[device]! >= nearlyAll);
   return { usable, withheld, whole, foreign, ...(error === undefined ? {} : { error }) };
 }
 
@@ -70,9 +74,13 @@ function selects(alternative: CompiledAlternative, entry: DeviceEntry): boolean 
     if (verdict === false) return false;
     if (verdict !== true) return { error: `${JSON.stringify(selector.text)}: ${verdict.error}` };
   }
-  for (const [name, least] of alternative.capacity) {
-    const capacity = entry.device.capacity?.[name];
-    if (capacity === undefined || parseNano(capacity.value) < least) return false;
+  const { capacity = {} } = entry.device;
+  try {
+    for (const [name, least] of alternative.capacity) {
+      if (!Object.hasOwn(capacity, name) || parseNano(capacity[name]!.value) < least) return false;
+    }
+  } catch (error) {
+    return { error: error instanceof Error ? error.message : String(error) };
   }
   return true;
 }
@@ -96,12 +104,6 @@ function tolerates(toleration: DeviceToleration, taint: DeviceTaint): boolean {
   if (toleration.operator === "Exists") return true;
   const equal = (toleration.operator ?? "Equal") === "Equal";
   return equal && (toleration.value ?? "") === (taint.value ?? "");
-}
-
-/** Steers the order of trials only: little is left of the GPU for others. */
-function takesNearlyAll(inventory: NodeInventory, entry: DeviceEntry): boolean {
-  const shares = entry.counters.map(({ counter, amount }) => amount / Math.max(1, inventory.counterCapacity[counter]!));
-  return shares.reduce((sum, share) => sum + share, 0) >= 0.75 * shares.length;
 }
 
 /** Value of one attribute per device, as small numbers; -1 where a device lacks it. */

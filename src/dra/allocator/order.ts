@@ -114,7 +114,7 @@ export function orderPartitions(
   const keyed = groups.map((group) => ({
     group,
     cut: state.groupHeld[group.value]! > 0,
-    room: roomOf(inventory, membersOf(inventory)[group.value]!, state),
+    room: roomOf(inventory, anatomyOf(inventory).members[group.value]!, state),
   }));
   keyed.sort((a, b) => Number(b.cut) - Number(a.cut) || a.room - b.room || a.group.value - b.group.value);
   return keyed.map(({ group }) => group.devices);
@@ -123,7 +123,7 @@ export function orderPartitions(
 /** Orders placements on one GPU by the room that they leave, most first. */
 export function orderPlacements(devices: readonly number[], inventory: NodeInventory, state: PartitionState): number[] {
   if (devices.length <= 1) return [...devices];
-  const members = membersOf(inventory)[inventory.devices[devices[0]!]!.group]!;
+  const members = anatomyOf(inventory).members[inventory.devices[devices[0]!]!.group]!;
   const keyed = devices.map((device) => {
     take(inventory, device, state, 1);
     const room = roomOf(inventory, members, state);
@@ -164,18 +164,32 @@ interface Member {
   weight: number;
 }
 
-const membersByInventory = new WeakMap<NodeInventory, readonly (readonly Member[])[]>();
+/** Constant facts of an inventory that the order needs. */
+interface Anatomy {
+  /** Device → share of its group's counters that it takes, 0 to 1; 1 for a device without counters. */
+  readonly shares: Float64Array;
+  readonly members: readonly (readonly Member[])[];
+}
 
-/** Devices per group with their weight. */
-function membersOf(inventory: NodeInventory): readonly (readonly Member[])[] {
-  const known = membersByInventory.get(inventory);
+const anatomies = new WeakMap<NodeInventory, Anatomy>();
+
+export function anatomyOf(inventory: NodeInventory): Anatomy {
+  const known = anatomies.get(inventory);
   if (known !== undefined) return known;
+  const countersOf: Set<number>[] = Array.from({ length: inventory.groups }, () => new Set());
+  for (const { group, counters } of inventory.devices) {
+    for (const { counter } of counters) countersOf[group]!.add(counter);
+  }
+  const shares = new Float64Array(inventory.devices.length).fill(1);
   const members: Member[][] = Array.from({ length: inventory.groups }, () => []);
   for (const { index, group, counters } of inventory.devices) {
-    const shares = counters.map(({ counter, amount }) => amount / Math.max(1, inventory.counterCapacity[counter]!));
-    const weight = counters.length === 0 ? 1 : shares.reduce((sum, share) => sum + share, 0) / counters.length;
-    members[group]!.push({ device: index, weight });
+    if (counters.length > 0) {
+      const taken = counters.map(({ counter, amount }) => amount / Math.max(1, inventory.counterCapacity[counter]!));
+      shares[index] = taken.reduce((sum, share) => sum + share, 0) / countersOf[group]!.size;
+    }
+    members[group]!.push({ device: index, weight: shares[index]! });
   }
-  membersByInventory.set(inventory, members);
-  return members;
+  const anatomy = { shares, members };
+  anatomies.set(inventory, anatomy);
+  return anatomy;
 }
