@@ -96,6 +96,11 @@ export function failureMessage(spec: ProcessSpec, exit: Exit | undefined, log: s
     exit === undefined
       ? `did not become ready within ${readyTimeoutMs / 1000} s`
       : `ended with ${exit.signal ?? `code ${exit.code}`} before it was ready`;
-  const tail = log.trimEnd().split("\n").slice(-shownLogLines);
-  return `${spec.name} ${what}. The end of its log (${spec.logPath}):\n${tail.map((line) => `  ${line}`).join("\n")}`;
+  return `${spec.name} ${what}. The end of its log (${spec.logPath}):\n${logTail(log)}`;
+}
+
+/** The last lines of a log, indented. */
+export function logTail(log: string): string {
+  const lines = log.trimEnd().split("\n").slice(-shownLogLines);
+  return lines.map((line) => `  ${line}`).join("\n");
 }

@@ -97,6 +97,8 @@ export type ControlPlane = {
   readonly issueCertificate: (request: CertificateRequest) => Promise<Certificate>;
   /** Starts kube-scheduler when `components` left it out; again with other options when it runs. */
   readonly startScheduler: (options: SchedulerOptions) => Promise<Component>;
+  /** What was started so far. */
+  readonly components: ReadonlyMap<ComponentName, Component>;
   /** Throws for a component that was never started. */
   readonly component: (name: ComponentName) => Component;
   /** Paths of the components' logs. */
@@ -141,6 +143,7 @@ async function launch(
 ): Promise<ControlPlane> {
   const temporary = options.dataDir === undefined;
   const dataDir = temporary ? await mkdtemp(join(tmpdir(), "kllama-")) : resolve(options.dataDir!);
+  checkLength(dataDir);
   const supervisor = startSupervisor({ stopOrder, graceMs, removeDir: temporary ? dataDir : null });
   try {
     const files = layout(dataDir);
@@ -153,6 +156,15 @@ async function launch(
     if (temporary) await rm(dataDir, { recursive: true, force: true });
     throw error;
   }
+}
+
+/** The kernel cuts the path of a Unix socket at 107 bytes. */
+function checkLength(dataDir: string): void {
+  const bytes = Buffer.byteLength(layout(dataDir).etcdSocket);
+  if (bytes <= 107) return;
+  throw new Error(
+    `The data directory ${dataDir} is ${bytes - 107} bytes too long for the socket in it: choose a shorter path.`,
+  );
 }
 
 async function prepare(
@@ -383,6 +395,7 @@ function controlPlane(version: KubernetesVersion, context: Context, admin: Kubec
       await writeSchedulerConfig(files, options);
       return start(context, "kube-scheduler");
     },
+    components,
     component: (name) => {
       const component = components.get(name);
       if (component !== undefined) return component;

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { rm } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
 /** How a control plane ends. `stopOrder`: groups of process names, each ended before the next; the rest comes last. */
@@ -82,9 +83,15 @@ export function startSupervisor(configuration: SupervisorConfiguration): Supervi
     signal: async (name, signal) => void (await call({ op: "signal", name, signal })),
     stop: async (name) => void (await call({ op: "stop", name })),
     end: async () => {
-      await call({ op: "end" });
+      const ended = await call({ op: "end" }).then(
+        () => true,
+        () => false,
+      );
       if (child.connected) child.disconnect();
       await gone;
+      // A supervisor that was killed leaves its directory, and processes that take a moment to die.
+      const { removeDir } = configuration;
+      if (!ended && removeDir !== null) await rm(removeDir, { recursive: true, force: true, maxRetries: 10 });
     },
   };
 }
