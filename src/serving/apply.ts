@@ -160,7 +160,9 @@ function refuseForeign(desired: OwnedObject, live: KubernetesObject): void {
 /** 400 and 422: what we made of the spec is refused. Other 4xx: refused for a reason outside the spec. The rest passes. */
 function refusal(desired: OwnedObject, error: unknown): unknown {
   if (!(error instanceof KubeError)) return error;
-  const what = `${desired.kind} ${desired.metadata.name}: ${error.message}`;
+  // People read this in a status; which request it was is for logs.
+  const said = error.message.replace(`PATCH ${pathOf(desired)}: `, "");
+  const what = `${desired.kind} ${desired.metadata.name}: ${said}`;
   if (error.status === 400 || error.status === 422) {
     const message = `${what}; change ${specPartOf[desired.kind as OwnedKind]} of the LLMCluster`;
     return new ApplyError({ reason: "InvalidSpec", message }, error);

@@ -154,7 +154,7 @@ describe("apply", () => {
     { status: 404, reason: "NotFound", is: "ApplyFailed", says: /^StatefulSet llama-3-70b-a: no$/ },
   ])("$status is told as $is", async ({ status, reason, is, says }) => {
     const { client } = fakeClient(() => {
-      throw refuse(status, reason);
+      throw refuse(status, reason, `PATCH ${setPath}: no`);
     });
     const failure = await createApplier(client)
       .apply(set, stored(set, {}, { replicas: 3 }))
