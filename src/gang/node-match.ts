@@ -1,0 +1,77 @@
+import type { NodeSelector, NodeSelectorRequirement, Taint, Toleration } from "../api/kubernetes.ts";
+import type { NodeRecord, PodRecord } from "../topology/records.ts";
+
+/** What of a pod decides whether a node admits it, whatever else runs there. */
+export type NodeWishes = Pick<PodRecord, "nodeSelector" | "nodeAffinity" | "tolerations">;
+
+/**
+ * Why a node does not admit a pod, as kube-scheduler judges it (NodeUnschedulable, TaintToleration, NodeAffinity);
+ * undefined: it does. The text is the same for all nodes with the same fault, so that it can be counted.
+ */
+export function nodeRefusal(wishes: NodeWishes, node: NodeRecord): string | undefined {
+  if (node.unschedulable && !tolerates(wishes.tolerations, unschedulableTaint)) return "are unschedulable";
+  if (!node.ready && !tolerates(wishes.tolerations, notReadyTaint)) return "are not ready";
+  const taint = node.taints.find((each) => each.effect !== "PreferNoSchedule" && !tolerates(wishes.tolerations, each));
+  if (taint) return `have taint ${taintText(taint)}`;
+  for (const key in wishes.nodeSelector) {
+    if (node.labels[key] !== wishes.nodeSelector[key]) return `lack label ${key}=${wishes.nodeSelector[key]}`;
+  }
+  if (wishes.nodeAffinity && !matchesNodeSelector(wishes.nodeAffinity, node)) return "do not match the node affinity";
+  return undefined;
+}
+
+const unschedulableTaint: Taint = { key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" };
+const notReadyTaint: Taint = { key: "node.kubernetes.io/not-ready", effect: "NoSchedule" };
+
+function taintText(taint: Taint): string {
+  return `${taint.key}${taint.value ? `=${taint.value}` : ""}:${taint.effect}`;
+}
+
+function tolerates(tolerations: readonly Toleration[], taint: Taint): boolean {
+  return tolerations.some((each) => {
+    if (each.effect && each.effect !== taint.effect) return false;
+    if (each.key && each.key !== taint.key) return false;
+    if (each.operator === "Exists") return true;
+    return each.key !== undefined && each.key !== "" && (each.value ?? "") === (taint.value ?? "");
+  });
+}
+
+/** `core/v1` NodeSelector: terms are alternatives, requirements of a term hold together; an empty term matches nothing. */
+export function matchesNodeSelector(selector: NodeSelector, node: Pick<NodeRecord, "name" | "labels">): boolean {
+  return selector.nodeSelectorTerms.some((term) => {
+    const expressions = term.matchExpressions ?? [];
+    const fields = term.matchFields ?? [];
+    if (expressions.length + fields.length === 0) return false;
+    return (
+      expressions.every((each) => matchesRequirement(each, node.labels[each.key])) &&
+      fields.every((each) => each.key === "metadata.name" && matchesRequirement(each, node.name))
+    );
+  });
+}
+
+function matchesRequirement({ operator, values = [] }: NodeSelectorRequirement, value: string | undefined): boolean {
+  switch (operator) {
+    case "In":
+      return value !== undefined && values.includes(value);
+    case "NotIn":
+      return value === undefined || !values.includes(value);
+    case "Exists":
+      return value !== undefined;
+    case "DoesNotExist":
+      return value === undefined;
+    case "Gt":
+    case "Lt":
+      return comparesAs(operator, value, values[0]);
+    default:
+      return false;
+  }
+}
+
+function comparesAs(operator: "Gt" | "Lt", value: string | undefined, bound: string | undefined): boolean {
+  if (value === undefined || bound === undefined || !isInteger(value) || !isInteger(bound)) return false;
+  return operator === "Gt" ? BigInt(value) > BigInt(bound) : BigInt(value) < BigInt(bound);
+}
+
+function isInteger(text: string): boolean {
+  return /^[+-]?\d+$/.test(text);
+}

@@ -1,0 +1,236 @@
+import type { PlacedPod } from "../api/placement.ts";
+import type { DeviceChoice } from "../dra/allocator/allocate.ts";
+import type { DeviceLevel, Fabric, NodeLevel } from "../topology/fabric.ts";
+import { attributeValue } from "../topology/inventory.ts";
+import type { HeldPod, ModelView } from "../topology/model.ts";
+import { deviceKey } from "../topology/pod-table.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import type { ShapeTable } from "./fit.ts";
+
+/** A place for one pod that the planner has to find. */
+export interface Slot {
+  /** Position of the gang within the unit. */
+  readonly gang: number;
+  readonly podSet: string;
+  readonly index: number;
+  readonly pod: PodRecord;
+  readonly claims: readonly ClaimRecord[];
+  /** What the gang holds for this very slot already: only this slot may use it. */
+  readonly own?: OwnHold;
+}
+
+export interface OwnHold {
+  readonly node: number;
+  readonly namespace: string;
+  /** Name of the pod that it is held for. */
+  readonly pod: string;
+  readonly held: Pick<HeldPod, "requests">;
+  /** Holder's name of the slot in the node's load. */
+  readonly slot: string;
+  /** Devices that nothing but this hold keeps, by index in the node's inventory. */
+  readonly devices: readonly number[];
+}
+
+/** A slot with a place already: a running pod, a hold, or what this plan decided before. */
+export interface Pin {
+  readonly gang: number;
+  readonly podSet: string;
+  readonly index: number;
+  readonly node: number;
+  readonly placed?: PlacedPod;
+  /** Where this plan decided it: indices of its devices on the node. */
+  readonly devices?: readonly number[];
+}
+
+/** What a search found for a slot. */
+export interface Place {
+  readonly node: number;
+  readonly choice: DeviceChoice;
+}
+
+/** A slot that this plan placed before, and keeps. */
+export interface Decided {
+  readonly slot: Slot;
+  readonly table: ShapeTable;
+  readonly place: Place;
+}
+
+export type LevelRef =
+  | { readonly kind: "node"; readonly level: NodeLevel }
+  | { readonly kind: "device"; readonly level: DeviceLevel };
+
+/** A constraint of a gang, of its slices or of its PlacementGroup, before it meets the slots. */
+export interface Rule {
+  readonly kind: "colocate" | "spread";
+  readonly fabric: Fabric;
+  readonly ref: LevelRef;
+  readonly maxSkew: number;
+  readonly required: boolean;
+  /**
+   * Names the set that a slot belongs to under this rule; undefined: the rule does not concern it. Slots of one set are
+   * held together (or apart); slices make one set each.
+   */
+  readonly setOf: (slot: Pick<Slot, "gang" | "podSet" | "index">) => string | undefined;
+  /** What it is about, for messages: `pod set workers`, `slice of 4 pods`. */
+  readonly title: string;
+  /** For slices: what surrounds a slot's set. Sets with the same surroundings can trade places when their members look alike. */
+  readonly surroundings?: (slot: Pick<Slot, "gang" | "podSet" | "index">) => string;
+}
+
+/** Slots that have to share one domain. */
+export interface Group {
+  readonly rule: Rule;
+  readonly slots: readonly number[];
+  readonly pins: readonly Pin[];
+  /** Groups of the same signature can trade places. */
+  readonly signature: string | undefined;
+}
+
+/** Slots that have to be spread over domains. */
+export interface Spread {
+  readonly rule: Rule;
+  readonly level: NodeLevel;
+  readonly slots: readonly number[];
+  readonly pins: readonly Pin[];
+}
+
+/** Slots that can trade places: same shape, same groups, same spreads. */
+export interface Bundle {
+  readonly slots: readonly number[];
+  readonly table: ShapeTable;
+  readonly groups: readonly number[];
+  readonly spreads: readonly number[];
+  readonly own?: OwnHold;
+}
+
+export interface Problem {
+  readonly view: ModelView;
+  readonly slots: readonly Slot[];
+  /** Parallel to `slots`. */
+  readonly tables: readonly ShapeTable[];
+  readonly groups: readonly Group[];
+  readonly spreads: readonly Spread[];
+  readonly bundles: readonly Bundle[];
+  /** Where bundles are kept compact when nothing else says so. */
+  readonly fabric: Fabric;
+  /** What this plan has decided already; counts as used. */
+  readonly decided: readonly Decided[];
+}
+
+/** Finds the level of a fabric by name. */
+export function levelOf(fabric: Fabric, name: string): LevelRef | undefined {
+  const level = fabric.nodeLevels.find((each) => each.name === name);
+  if (level) return { kind: "node", level };
+  const device = fabric.deviceLevels.find((each) => each.name === name);
+  return device && { kind: "device", level: device };
+}
+
+/** Values of a device attribute that a pinned pod's devices have. */
+export function pinnedValues(view: ModelView, pin: Pin, attribute: string): string[] {
+  const inventory = view.inventory(pin.node);
+  const indices =
+    pin.devices ??
+    (pin.placed?.claims ?? []).flatMap(({ devices }) =>
+      devices.flatMap((each) => inventory.indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
+    );
+  return [...new Set(indices.map((index) => attributeValue(inventory.devices[index]!, attribute) ?? ""))].sort();
+}
+
+/**
+ * Brings slots, pins and rules together.
+ * @param tableOf slot counts for a slot, all devices of which share the attributes given
+ */
+export function buildProblem(input: {
+  view: ModelView;
+  slots: readonly Slot[];
+  pins: readonly Pin[];
+  decided: readonly Decided[];
+  rules: readonly Rule[];
+  fabric: Fabric;
+  tableOf: (slot: Slot, alone: readonly string[]) => ShapeTable;
+}): Problem {
+  const { view, slots, rules, fabric, decided } = input;
+  const pins = [...input.pins, ...decided.map(pinOf)];
+  const alone = slots.map((): string[] => []);
+  const sets: { rule: Rule; slots: number[]; pins: Pin[] }[] = [];
+  for (const rule of rules) {
+    for (const set of setsOf(rule, slots, pins)) {
+      if (set.slots.length === 0) continue;
+      sets.push({ rule, ...set });
+      if (rule.kind === "colocate" && rule.ref.kind === "device") {
+        for (const slot of set.slots)
+          if (!alone[slot]!.includes(rule.ref.level.attribute)) alone[slot]!.push(rule.ref.level.attribute);
+      }
+    }
+  }
+  const tables = slots.map((slot, i) => input.tableOf(slot, alone[i]!.toSorted()));
+  const groups: Group[] = sets
+    .filter(({ rule }) => rule.kind === "colocate")
+    .map((set) => ({ ...set, signature: signatureOf(set, slots, tables) }));
+  const spreads = sets.flatMap((set) =>
+    set.rule.kind === "spread" && set.rule.ref.kind === "node" ? [{ ...set, level: set.rule.ref.level }] : [],
+  );
+  const bundles = bundlesOf(slots, tables, groups, spreads);
+  return { view, slots, tables, groups, spreads, bundles, fabric, decided };
+}
+
+function pinOf({ slot, place }: Decided): Pin {
+  const devices = place.choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
+  return { gang: slot.gang, podSet: slot.podSet, index: slot.index, node: place.node, devices };
+}
+
+function setsOf(rule: Rule, slots: readonly Slot[], pins: readonly Pin[]) {
+  const sets = new Map<string, { slots: number[]; pins: Pin[] }>();
+  const setFor = (name: string) => {
+    const known = sets.get(name) ?? { slots: [], pins: [] };
+    sets.set(name, known);
+    return known;
+  };
+  for (const [i, slot] of slots.entries()) {
+    const name = rule.setOf(slot);
+    if (name !== undefined) setFor(name).slots.push(i);
+  }
+  for (const pin of pins) {
+    const name = rule.setOf(pin);
+    if (name !== undefined) setFor(name).pins.push(pin);
+  }
+  return sets.values();
+}
+
+/** Sets without pins and holds whose members look alike, in order, can trade places within what surrounds them. */
+function signatureOf(
+  set: { rule: Rule; slots: readonly number[]; pins: readonly Pin[] },
+  slots: readonly Slot[],
+  tables: readonly ShapeTable[],
+): string | undefined {
+  const { surroundings } = set.rule;
+  if (!surroundings || set.pins.length > 0 || set.slots.some((slot) => slots[slot]!.own)) return undefined;
+  return JSON.stringify([surroundings(slots[set.slots[0]!]!), set.slots.map((slot) => tables[slot]!.shape.key)]);
+}
+
+function bundlesOf(
+  slots: readonly Slot[],
+  tables: readonly ShapeTable[],
+  groups: readonly Group[],
+  spreads: readonly Spread[],
+): Bundle[] {
+  const groupsOf = slots.map((): number[] => []);
+  const spreadsOf = slots.map((): number[] => []);
+  for (const [g, group] of groups.entries()) for (const slot of group.slots) groupsOf[slot]!.push(g);
+  for (const [s, spread] of spreads.entries()) for (const slot of spread.slots) spreadsOf[slot]!.push(s);
+  const bundles = new Map<string, Bundle & { slots: number[] }>();
+  for (const [i, slot] of slots.entries()) {
+    const table = tables[i]!;
+    const key = slot.own ? `own ${i}` : `${groupsOf[i]!.join()} ${spreadsOf[i]!.join()} ${table.shape.key}`;
+    const bundle = bundles.get(key) ?? {
+      slots: [],
+      table,
+      groups: groupsOf[i]!,
+      spreads: spreadsOf[i]!,
+      ...(slot.own && { own: slot.own }),
+    };
+    bundle.slots.push(i);
+    bundles.set(key, bundle);
+  }
+  return [...bundles.values()];
+}

@@ -1,0 +1,205 @@
+import type { Fabric } from "../topology/fabric.ts";
+import { comparePlain } from "../topology/natural-order.ts";
+import type { ShapeTable } from "./fit.ts";
+
+/**
+ * A list whose next best element is found when it is asked for: a search mostly needs the first, and sorting five
+ * thousand candidates would cost more than the rest of the plan.
+ */
+export interface LazyOrder<T> {
+  at(position: number): T | undefined;
+}
+
+/** Smallest first by `compare`, which has to be total. */
+export function lazyOrder<T>(items: T[], compare: (a: T, b: T) => number): LazyOrder<T> {
+  let sorted = 0;
+  return {
+    at(position) {
+      for (; sorted <= position && sorted < items.length; sorted++) {
+        let best = sorted;
+        for (let i = sorted + 1; i < items.length; i++) if (compare(items[i]!, items[best]!) < 0) best = i;
+        const item = items[best]!;
+        items[best] = items[sorted]!;
+        items[sorted] = item;
+      }
+      return items[position];
+    },
+  };
+}
+
+/** `first` as given, then the others, made when they are needed. */
+export function thenLazily<T>(first: readonly T[], others: () => LazyOrder<T>): LazyOrder<T> {
+  let rest: LazyOrder<T> | undefined;
+  return {
+    at(position) {
+      if (position < first.length) return first[position];
+      rest ??= others();
+      return rest.at(position - first.length);
+    },
+  };
+}
+
+/**
+ * Tighter nodes first: fewer slots, fewer spare devices, then in domains that are fuller themselves, from the
+ * narrowest level outwards, so that large free domains stay whole. Names decide at the end.
+ */
+export function compareNodes(fabric: Fabric, table: ShapeTable, room: (node: number) => number) {
+  return (a: number, b: number): number =>
+    room(a) - room(b) ||
+    table.spare[a]! - table.spare[b]! ||
+    compareSurroundings(fabric, table, fabric.nodeLevels.length, a, b) ||
+    fabric.rankOf(a) - fabric.rankOf(b);
+}
+
+/** By how full the domains around two nodes are, levels narrower than `below` left out. */
+function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number, a: number, b: number): number {
+  for (let l = below - 1; l >= 0; l--) {
+    const { domainOf } = fabric.nodeLevels[l]!;
+    const first = domainOf[a]!;
+    const second = domainOf[b]!;
+    if (first === second) continue;
+    const bySlots = sumAt(table, fabric, l, first, "slots") - sumAt(table, fabric, l, second, "slots");
+    const difference = bySlots || sumAt(table, fabric, l, first, "spare") - sumAt(table, fabric, l, second, "spare");
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+function sumAt(table: ShapeTable, fabric: Fabric, level: number, domain: number, what: "slots" | "spare"): number {
+  return domain < 0 ? 0 : table.sums(fabric, level, what)[domain]!;
+}
+
+/** Tighter domains first: fewer spare devices (pods without devices: fewer slots), then within fuller surroundings. */
+export function compareDomains(fabric: Fabric, table: ShapeTable, level: number) {
+  const { domains } = fabric.nodeLevels[level]!;
+  const spare = table.sums(fabric, level, "spare");
+  const slots = table.sums(fabric, level, "slots");
+  return (a: number, b: number): number =>
+    spare[a]! - spare[b]! ||
+    slots[a]! - slots[b]! ||
+    compareSurroundings(fabric, table, level, domains[a]!.nodes[0]!, domains[b]!.nodes[0]!) ||
+    comparePlain(domains[a]!.key, domains[b]!.key);
+}
+
+/** Where to look for the nodes of one bundle. */
+export interface Region {
+  readonly fabric: Fabric;
+  readonly table: ShapeTable;
+  /** Nodes that may be used; undefined: all of the cluster, as the table has it. */
+  readonly nodes: readonly number[] | undefined;
+  /** Pods that fit on a node now. */
+  readonly room: (node: number) => number;
+}
+
+/**
+ * Nodes for `count` pods of one shape, kept close and tight: the narrowest domain that holds them all, of those the
+ * tightest; where none does, the largest parts first and the tightest part for what remains. Fewer than `count` fit:
+ * all nodes that have room.
+ */
+export function compactNodes(region: Region, count: number): number[] {
+  if (region.nodes)
+    return fill(
+      region,
+      region.nodes.filter((node) => region.room(node) > 0),
+      0,
+      count,
+    );
+  const { fabric, table } = region;
+  const single = tightestNode(region, allNodes(table), count);
+  if (single !== undefined) return [single];
+  for (let l = fabric.nodeLevels.length - 1; l >= 0; l--) {
+    const sums = table.sums(fabric, l, "slots");
+    const compare = compareDomains(fabric, table, l);
+    let best = -1;
+    for (let domain = 0; domain < sums.length; domain++) {
+      if (sums[domain]! >= count && (best < 0 || compare(domain, best) < 0)) best = domain;
+    }
+    if (best >= 0) return split(region, withRoom(region, fabric.nodeLevels[l]!.domains[best]!.nodes), l + 1, count);
+  }
+  return split(region, withRoom(region, allNodes(table)), 0, count);
+}
+
+function allNodes(table: ShapeTable): number[] {
+  const nodes: number[] = [];
+  for (let node = 0; node < table.slots.length; node++) if (table.slots[node]! > 0) nodes.push(node);
+  return nodes;
+}
+
+function withRoom(region: Region, nodes: readonly number[]): number[] {
+  return nodes.filter((node) => region.room(node) > 0);
+}
+
+function tightestNode(region: Region, nodes: readonly number[], count: number): number | undefined {
+  const compare = compareNodes(region.fabric, region.table, region.room);
+  let best: number | undefined;
+  for (const node of nodes) {
+    if (region.room(node) >= count && (best === undefined || compare(node, best) < 0)) best = node;
+  }
+  return best;
+}
+
+/** One part of a region at some level. */
+interface Part {
+  readonly nodes: number[];
+  slots: number;
+}
+
+function partsAt(region: Region, nodes: readonly number[], level: number): Part[] {
+  const { fabric, room } = region;
+  const domainOf = fabric.nodeLevels[level]?.domainOf;
+  const parts = new Map<number, Part>();
+  for (const node of nodes) {
+    const domain = domainOf?.[node] ?? -1;
+    const key = domain >= 0 ? domain : -1 - node;
+    const part = parts.get(key) ?? { nodes: [], slots: 0 };
+    part.nodes.push(node);
+    part.slots += room(node);
+    parts.set(key, part);
+  }
+  return [...parts.values()];
+}
+
+function firstRank(fabric: Fabric, part: Part): number {
+  let first = Number.POSITIVE_INFINITY;
+  for (const node of part.nodes) first = Math.min(first, fabric.rankOf(node));
+  return first;
+}
+
+/** Smallest part that holds `count`; names decide between equals. */
+function tightestPart(region: Region, parts: readonly Part[], count: number): Part | undefined {
+  let best: Part | undefined;
+  for (const part of parts) {
+    if (part.slots < count) continue;
+    if (!best || part.slots < best.slots) best = part;
+    else if (part.slots === best.slots && firstRank(region.fabric, part) < firstRank(region.fabric, best)) best = part;
+  }
+  return best;
+}
+
+function fill(region: Region, nodes: readonly number[], level: number, count: number): number[] {
+  const single = tightestNode(region, nodes, count);
+  if (single !== undefined) return [single];
+  for (let l = region.fabric.nodeLevels.length - 1; l >= level; l--) {
+    const best = tightestPart(region, partsAt(region, nodes, l), count);
+    if (best) return split(region, best.nodes, l + 1, count);
+  }
+  return split(region, nodes, level, count);
+}
+
+/** No part at `level` or below holds `count` alone: largest parts first, the tightest one for the remainder. */
+function split(region: Region, nodes: readonly number[], level: number, count: number): number[] {
+  const { fabric } = region;
+  const parts = partsAt(region, nodes, level);
+  if (parts.length === 1 && level < fabric.nodeLevels.length) return split(region, nodes, level + 1, count);
+  parts.sort((a, b) => b.slots - a.slots || firstRank(fabric, a) - firstRank(fabric, b));
+  const chosen: number[] = [];
+  let missing = count;
+  while (missing > 0 && parts.length > 0) {
+    const last = tightestPart(region, parts, missing);
+    if (last) return [...chosen, ...fill(region, last.nodes, level + 1, missing)];
+    const largest = parts.shift()!;
+    chosen.push(...largest.nodes.toSorted((a, b) => fabric.rankOf(a) - fabric.rankOf(b)));
+    missing -= largest.slots;
+  }
+  return chosen;
+}
