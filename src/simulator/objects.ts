@@ -190,12 +190,21 @@ function gpuDevices(
     profile.starts.map((start) => migDevice(node, index, profile, start)),
   );
   const devices = [gpuDevice(node, index, geometry), ...(partitions ?? [])];
-  const parent = losses[`gpu-${index}`];
   return devices.flatMap((device) => {
-    const loss = parent ?? losses[device.name];
+    const loss = deviceLoss(device.name, losses);
     if (loss === undefined) return [device];
     return loss.how === "remove" ? [] : [{ ...device, taints: [lossTaint(loss)] }];
   });
+}
+
+/** A GPU takes its partitions along. */
+function deviceLoss(device: string, losses: DeviceLosses): DeviceLoss | undefined {
+  return losses[device.replace(/-mig-.*$/, "")] ?? losses[device];
+}
+
+/** The device, or the GPU it is a part of, is among the losses. */
+export function isDeviceLost(device: string, losses: DeviceLosses): boolean {
+  return deviceLoss(device, losses) !== undefined;
 }
 
 function lossTaint(loss: DeviceLoss): DeviceTaint {
