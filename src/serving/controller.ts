@@ -39,7 +39,7 @@ export function startOperator({ client, log, instance = "kllama", timing = syste
     client,
     timing,
     onChange: (key) => ready && queue.add(key),
-    onError: (error, fatal) => log[fatal ? "error" : "warn"]({ error }, "watch failed"),
+    onError: (error, fatal) => log[fatal ? "error" : "warn"]({ err: error }, "watch failed"),
   });
   const report = (object: KubernetesObject, before: LLMClusterStatus | undefined, after: LLMClusterStatus): void => {
     for (const { type, reason, message } of happenings(before, after)) {

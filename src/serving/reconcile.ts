@@ -88,8 +88,9 @@ export function createReconciler({ client, watched, timing, log, report }: Recon
       memory.failures = 0;
       return jitter * (isProgressing(status) ? progressingDelayMs : resyncDelayMs);
     } catch (error) {
-      if (!(error instanceof KubeError)) log.error({ error, llmCluster: key }, "defect while working on an LLMCluster");
-      else log.warn({ error, llmCluster: key }, "the API server could not be asked; trying again later");
+      if (!(error instanceof KubeError))
+        log.error({ err: error, llmCluster: key }, "defect while working on an LLMCluster");
+      else log.warn({ err: error, llmCluster: key }, "the API server could not be asked; trying again later");
       memory.failures += 1;
       return jitter * Math.min(resyncDelayMs, progressingDelayMs * 2 ** (memory.failures - 1));
     }

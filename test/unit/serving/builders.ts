@@ -20,7 +20,7 @@ export function llmCluster(spec: Record<string, unknown> = {}, metadata: Partial
   return cluster;
 }
 
-export const statefulSetUid = "set-uid";
+const statefulSetUid = "set-uid";
 
 /** A StatefulSet whose newest template has been seen by its controller under the revision `new`. */
 export function statefulSet(status: StatefulSet["status"] = {}, generation = 1): StatefulSet {
