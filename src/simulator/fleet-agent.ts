@@ -124,7 +124,8 @@ interface Agent extends Pick<FleetHandle, "violations" | "waiting" | "failPrepar
 /** Watches nodes, claims and pods, and lets preparation decide. */
 function createAgent(options: AgentOptions): Agent {
   const { client, log, timing, hardware } = options;
-  const preparation = createPreparation(hardware);
+  const forcedFailures = new Map<string, string>();
+  const preparation = createPreparation(hardware, (pod) => forcedFailures.get(podName(pod)) ?? pod.failPrepare);
   const events = createEventRecorder({
     client,
     component: "kllama-simulator",
@@ -141,7 +142,6 @@ function createAgent(options: AgentOptions): Agent {
   const violations: Problem[] = [];
   /** Problems that were reported, by pod. */
   const reported = new Map<string, Set<string>>();
-  const forcedFailures = new Map<string, string>();
   const confirming = new Map<string, Promise<void>>();
   const ended = new AbortController();
   let confirmations = 0;
@@ -174,8 +174,7 @@ function createAgent(options: AgentOptions): Agent {
       if (message === undefined) forcedFailures.delete(key);
       else forcedFailures.set(key, message);
       const waiting = preparation.waiting().find((problem) => `${problem.namespace}/${problem.pod}` === key);
-      const known = waiting === undefined ? undefined : preparation.pod(waiting.podUid);
-      if (known !== undefined) apply(preparation.podChanged(withFault(known)));
+      if (waiting !== undefined) apply(preparation.judge(waiting.podUid));
     },
     async stop() {
       ended.abort();
@@ -225,14 +224,8 @@ function createAgent(options: AgentOptions): Agent {
       reported.delete(change.uid);
       apply(preparation.podGone(change.uid, true));
     } else if (change.value !== undefined && hardware.node(change.value.node) !== undefined) {
-      apply(preparation.podChanged(withFault(change.value)));
+      apply(preparation.podChanged(change.value));
     }
-  }
-
-  function withFault(pod: BoundPod): BoundPod {
-    const { failPrepare: _, ...rest } = pod;
-    const forced = forcedFailures.get(`${pod.namespace}/${pod.name}`) ?? pod.failPrepare;
-    return forced === undefined ? rest : { ...rest, failPrepare: forced };
   }
 
   function apply(decisions: readonly Decision[]): void {
@@ -283,7 +276,7 @@ function createAgent(options: AgentOptions): Agent {
       }
       const raw = await read<Pod>(podPath(known.namespace, known.name));
       const current = raw?.metadata.uid === known.uid ? boundPod(raw) : undefined;
-      apply(current === undefined ? preparation.podGone(known.uid, false) : preparation.podChanged(withFault(current)));
+      apply(current === undefined ? preparation.podGone(known.uid, false) : preparation.podChanged(current));
     }
   }
 

@@ -19,6 +19,7 @@ export interface BoundPod {
   terminal: boolean;
   /** It carries the annotation that lets it start. */
   marked: boolean;
+  /** Message of the annotation. */
   failPrepare?: string;
   /** `claimName` is absent while the pod's status does not name it yet. */
   claims: readonly { name: string; claimName?: string }[];
@@ -110,7 +111,11 @@ interface KnownPod {
   started?: readonly string[];
 }
 
-export function createPreparation(hardware: Hardware): Preparation {
+/** `failureOf` gives the message with which preparation for a pod has to fail; default: what its annotation asks for. */
+export function createPreparation(
+  hardware: Hardware,
+  failureOf: (pod: BoundPod) => string | undefined = (pod) => pod.failPrepare,
+): Preparation {
   const pods = new Map<string, KnownPod>();
   const gone = new Set<string>();
   const claims = new Map<string, ObservedClaim>();
@@ -180,7 +185,8 @@ export function createPreparation(hardware: Hardware): Preparation {
   }
 
   function conflictOf(pod: BoundPod, wanted: readonly ObservedClaim[]): Problem | undefined {
-    if (pod.failPrepare !== undefined) return problemOf(pod, { kind: "PrepareFailed", message: pod.failPrepare });
+    const failure = failureOf(pod);
+    if (failure !== undefined) return problemOf(pod, { kind: "PrepareFailed", message: failure });
     const fresh = wanted.filter((claim) => !prepared.has(claim.uid));
     for (const claim of fresh) {
       const away = claim.devices?.find(({ pool }) => pool !== pod.node);
