@@ -1,0 +1,64 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** A kllama command that runs as a process of its own. */
+export interface Child {
+  /** The command is ready; rejects when it ends before, with the end of its log. */
+  ready: Promise<void>;
+  /** Rejects when it ends without having been stopped. */
+  failed: Promise<never>;
+  /** SIGTERM, SIGKILL after a grace; resolves when it is gone. */
+  stop(): Promise<void>;
+  kill(): void;
+}
+
+const main = fileURLToPath(new URL("../main.ts", import.meta.url));
+const graceMs = 5_000;
+const shownLogLines = 15;
+
+/**
+ * Starts `kllama NAME FLAGS` with its log in a file. The channel between the processes tells the child when this process
+ * is gone, even by SIGKILL. It has a session of its own, so that Ctrl-C in the terminal reaches only this process, which
+ * ends everything in order.
+ */
+export function startChild(name: string, flags: readonly string[], logDir: string): Child {
+  const logPath = join(logDir, `kllama-${name}.log`);
+  const log = openSync(logPath, "a", 0o600);
+  const child = fork(main, [name, ...flags], { stdio: ["ignore", log, log, "ipc"], detached: true });
+  closeSync(log);
+  let stopping = false;
+  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()).once("error", () => resolve()));
+  const failed = exited.then(async () => {
+    if (stopping) return new Promise<never>(() => undefined);
+    throw new Error(await failureText(name, child, logPath));
+  });
+  const ready = Promise.race([
+    new Promise<void>((resolve) => child.once("message", () => resolve())),
+    failed as Promise<never>,
+  ]);
+  // Whoever starts the child looks at these two later.
+  failed.catch(() => undefined);
+  ready.catch(() => undefined);
+  return {
+    ready,
+    failed,
+    async stop() {
+      stopping = true;
+      child.kill("SIGTERM");
+      const timer = setTimeout(() => child.kill("SIGKILL"), graceMs);
+      await exited;
+      clearTimeout(timer);
+    },
+    kill: () => void child.kill("SIGKILL"),
+  };
+}
+
+async function failureText(name: string, child: ChildProcess, logPath: string): Promise<string> {
+  const how = child.signalCode ?? `code ${child.exitCode}`;
+  const log = await readFile(logPath, "utf8").catch(() => "");
+  const lines = log.trimEnd().split("\n").slice(-shownLogLines);
+  return `kllama ${name} ended with ${how}. The end of its log:\n${lines.map((line) => `  ${line}`).join("\n")}`;
+}

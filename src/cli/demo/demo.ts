@@ -1,0 +1,217 @@
+import { access, mkdtemp, readFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { delimiter, join } from "node:path";
+import process from "node:process";
+import { type KubernetesVersion, resolveBinaries } from "../../../tools/control-plane/binaries.ts";
+import type { ControlPlane } from "../../../tools/control-plane/control-plane.ts";
+import { createClient, type KubeClient } from "../../kube/client.ts";
+import { loadConnection } from "../../kube/connection.ts";
+import { installManifests } from "../../kube/install.ts";
+import { readManifests } from "../../kube/manifests.ts";
+import { waitForPolicies } from "../../kube/policy-probes.ts";
+import { parseFleet } from "../../simulator/fleet.ts";
+import { simulatedNode } from "../../simulator/names.ts";
+import type { Streams } from "../command.ts";
+import { drawPlacements } from "../picture.ts";
+import { devicesHeldTwice, placementsOf } from "../placements.ts";
+import type { Child } from "./children.ts";
+import { type ExtenderAccess, install, prepareExtender, startBase, startKllama, startScheduler } from "./cluster.ts";
+import { type Expected, expectedOf } from "./expected.ts";
+import { readCluster, readRefusals, readSearch, watchUntilReady } from "./observe.ts";
+import { createProgress, type Progress } from "./progress.ts";
+
+export interface DemoOptions {
+  version: KubernetesVersion;
+  fleetFile: string;
+  examples: string;
+  once: boolean;
+  output: "picture" | "json";
+  timeoutMs: number;
+  keepData: boolean;
+  color: boolean;
+  streams: Streams;
+}
+
+/** What runs, and what has to be undone, newest first. */
+interface Running {
+  progress: Progress;
+  cleanup: AsyncDisposableStack;
+  children: Set<Child>;
+  /** Aborts at the first Ctrl-C or SIGTERM. */
+  interrupted: AbortSignal;
+}
+
+/** Width of the picture where stdout is no terminal. */
+const defaultWidth = 110;
+
+/** @returns the exit code: 0 when everything was placed and ready, 1 when not, 130 when interrupted before. */
+export async function runDemo(options: DemoOptions): Promise<number> {
+  const interrupt = new AbortController();
+  const running: Running = {
+    progress: createProgress(options.streams.stderr),
+    cleanup: new AsyncDisposableStack(),
+    children: new Set(),
+    interrupted: interrupt.signal,
+  };
+  handleSignals(interrupt, running);
+  try {
+    return await untilInterrupted(demo(options, running), running.interrupted);
+  } finally {
+    await running.cleanup.disposeAsync();
+    if (!options.keepData) running.progress.line("Everything is stopped and removed.");
+  }
+}
+
+async function untilInterrupted(work: Promise<number>, interrupted: AbortSignal): Promise<number> {
+  const stopped = new Promise<number>((resolve) => {
+    interrupted.addEventListener("abort", () => resolve(130));
+  });
+  // What fails once everything is being stopped is of no interest.
+  work.catch(() => undefined);
+  return Promise.race([work, stopped]);
+}
+
+async function demo(options: DemoOptions, running: Running): Promise<number> {
+  const { progress } = running;
+  parseFleet(await readFile(options.fleetFile, "utf8"), options.fleetFile);
+  const expected = expectedOf(await readManifests([options.examples]));
+  const controlPlane = await startAll(options, running);
+  const { client, access: extender } = await installAll(controlPlane, options, running);
+  const reasons = await placeExamples(client, expected, options, running);
+  const heldTwice = await print(client, extender, options);
+  for (const device of heldTwice) reasons.push(`device ${device} is held twice`);
+  progress.line(`\nTimes:\n${progress.summary()}`);
+  if (reasons.length > 0)
+    progress.line(`\nNot everything is placed and ready:\n${reasons.map((r) => `  ${r}`).join("\n")}`);
+  const code = reasons.length === 0 ? 0 : 1;
+  if (options.once) return code;
+  progress.line(await lookFurther(controlPlane));
+  return new Promise((resolve) => running.interrupted.addEventListener("abort", () => resolve(code)));
+}
+
+async function startAll(options: DemoOptions, { progress, cleanup }: Running): Promise<ControlPlane> {
+  const { version } = options;
+  const binaries = await progress.step(`binaries of Kubernetes ${version}, etcd, kwok`, () =>
+    resolveBinaries({ version, onProgress: (line) => progress.line(`    ${line}`) }),
+  );
+  const dataDir = options.keepData ? await mkdtemp(join(tmpdir(), "kllama-demo-")) : undefined;
+  if (dataDir !== undefined) cleanup.defer(async () => progress.line(`Data, logs and kubeconfigs are in ${dataDir}`));
+  return progress.step("etcd, kube-apiserver, kube-controller-manager, kwok", () => {
+    const starting = startBase(version, binaries, dataDir);
+    cleanup.defer(async () => {
+      await (await starting.catch(() => undefined))?.stop();
+    });
+    return starting;
+  });
+}
+
+async function installAll(
+  controlPlane: ControlPlane,
+  options: DemoOptions,
+  { progress, cleanup, children }: Running,
+): Promise<{ client: KubeClient; access: ExtenderAccess }> {
+  const connection = await loadConnection({ kubeconfigPath: controlPlane.admin.path });
+  const client = createClient(connection, { userAgent: "kllama-demo" });
+  cleanup.defer(() => client.close());
+  const [extender] = await Promise.all([
+    progress.step("kube-scheduler with kllama's extender", async () => {
+      const prepared = await prepareExtender(controlPlane);
+      await startScheduler(controlPlane, prepared);
+      return prepared;
+    }),
+    progress.step("CRDs, accounts, policies, device classes", () => install(client)),
+  ]);
+  cleanup.defer(async () => void (await Promise.all([...children].map((child) => child.stop()))));
+  const kllama = await startKllama(controlPlane, extender, options.fleetFile, (child) => children.add(child));
+  await Promise.all([
+    progress.step("policies take effect", () => waitForPolicies(client)),
+    progress.step("fleet of simulated nodes", () => kllama.fleet.ready),
+    progress.step("planner leads", () => kllama.planner.ready),
+    progress.step("operator", () => kllama.operator.ready),
+  ]);
+  return { client, access: extender };
+}
+
+/** Applies the examples and waits. @returns what is still lacking when time is over. */
+async function placeExamples(
+  client: KubeClient,
+  expected: Expected,
+  options: DemoOptions,
+  { progress, children, interrupted }: Running,
+): Promise<string[]> {
+  await progress.step("examples applied", () => installManifests(client, [options.examples]));
+  const signal = AbortSignal.any([AbortSignal.timeout(options.timeoutMs), interrupted]);
+  const failed = Promise.race([...children].map((child) => child.failed));
+  const { reasons } = await progress.step("examples placed and ready", () =>
+    Promise.race([
+      watchUntilReady(
+        client,
+        expected,
+        ({ gangsScheduled, podsReady, pods }) =>
+          progress.line(
+            `    ${gangsScheduled} of ${expected.gangs.length} gangs scheduled, ${podsReady} of ${pods} pods ready`,
+          ),
+        signal,
+      ),
+      failed,
+    ]),
+  );
+  return reasons;
+}
+
+/** Prints the placements on stdout. @returns devices that two claims hold: there must be none. */
+async function print(client: KubeClient, extender: ExtenderAccess, options: DemoOptions): Promise<string[]> {
+  const { stdout } = options.streams;
+  const [state, refusals, search] = await Promise.all([
+    readCluster(client),
+    readRefusals(client),
+    readSearch(extender),
+  ]);
+  const output = placementsOf(state, { refusals, search });
+  if (options.output === "json") {
+    stdout.write(`${JSON.stringify(output, undefined, 2)}\n`);
+  } else {
+    const width = Math.max(60, stdout.columns ?? defaultWidth);
+    stdout.write(`\n${drawPlacements(state, output, { width, color: options.color, simulatedLabel: simulatedNode })}`);
+  }
+  return devicesHeldTwice(output);
+}
+
+async function lookFurther(controlPlane: ControlPlane): Promise<string> {
+  const onPath = await isOnPath("kubectl");
+  const kubectl = onPath ? "kubectl" : controlPlane.binaries.kubectl;
+  const prefix = `KUBECONFIG=${controlPlane.admin.path} ${kubectl}`;
+  return [
+    "\nLook further (another terminal):",
+    `  ${prefix} get gangs -A`,
+    `  ${prefix} get llmc -A`,
+    `  ${prefix} get pods,resourceclaims -A -o wide`,
+    `Logs: ${join(controlPlane.dataDir, "logs")}`,
+    "Ctrl-C ends everything.",
+  ].join("\n");
+}
+
+async function isOnPath(command: string): Promise<boolean> {
+  const folders = (process.env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== "");
+  const found = await Promise.allSettled(folders.map((folder) => access(join(folder, command))));
+  return found.some(({ status }) => status === "fulfilled");
+}
+
+/** npm passes Ctrl-C on to a process that the terminal has told already: what comes at once is one and the same. */
+const sameSignalMs = 500;
+
+/** The first signal ends everything in order; a later one kills, and what is left ends with this process. */
+function handleSignals(interrupt: AbortController, { progress, children }: Running): void {
+  let firstMs: number | undefined;
+  const stop = (signal: NodeJS.Signals): void => {
+    firstMs ??= performance.now();
+    if (!interrupt.signal.aborted) {
+      progress.line(`\n${signal}: stopping; once more to force it`);
+      interrupt.abort();
+    } else if (performance.now() - firstMs > sameSignalMs) {
+      for (const child of children) child.kill();
+      process.exit(130);
+    }
+  };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
+}

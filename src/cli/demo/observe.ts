@@ -1,0 +1,130 @@
+import { Agent, request } from "undici";
+import { schedulingGroup, version } from "../../api/names.ts";
+import type { KubeClient } from "../../kube/client.ts";
+import { type ResourceLocation, resourcePath } from "../../kube/paths.ts";
+import {
+  projectClaim,
+  projectGang,
+  projectNode,
+  projectPod,
+  projectSlice,
+  projectTopology,
+} from "../../kube/project.ts";
+import { createReflector, type Reflector } from "../../kube/reflector.ts";
+import type { ClusterState, SearchStats, SingleRefusals } from "../placements.ts";
+import type { ExtenderAccess } from "./cluster.ts";
+import { type Expected, type Progressed, progressOf } from "./expected.ts";
+
+const core = (resource: string): ResourceLocation => ({ group: "", version: "v1", resource });
+const dra = (resource: string): ResourceLocation => ({ group: "resource.k8s.io", version: "v1", resource });
+const ours = (resource: string): ResourceLocation => ({ group: schedulingGroup, version, resource });
+
+/**
+ * Watches gangs and pods until everything expected is placed and ready. Calls `onProgress` after each change that moves
+ * a count. Resolves with what is lacking when the signal aborts first.
+ */
+export async function watchUntilReady(
+  client: KubeClient,
+  expected: Expected,
+  onProgress: (progressed: Progressed) => void,
+  signal: AbortSignal,
+): Promise<Progressed> {
+  const watched: Reflector<unknown>[] = [];
+  const done = Promise.withResolvers<Progressed>();
+  let before = "";
+  const look = (): Progressed => {
+    const progressed = progressOf(expected, gangs.items.values(), pods.items.values());
+    if (!watched.every((reflector) => reflector.synced)) return progressed;
+    const { gangsScheduled, podsReady, pods: podCount, reasons } = progressed;
+    const counts = `${gangsScheduled} ${podsReady} ${podCount}`;
+    if (counts !== before) onProgress(progressed);
+    before = counts;
+    if (reasons.length === 0) done.resolve(progressed);
+    return progressed;
+  };
+  const watch = <R, T>(location: ResourceLocation, project: (raw: R) => T): Reflector<T> => {
+    const reflector = createReflector<R, T>({
+      client,
+      path: resourcePath(location),
+      name: location.resource,
+      project,
+      onChange: () => void look(),
+      onError: (error, fatal) => fatal && done.reject(error),
+    });
+    watched.push(reflector);
+    return reflector;
+  };
+  const gangs = watch(ours("gangs"), projectGang);
+  const pods = watch(core("pods"), projectPod);
+  const giveUp = (): void => done.resolve(look());
+  signal.addEventListener("abort", giveUp);
+  for (const reflector of watched) reflector.start();
+  try {
+    return await done.promise;
+  } finally {
+    signal.removeEventListener("abort", giveUp);
+    await Promise.all(watched.map((reflector) => reflector.stop()));
+  }
+}
+
+/** Reads the cluster as it is now. */
+export async function readCluster(client: KubeClient): Promise<ClusterState> {
+  const list = async <R, T>(location: ResourceLocation, project: (raw: R) => T): Promise<T[]> => {
+    const { items } = await client.request<{ items: R[] }>("GET", resourcePath(location));
+    return items.map(project);
+  };
+  const [gangs, pods, claims, nodes, slices, topologies] = await Promise.all([
+    list(ours("gangs"), projectGang),
+    list(core("pods"), projectPod),
+    list(dra("resourceclaims"), projectClaim),
+    list(core("nodes"), projectNode),
+    list(dra("resourceslices"), projectSlice),
+    list(ours("clustertopologies"), projectTopology),
+  ]);
+  return { gangs, pods, claims, nodes, slices, topologies };
+}
+
+/** Why the planner refused pods without a Gang: it says so in events on them, newest last. */
+export async function readRefusals(client: KubeClient): Promise<SingleRefusals> {
+  interface Event {
+    reason?: string;
+    note?: string;
+    reportingController?: string;
+    regarding?: { kind?: string; uid?: string };
+  }
+  const path = resourcePath({ group: "events.k8s.io", version: "v1", resource: "events" });
+  const { items } = await client.request<{ items: Event[] }>("GET", path);
+  const refusals = new Map<string, { reason: string; message: string }>();
+  for (const { reason = "", note = "", reportingController, regarding } of items) {
+    if (reportingController !== "kllama-planner" || regarding?.kind !== "Pod" || regarding.uid === undefined) continue;
+    refusals.set(regarding.uid, { reason: reason.replace(/^Pod/, ""), message: note });
+  }
+  return refusals;
+}
+
+/** What the planner's metrics tell of its search. */
+export async function readSearch(access: ExtenderAccess): Promise<SearchStats> {
+  const agent = new Agent({ connect: access.client });
+  try {
+    const { statusCode, body } = await request(`${access.url}/metrics`, { dispatcher: agent });
+    const text = await body.text();
+    if (statusCode !== 200) throw new Error(`the planner's metrics: HTTP ${statusCode}: ${text.slice(0, 200)}`);
+    return searchStats(text);
+  } finally {
+    await agent.close();
+  }
+}
+
+/** Sums series of the Prometheus text format over their labels. */
+export function searchStats(text: string): SearchStats {
+  const sum = (name: string, label = ""): number =>
+    text
+      .split("\n")
+      .filter((line) => (line.startsWith(`${name}{`) || line.startsWith(`${name} `)) && line.includes(label))
+      .reduce((total, line) => total + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
+  return {
+    planMs: Math.round(sum("kllama_gang_plan_duration_seconds_sum") * 1e6) / 1000,
+    explored: sum("kllama_gang_plan_explored_total"),
+    budgetExceeded: sum("kllama_gang_plans_total", 'reason="BudgetExceeded"') > 0,
+  };
+}

@@ -1,0 +1,206 @@
+import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import {
+  type PlacedClaim,
+  type PlacedPod,
+  type Placement,
+  type PlanOutput,
+  type PlanStats,
+  type Rejection,
+  type RejectionReason,
+  rejectionReasons,
+} from "../api/placement.ts";
+import type { GangRecord } from "../gang/lifecycle/state.ts";
+import { assignSlots, minCountOf, slotKey } from "../gang/members.ts";
+import { compareNatural } from "../topology/natural-order.ts";
+import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
+import { createDomainFinder, type DomainFinder } from "./domains.ts";
+
+/** The cluster at one moment, as records. */
+export interface ClusterState {
+  gangs: readonly GangRecord[];
+  pods: readonly PodRecord[];
+  claims: readonly ClaimRecord[];
+  nodes: readonly NodeRecord[];
+  slices: readonly SliceRecord[];
+  topologies: readonly { name: string; spec: ClusterTopologySpec }[];
+}
+
+/** Pod UID → why a pod without a Gang was refused; the API server keeps that in events only. */
+export type SingleRefusals = ReadonlyMap<string, { reason: string; message: string }>;
+
+/** What only the planner itself knows of its search. */
+export type SearchStats = Pick<PlanStats, "planMs" | "explored" | "budgetExceeded">;
+
+/**
+ * What became of every gang, told by objects: devices by what claims hold, nodes by where pods are bound. A member that
+ * is not bound yet counts with the node that is reserved for it once its claims are allocated; a gang with too few such
+ * members is a rejection, with the reason in its status. A pod with claims and no Gang is a gang by its own name.
+ */
+export function placementsOf(
+  state: ClusterState,
+  known: { search?: SearchStats; refusals?: SingleRefusals } = {},
+): PlanOutput {
+  const claims = new Map(state.claims.map((claim) => [`${claim.namespace}/${claim.name}`, claim]));
+  const domains = createDomainFinder(state);
+  const live = state.pods.filter((pod) => !pod.terminal && !pod.deleting);
+  const byGang = Map.groupBy(live, (pod) => (pod.gang === undefined ? "" : `${pod.namespace}/${pod.gang}`));
+  const results: (Placement | Rejection)[] = [];
+  for (const gang of state.gangs) {
+    const key = `${gang.namespace}/${gang.name}`;
+    results.push(gangResult(gang, byGang.get(key) ?? [], claims, domains));
+    byGang.delete(key);
+  }
+  for (const pod of byGang.get("") ?? []) {
+    if (pod.claims.length > 0) results.push(singleResult(pod, claims, domains, known.refusals));
+  }
+  byGang.delete("");
+  for (const pods of byGang.values()) results.push(withoutGang(pods[0]!));
+
+  results.sort((a, b) => compareNatural(a.namespace, b.namespace) || compareNatural(a.gang, b.gang));
+  return {
+    placements: results.filter((result) => "pods" in result),
+    rejections: results.filter((result) => "reason" in result),
+    stats: {
+      nodes: state.nodes.length,
+      devices: domains.deviceCount,
+      gangs: results.length,
+      ...(known.search ?? { planMs: 0, explored: 0, budgetExceeded: false }),
+    },
+  };
+}
+
+type Claims = ReadonlyMap<string, ClaimRecord>;
+
+function gangResult(
+  gang: GangRecord,
+  pods: readonly PodRecord[],
+  claims: Claims,
+  domains: DomainFinder,
+): Placement | Rejection {
+  const reserved = gang.status.placement?.pods ?? [];
+  const { slots } = assignSlots(gang.spec, pods, reserved);
+  const placed: PlacedPod[] = [];
+  let complete = true;
+  for (const podSet of gang.spec.podSets) {
+    const before = placed.length;
+    for (let index = 0; index < podSet.count; index++) {
+      const pod = slots.get(slotKey(podSet.name, index));
+      if (pod === undefined) continue;
+      const node = reserved.find((slot) => slot.podSet === podSet.name && slot.index === index)?.node;
+      const place = placeOf(pod, podSet.name, index, node, claims);
+      if (place !== undefined) placed.push(place);
+    }
+    if (placed.length - before < minCountOf(podSet)) complete = false;
+  }
+  if (!complete) return gangRejection(gang, pods);
+  const { role, placementGroup, topology } = gang.spec;
+  const costMs = gang.status.placement?.costMs;
+  return {
+    gang: gang.name,
+    namespace: gang.namespace,
+    ...(role === undefined ? {} : { role }),
+    ...(placementGroup === undefined ? {} : { placementGroup }),
+    pods: placed,
+    domains: domains.shared(topology, placed),
+    cost: {
+      totalMs: costMs ?? 0,
+      byLink: [],
+      assumes: costMs === undefined ? [] : ["the planner's estimate, from the Gang's status"],
+    },
+  };
+}
+
+/** Node and devices of a pod that is bound, or that holds its claims on `reservedNode`. */
+function placeOf(
+  pod: PodRecord,
+  podSet: string,
+  index: number,
+  reservedNode: string | undefined,
+  claims: Claims,
+): PlacedPod | undefined {
+  const placed = pod.claims.map((reference) => placedClaim(pod, reference, claims));
+  const node = pod.nodeName ?? (placed.every((claim) => claim !== undefined) ? reservedNode : undefined);
+  if (node === undefined) return undefined;
+  return { pod: pod.name, podSet, index, node, claims: placed.filter((claim) => claim !== undefined) };
+}
+
+function placedClaim(pod: PodRecord, reference: PodRecord["claims"][number], claims: Claims): PlacedClaim | undefined {
+  const claim = claims.get(`${pod.namespace}/${reference.claimName}`);
+  if (claim?.allocation === undefined) return undefined;
+  const results = claim.allocation.devices?.results ?? [];
+  return {
+    claim: claim.name,
+    reference: reference.name,
+    devices: results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device })),
+  };
+}
+
+function gangRejection(gang: GangRecord, pods: readonly PodRecord[]): Rejection {
+  const { phase, explanation, conditions } = gang.status;
+  const bound = pods.filter((pod) => pod.nodeName !== undefined).length;
+  const wanted = gang.spec.podSets.reduce((sum, podSet) => sum + minCountOf(podSet), 0);
+  const counts = `${pods.length} pods exist, ${bound} of ${wanted} are bound`;
+  const reason = conditions?.find((condition) => condition.type === "Planned")?.reason;
+  return rejection(
+    gang,
+    closedReason(reason),
+    `${phase ?? "no status yet"}: ${explanation === undefined ? "" : `${explanation}; `}${counts}`,
+  );
+}
+
+/** Phases between two plans (Revoked) have no reason of the closed list: such a gang waits for its members. */
+function closedReason(reason: string | undefined): RejectionReason {
+  return rejectionReasons.find((known) => known === reason) ?? "WaitingForMembers";
+}
+
+function rejection(
+  { namespace, name }: { namespace: string; name: string },
+  reason: RejectionReason,
+  message: string,
+): Rejection {
+  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+}
+
+function singleResult(
+  pod: PodRecord,
+  claims: Claims,
+  domains: DomainFinder,
+  refusals: SingleRefusals | undefined,
+): Placement | Rejection {
+  const place = placeOf(pod, pod.podSet ?? "pod", 0, pod.nominatedNodeName, claims);
+  if (place === undefined) {
+    const refusal = refusals?.get(pod.uid);
+    const message = refusal?.message ?? pod.unschedulableMessage ?? "its claims hold no devices yet";
+    return rejection(pod, closedReason(refusal?.reason), message);
+  }
+  return {
+    gang: pod.name,
+    namespace: pod.namespace,
+    pods: [place],
+    domains: domains.shared("default", [place]),
+    cost: { totalMs: 0, byLink: [], assumes: [] },
+  };
+}
+
+function withoutGang(pod: PodRecord): Rejection {
+  const name = pod.gang ?? "";
+  const message = `pod ${pod.name} is labelled with Gang ${name}, which does not exist; create it or remove the label`;
+  return rejection({ namespace: pod.namespace, name }, "WaitingForMembers", message);
+}
+
+/** Devices that two claims hold, or one claim twice, as `driver/pool/device`: nobody may ever see one. */
+export function devicesHeldTwice({ placements }: PlanOutput): string[] {
+  const claimOf = new Map<string, string>();
+  const twice = new Set<string>();
+  for (const { namespace, pods } of placements) {
+    for (const { claim, devices } of pods.flatMap((pod) => pod.claims)) {
+      const holder = `${namespace}/${claim}`;
+      const keys = devices.map(({ driver, pool, device }) => `${driver}/${pool}/${device}`);
+      for (const [position, key] of keys.entries()) {
+        if ((claimOf.get(key) ?? holder) !== holder || keys.indexOf(key) !== position) twice.add(key);
+        claimOf.set(key, holder);
+      }
+    }
+  }
+  return [...twice].sort(compareNatural);
+}

@@ -1,0 +1,146 @@
+import { readFile } from "node:fs/promises";
+import { isIP } from "node:net";
+import process from "node:process";
+import { driverName } from "../api/names.ts";
+import type { WriteEffect } from "../extender/effects.ts";
+import { defineCommand, type FlagValues, UsageError } from "./command.ts";
+import { createLog, processIdentity, serve, serviceFlags } from "./service.ts";
+
+const flags = {
+  ...serviceFlags,
+  listen: {
+    type: "string",
+    value: "HOST:PORT",
+    default: "127.0.0.1:8443",
+    describe: "Where kube-scheduler reaches the extender; also serves /healthz, /readyz and /metrics. Port 0: any.",
+  },
+  "tls-cert": { type: "string", value: "FILE", describe: "Certificate of the server, PEM." },
+  "tls-key": { type: "string", value: "FILE", describe: "Its private key, PEM." },
+  "client-ca": {
+    type: "string",
+    value: "FILE",
+    describe:
+      "Clients must show a certificate of this authority, PEM. The three TLS flags belong together; without them only a loopback address may be listened on.",
+  },
+  "client-name": {
+    type: "string",
+    value: "NAME",
+    multiple: true,
+    describe: "Common name that a client's certificate may have, such as kube-scheduler's. Default: any.",
+  },
+  namespace: {
+    type: "string",
+    value: "NAME",
+    default: "kllama-system",
+    describe: "Namespace of the Lease that elects the leader.",
+  },
+  "managed-driver": {
+    type: "string",
+    value: "DRIVER",
+    multiple: true,
+    describe: `DRA driver whose devices kllama alone allocates. Default: ${driverName}.`,
+  },
+} as const;
+
+export const plannerCommand = defineCommand({
+  name: "planner",
+  summary: "Run the planner: kube-scheduler's extender that places gangs.",
+  description:
+    "Plans gangs and single pods with claims, reserves their devices and nodes, and answers kube-scheduler's filter, prioritize, preempt and bind calls. Several replicas may run: the holder of the Lease kllama-planner plans, the others stand by. A replica that loses the Lease exits with code 1.",
+  flags,
+  examples: [
+    { what: "On this machine, for a scheduler beside it", command: "kllama planner --kubeconfig planner.kubeconfig" },
+    {
+      what: "Reachable from elsewhere, for kube-scheduler alone",
+      command:
+        "kllama planner --listen 0.0.0.0:8443 --tls-cert tls.crt --tls-key tls.key --client-ca ca.crt --client-name system:kube-scheduler",
+    },
+  ],
+  async run(values, _streams) {
+    const listen = parseListen(values.listen);
+    const tls = await readTls(values, listen.host);
+    const log = createLog("planner", values["log-level"]);
+    return serve(log, async (fail) => {
+      const [{ startPlanner }, { createClient }, { loadConnection }] = await Promise.all([
+        import("../extender/planner.ts"),
+        import("../kube/client.ts"),
+        import("../kube/connection.ts"),
+      ]);
+      const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
+        userAgent: "kllama-planner",
+      });
+      const planner = await startPlanner({
+        client,
+        log,
+        identity: processIdentity(),
+        namespace: values.namespace,
+        listen,
+        ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
+        ...(tls === undefined ? {} : { tls }),
+        ...failpoint(process.env["KLLAMA_FAILPOINT"]),
+        onLost: () => fail("the Lease was lost: another replica plans now; exit, so that a fresh process stands by"),
+      });
+      log.info({ url: planner.url }, "listening");
+      return {
+        ready: planner.active,
+        async stop() {
+          await planner.stop();
+          await client.close();
+        },
+      };
+    });
+  },
+});
+
+/**
+ * `KLLAMA_FAILPOINT=EFFECT:N` kills this process with SIGKILL right after its Nth successful write of that effect
+ * (`writeStatus/Reserved`, `reserveClaim`, `releasePod`, `writeStatus/Binding`, `bind`, …): how tests prove recovery.
+ */
+function failpoint(text: string | undefined): { onWritten?: (effect: WriteEffect) => void } {
+  const match = /^([A-Za-z/]+):(\d+)$/.exec(text ?? "");
+  if (match === null) return {};
+  let left = Number(match[2]);
+  return {
+    onWritten(effect) {
+      const name = effect.type === "writeStatus" ? `writeStatus/${effect.status.phase}` : effect.type;
+      if (name !== match[1]) return;
+      left -= 1;
+      if (left === 0) process.kill(process.pid, "SIGKILL");
+    },
+  };
+}
+
+/** `HOST:PORT`, `[::1]:8443`. */
+function parseListen(text: string): { host: string; port: number } {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  const host = match?.[1] ?? match?.[2];
+  if (host === undefined || port > 65_535) {
+    throw new UsageError(`--listen ${text} is not HOST:PORT; write for example 127.0.0.1:8443 or [::1]:8443`);
+  }
+  return { host, port };
+}
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+}
+
+async function readTls(values: FlagValues<typeof flags>, host: string) {
+  const files = [values["tls-cert"], values["tls-key"], values["client-ca"]] as const;
+  const given = files.filter((file) => file !== undefined).length;
+  if (given !== 0 && given !== 3) {
+    throw new UsageError("--tls-cert, --tls-key and --client-ca belong together; give all three or none");
+  }
+  const clientNames = values["client-name"];
+  if (given === 0) {
+    if (clientNames !== undefined) throw new UsageError("--client-name needs --tls-cert, --tls-key and --client-ca");
+    if (!isLoopback(host)) {
+      throw new UsageError(
+        `--listen ${host}: anybody who reaches this address could bind pods; give --tls-cert, --tls-key and --client-ca, or listen on 127.0.0.1`,
+      );
+    }
+    return undefined;
+  }
+  const [cert, key, ca] = (await Promise.all(files.map((file) => readFile(file!, "utf8")))) as [string, string, string];
+  return { cert, key, ca, ...(clientNames === undefined ? {} : { clientNames }) };
+}

@@ -1,0 +1,93 @@
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import process from "node:process";
+import { type Logger, pino } from "pino";
+import { type Flag, UsageError } from "./command.ts";
+
+/** What all long-running commands have in common: connection, logs, and how they begin and end. */
+
+export const serviceFlags = {
+  kubeconfig: {
+    type: "string",
+    value: "FILE",
+    describe:
+      "How to reach the API server. Default: the file that KUBECONFIG names, the pod's service account, ~/.kube/config.",
+  },
+  "log-level": {
+    type: "string",
+    value: "LEVEL",
+    default: "info",
+    describe: "Least important lines to log: trace, debug, info, warn, error or fatal. Logs are JSON lines on stderr.",
+  },
+} as const satisfies Record<string, Flag>;
+
+const logLevels = ["trace", "debug", "info", "warn", "error", "fatal"];
+
+/** Writes synchronously: the last line before an exit is the one that matters. */
+export function createLog(name: string, level: string): Logger {
+  if (!logLevels.includes(level)) {
+    throw new UsageError(`--log-level ${level} is not a level; use one of ${logLevels.join(", ")}`);
+  }
+  return pino({ name, level }, pino.destination({ dest: 2, sync: true }));
+}
+
+/** Different for every process, as an elected leader's name has to be: host, process and a random part. */
+export function processIdentity(): string {
+  return `${hostname()}_${process.pid}_${randomUUID().slice(0, 8)}`;
+}
+
+/** A started service: `failed` rejects when it cannot go on. */
+export interface Service {
+  stop(): Promise<void>;
+}
+
+/** A clean stop that takes longer is cut short: what matters is in the API server, and a successor waits. */
+const stopGraceMs = 10_000;
+
+/**
+ * Starts a service and keeps it up until SIGTERM, SIGINT or SIGHUP, until the process that forked this one is gone, or
+ * until `fail` is called; a second signal ends it at once. Tells a forking parent with the message `ready`.
+ * @returns the exit code.
+ */
+export async function serve(
+  log: Logger,
+  start: (fail: (reason: string) => void) => Promise<Service & { ready: Promise<unknown> }>,
+): Promise<number> {
+  let end: (code: number) => void = () => undefined;
+  const ended = new Promise<number>((resolve) => {
+    end = resolve;
+  });
+  endWithSignals(log, end);
+  const fail = (reason: string): void => {
+    log.fatal(reason);
+    end(1);
+  };
+  const starting = start(fail);
+  const started = await Promise.race([starting, ended]);
+  if (typeof started === "number") return started;
+  started.ready.then(
+    () => process.send?.("ready"),
+    (error: unknown) => fail(error instanceof Error ? error.message : String(error)),
+  );
+  const code = await ended;
+  setTimeout(() => {
+    log.error({ stopGraceMs }, "stopping takes too long: exit");
+    process.exit(1);
+  }, stopGraceMs).unref();
+  await started.stop();
+  log.info("stopped");
+  return code;
+}
+
+function endWithSignals(log: Logger, end: (code: number) => void): void {
+  let ending = false;
+  const stop = (reason: string): void => {
+    if (ending) process.exit(1);
+    ending = true;
+    log.info({ reason }, "stopping");
+    end(0);
+  };
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop(signal));
+  // The channel closes with the parent, however it ends: nobody else would end this process then.
+  process.on("disconnect", () => stop("the parent process is gone"));
+}
