@@ -44,11 +44,9 @@ export interface Search {
   readonly takenPerClaim: number[];
   readonly budget: number;
   trials: number;
-  /** Devices that are alike for every request and rule; made when the search turns out to be long. */
+  /** Devices that are alike for every request and rule; made when the search first has to go back. */
   signatures: readonly string[] | undefined;
 }
-
-const trialsBeforeSignatures = 64;
 
 /** Thrown out of the recursion when the budget is used up. */
 export const budgetUsedUp = Symbol("budget used up");
@@ -205,19 +203,18 @@ function pick(search: Search, position: number, choice: number, wanted: number, 
     search.taken.at(-1)?.step === position ? offered.filter((d) => canTake(search, d, stepChoice)) : offered;
   if (usable.length < wanted) return false;
   const segments = stepChoice.candidates.whole ? [usable] : orderPartitions(usable, search.inventory, search.state);
-  const failed = new Set<number | string>();
+  const failed = new Set<string>();
   let rest = segments.flat();
   for (const segment of segments) {
     const placements = stepChoice.candidates.whole ? segment : orderPlacements(segment, search.inventory, search.state);
     for (const device of placements) {
       if (rest.length < wanted) return false;
       rest = rest.filter((other) => other !== device);
-      const signature = signatureOf(search, device);
-      if (failed.has(signature)) continue;
+      if (failed.size > 0 && failed.has(signatureOf(search, device))) continue;
       enter(search, position, choice, device);
       if (pick(search, position, choice, wanted - 1, rest)) return true;
       leave(search, stepChoice);
-      failed.add(signature);
+      failed.add(signatureOf(search, device));
     }
   }
   return false;
@@ -251,8 +248,7 @@ function leave(search: Search, { rules }: StepChoice): void {
  * Devices with equal signatures are interchangeable: where one led nowhere, the other does too. Devices with shared
  * counters are taken as all different.
  */
-function signatureOf(search: Search, device: number): number | string {
-  if (search.trials < trialsBeforeSignatures) return device;
+function signatureOf(search: Search, device: number): string {
   search.signatures ??= makeSignatures(search);
   return search.signatures[device]!;
 }

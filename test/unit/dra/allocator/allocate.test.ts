@@ -131,6 +131,16 @@ describe("partitions are packed", () => {
     expect(choice).toEqual([expect.stringMatching(/^(m=gpu-0-mig-1g-\d ?){7}$/)]);
   });
 
+  test("an untouched GPU stays whole even where it could give less than the cut one", () => {
+    const slices = migSlices("n", [migBoard(0), migBoard(1, ["1g"])]);
+    const small = claimSpec([partition("m", "1g")]);
+    expect(choose(nodeWith(slices), [small])).toEqual(["m=gpu-1-mig-1g-0"]);
+    expect(choose(nodeWith(slices, ["gpu-0-mig-1g-6"]), [small])).toEqual(["m=gpu-0-mig-1g-4"]);
+    expect(choose(nodeWith(slices), [claimSpec([partition("a", "3g"), partition("b", "1g")])])).toEqual([
+      "a=gpu-0-mig-3g-4 b=gpu-0-mig-1g-0",
+    ]);
+  });
+
   test("a whole GPU is not given while a part of it is held", () => {
     expect(gpusFor(world(["gpu-0-mig-1g-0", "gpu-1-mig-1g-0"]), 1)).toBe("2");
     expect(gpusFor(world(["gpu-0-mig-1g-0", "gpu-1-mig-1g-0"]), 2)).toBe("InsufficientDevices");
@@ -257,6 +267,13 @@ describe("modes", () => {
     expect(
       choose(nodeWith(gpus(40)), [claimSpec([{ ...rest, exactly: { ...rest.exactly!, count: 1 } }, all])]),
     ).toHaveLength(1);
+  });
+
+  test("devices given back while searching do not count against the 32", () => {
+    const [big, small] = [20, 10].map((count) => ({ name: `of-${count}`, deviceClassName: "gpu.kllama.ai", count }));
+    const spec = claimSpec([{ name: "r", firstAvailable: [big!, small!] }, exactly("s", 15)]);
+    const choice = choose(nodeWith(gpus(40)), [spec]);
+    expect(choice).toEqual([expect.stringMatching(/^(r\/of-10=gpu-\d+ ){10}(s=gpu-\d+ ?){15}$/)]);
   });
 
   test("an empty claim and no claim at all need nothing", () => {
