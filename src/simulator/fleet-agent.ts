@@ -23,7 +23,7 @@ import { lossesOf, nodePath, publishFleet, simulatedSelector } from "./publish.t
 import { createStartQueue } from "./start-queue.ts";
 
 /** The lines that pino and its like take. */
-export interface FleetLog {
+interface FleetLog {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
   error(fields: object, message: string): void;
@@ -45,7 +45,7 @@ export interface FleetOptions {
   timing?: Timing;
 }
 
-export interface FleetStats {
+interface FleetStats {
   nodes: number;
   /** GPUs and partitions. */
   devices: number;

@@ -8,13 +8,11 @@ import { lostDeviceTaint, simulatedNode } from "./names.ts";
 /** Fleet → the Kubernetes objects that stand for it. Everything follows from names: same fleet, same objects. */
 
 /** Limits of ResourceSlices, `k8s.io/api/resource/v1` types.go (v0.36). */
-export const sliceLimits = {
+const sliceLimits = {
   devices: 128,
   /** When a device of the slice consumes counters or has taints. */
   devicesWithCountersOrTaints: 64,
   counterSets: 8,
-  countersPerSet: 32,
-  attributesAndCapacities: 32,
 } as const;
 
 /** One machine of a fleet and where it stands. */
@@ -42,7 +40,7 @@ export interface NodeManifest extends KubernetesObject {
 }
 
 /** A device that broke: it keeps its place with a taint, or disappears from the slices. */
-export interface DeviceLoss {
+interface DeviceLoss {
   how: "taint" | "remove";
   /** RFC 3339; becomes the taint's `timeAdded`. */
   since: string;

@@ -39,7 +39,8 @@ export async function publishFleet(options: PublishOptions): Promise<{ slices: n
   let slices = 0;
   await forEachLimited(nodes, options.parallelism, async (node) => {
     const { uid, losses } = await ensureNode(client, node, known.nodes.get(node.name));
-    slices += await writeSlices(client, node, uid, known.slices.get(node.name) ?? [], losses);
+    const written = await writeSlices(client, node, uid, known.slices.get(node.name) ?? [], losses);
+    slices += written;
     done += 1;
     options.onProgress?.(done, nodes.length);
   });
