@@ -269,14 +269,14 @@ function oldest(tables: ReadonlyMap<string, MutableTable>): string {
 
 /**
  * The shape of a pod whose claims exist. `alone`: attributes whose value all devices of this one pod share.
- * `islands`: attributes that name islands inside a host, broad to narrow.
+ * `islands`: attributes that name islands inside a host, broad to narrow; undefined: the allocator's own.
  */
 export function shapeOf(
   pod: PodRecord,
   claims: readonly ClaimRecord[],
   cache: FitCache,
   alone: readonly string[],
-  islands: readonly string[],
+  islands: readonly string[] | undefined,
 ): Shape | ClaimProblem {
   const pending: CompiledClaim[] = [];
   const allocated: ClaimRecord[] = [];
@@ -300,9 +300,9 @@ export function shapeOf(
     pending.map(({ shape }) => shape),
     allocated.map(({ uid }) => uid),
     alone,
-    islands,
+    islands ?? null,
   ]);
-  const options: AllocateOptions = { together: alone.map((attribute) => ({ attribute })), islands };
+  const options: AllocateOptions = { together: alone.map((attribute) => ({ attribute })), ...(islands && { islands }) };
   return { key, pod, demands, claims: pending, allocated, options, devices: leastDevices(pending) };
 }
 

@@ -1,4 +1,4 @@
-import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import type { ClusterTopologySpec, TopologyLevel } from "../api/cluster-topology.ts";
 import type { GangConstraint, GangPodSet, GangSpec } from "../api/gang.ts";
 import { podIndexLabels, podSetLabel } from "../api/names.ts";
 import type { PlacedPod, RejectionReason } from "../api/placement.ts";
@@ -125,7 +125,7 @@ export function gangFaults(spec: GangSpec, topology: ClusterTopologySpec | undef
     const message = `spec.topology is ${spec.topology}, but there is no ClusterTopology of that name; create it or use default`;
     return [{ reason: "UnknownTopology", message }];
   }
-  const levels = topology.levels.map(({ name }) => name);
+  const { levels } = topology;
   const names = spec.podSets.map(({ name }) => name);
   const faults: GangFault[] = [];
   for (const [i, podSet] of spec.podSets.entries()) {
@@ -149,7 +149,8 @@ function invalid(message: string): GangFault {
   return { reason: "InvalidGang", message };
 }
 
-function podSetFaults(podSet: GangPodSet, field: string, levels: readonly string[]): GangFault[] {
+function podSetFaults(podSet: GangPodSet, field: string, levels: readonly TopologyLevel[]): GangFault[] {
+  const levelIndex = (name: string) => levels.findIndex((level) => level.name === name);
   const faults: GangFault[] = [];
   const { count, minCount } = podSet;
   if (minCount !== undefined && minCount > count) {
@@ -158,9 +159,9 @@ function podSetFaults(podSet: GangPodSet, field: string, levels: readonly string
   let outer = { size: count, level: "" };
   for (const [i, slice] of (podSet.slices ?? []).entries()) {
     const at = `${field}.slices[${i}]`;
-    const known = levels.indexOf(slice.level);
+    const known = levelIndex(slice.level);
     if (known < 0) faults.push(unknownLevel(`${at}.level`, slice.level, levels));
-    else if (outer.level !== "" && levels.includes(outer.level) && known <= levels.indexOf(outer.level)) {
+    else if (known <= levelIndex(outer.level)) {
       faults.push(
         invalid(
           `${at}.level ${slice.level} is not narrower than ${outer.level} before it; list slices broad to narrow`,
@@ -180,19 +181,23 @@ function podSetFaults(podSet: GangPodSet, field: string, levels: readonly string
 export function constraintFaults(
   constraint: Pick<GangConstraint, "type" | "level" | "maxSkew">,
   field: string,
-  levels: readonly string[],
+  levels: readonly TopologyLevel[],
 ): GangFault[] {
   const faults: GangFault[] = [];
-  if (!levels.includes(constraint.level)) faults.push(unknownLevel(`${field}.level`, constraint.level, levels));
+  const level = levels.find(({ name }) => name === constraint.level);
+  if (!level) faults.push(unknownLevel(`${field}.level`, constraint.level, levels));
+  if (level?.deviceAttribute && constraint.type === "spread") {
+    faults.push(invalid(`${field}.level ${level.name} is inside a host; spread over a level that has nodeLabels`));
+  }
   if (constraint.type === "colocate" && constraint.maxSkew !== undefined) {
     faults.push(invalid(`${field}.maxSkew is for type spread; remove it or set type: spread`));
   }
   return faults;
 }
 
-function unknownLevel(field: string, level: string, levels: readonly string[]): GangFault {
+function unknownLevel(field: string, level: string, levels: readonly TopologyLevel[]): GangFault {
   return {
     reason: "UnknownLevel",
-    message: `${field} is ${level}, which the topology does not have; use one of ${levels.join(", ")}`,
+    message: `${field} is ${level}, which the topology does not have; use one of ${levels.map(({ name }) => name).join(", ")}`,
   };
 }

@@ -1,7 +1,12 @@
 import type { GangSpec } from "../api/gang.ts";
 import type { PlacedPod, Placement, Rejection } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
+import type { ClusterModel } from "../topology/model.ts";
 import type { PodRecord, Resources } from "../topology/records.ts";
+import { explainObstacles, explainSearch } from "./explain.ts";
+import { type PreparedUnit, prepareUnit } from "./prepare.ts";
+import { placementOf } from "./result.ts";
+import { type Solution, solveUnit } from "./solve.ts";
 
 /** One gang that wants pods placed. */
 export interface GangRequest {
@@ -37,6 +42,42 @@ export type PlanResult =
 export interface PlanOptions {
   /** Search steps before the planner gives up and says so; default 20,000. */
   budget?: number;
+}
+
+const defaultBudget = 20_000;
+
+/**
+ * Places all gangs of a unit together, or says why not; the model is not changed. Deterministic: the same model and
+ * unit give the same answer, in whatever order nodes, pods and gangs came.
+ */
+export function plan(model: ClusterModel, unit: PlanUnit, options: PlanOptions = {}): PlanResult {
+  const prepared = prepareUnit(model, unit);
+  if (Array.isArray(prepared)) {
+    return { rejections: explainObstacles(unit, prepared), explored: 0, budgetExceeded: false };
+  }
+  const solution = solveUnit(model, prepared, options.budget ?? defaultBudget);
+  if (solution.kind === "found")
+    return { plans: plansOf(model, unit, prepared, solution), explored: solution.explored };
+  return {
+    rejections: explainSearch(model, unit, prepared, solution.kind),
+    explored: solution.explored,
+    budgetExceeded: solution.kind === "budget",
+  };
+}
+
+/** One plan per gang that got pods placed, in the order of the unit. */
+function plansOf(model: ClusterModel, unit: PlanUnit, prepared: PreparedUnit, solution: Solution): GangPlan[] {
+  return unit.gangs.flatMap((request) => {
+    const gang = prepared.gangs.findIndex((each) => each.request === request);
+    const mine = solution.decided.filter(({ slot }) => slot.gang === gang);
+    if (mine.length === 0) return [];
+    return [
+      {
+        placement: placementOf(model, unit, prepared, gang, solution.decided),
+        requests: new Map(mine.map(({ slot }) => [slot.pod.name, slot.pod.requests])),
+      },
+    ];
+  });
 }
 
 /** The gang of a pod that belongs to none: one pod set with one pod. */

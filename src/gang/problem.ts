@@ -136,6 +136,17 @@ export function pinnedValues(view: ModelView, pin: Pin, attribute: string): stri
   return [...new Set(indices.map((index) => attributeValue(inventory.devices[index]!, attribute) ?? ""))].sort();
 }
 
+/** Paths of the domains in which pinned pods of a group are, sorted. */
+export function pinnedDomains(view: ModelView, { rule: { ref }, pins }: Group): string[] {
+  const paths = pins.flatMap((pin) => {
+    if (ref.kind === "node") return ref.level.domains[ref.level.domainOf[pin.node] ?? -1]?.path ?? [];
+    return pinnedValues(view, pin, ref.level.attribute).map(
+      (value) => `${view.nodes[pin.node]!.record.name}/${value.slice(value.indexOf(":") + 1)}`,
+    );
+  });
+  return [...new Set(paths)].sort();
+}
+
 /**
  * Brings slots, pins and rules together.
  * @param tableOf slot counts for a slot, all devices of which share the attributes given

@@ -1,0 +1,144 @@
+import type { GangSpec } from "../api/gang.ts";
+import type { PlacementCost } from "../api/placement.ts";
+import type { PlacementGroupSpec } from "../api/placement-group.ts";
+import type { Fabric } from "../topology/fabric.ts";
+import { attributeValue } from "../topology/inventory.ts";
+import type { ModelView } from "../topology/model.ts";
+import { type LevelLink, linkMilliseconds, linksOf } from "./links.ts";
+import type { LevelRef } from "./problem.ts";
+
+/** Where one pod is: its node and the devices there, by index. */
+export interface PodPlace {
+  readonly podSet: string;
+  readonly index: number;
+  readonly node: number;
+  readonly devices: readonly number[];
+}
+
+/** What one step of a tensor-parallel group sums over its ranks: 8192 tokens × 1024 features × 2 bytes. */
+const allReduceBytes = 16 * 1024 * 1024;
+const defaultKvBytes = 1e9;
+
+/** The level at which a set of pods is together: the narrowest that all share, `nodeLevels` and then device levels. */
+function narrowestLink(view: ModelView, fabric: Fabric, pods: readonly PodPlace[]): LevelLink {
+  const links = linksOf(fabric);
+  const peers = !pods.some((pod) => usesPartition(view, pod));
+  const usable = links.filter(({ ref }) => ref === undefined || peers || !/nvlink/i.test(ref.level.name));
+  return usable.findLast(({ ref }) => ref === undefined || shares(view, ref, pods)) ?? links[0]!;
+}
+
+/** Path of the domain that holds all pods at a level; undefined: they are in several, or in none. */
+export function sharedDomain(
+  view: ModelView,
+  fabric: Fabric,
+  ref: LevelRef,
+  pods: readonly PodPlace[],
+): string | undefined {
+  if (pods.length === 0 || !shares(view, ref, pods)) return undefined;
+  const { node } = pods[0]!;
+  if (ref.kind === "node") return ref.level.domains[ref.level.domainOf[node]!]!.path;
+  const host = fabric.nodeLevels.findLast(({ domainOf }) => domainOf[node]! >= 0);
+  const value = deviceValues(view, ref.level.attribute, pods)[0]!;
+  return `${host ? host.domains[host.domainOf[node]!]!.path : view.nodes[node]!.record.name}/${value.slice(value.indexOf(":") + 1)}`;
+}
+
+function shares(view: ModelView, ref: LevelRef, pods: readonly PodPlace[]): boolean {
+  const { node } = pods[0]!;
+  if (ref.kind === "node") {
+    const { domainOf } = ref.level;
+    return domainOf[node]! >= 0 && pods.every((pod) => domainOf[pod.node] === domainOf[node]);
+  }
+  if (pods.some((pod) => pod.node !== node)) return false;
+  const values = deviceValues(view, ref.level.attribute, pods);
+  return values.length === 1 && values[0] !== "";
+}
+
+function deviceValues(view: ModelView, attribute: string, pods: readonly PodPlace[]): string[] {
+  const values = pods.flatMap(({ node, devices }) =>
+    devices.map((device) => attributeValue(view.inventory(node).devices[device]!, attribute) ?? ""),
+  );
+  return [...new Set(values)];
+}
+
+/** Partitions of a GPU reach no peer, whatever the GPU itself could. */
+function usesPartition(view: ModelView, { node, devices }: PodPlace): boolean {
+  return devices.some((device) => {
+    const entry = view.inventory(node).devices[device]!;
+    return attributeValue(entry, `${entry.driver}/type`) === "string:mig";
+  });
+}
+
+/** Tensor-parallel groups of a gang: the narrowest slices, else whole pod sets; those with several devices. */
+function parallelGroups(spec: GangSpec, pods: readonly PodPlace[]): { name: string; pods: PodPlace[] }[] {
+  const groups = new Map<string, PodPlace[]>();
+  for (const pod of pods) {
+    const size = spec.podSets.find(({ name }) => name === pod.podSet)?.slices?.at(-1)?.size;
+    const name = size === undefined ? pod.podSet : `${pod.podSet}[${Math.floor(pod.index / size)}]`;
+    groups.set(name, [...(groups.get(name) ?? []), pod]);
+  }
+  return [...groups]
+    .map(([name, members]) => ({ name, pods: members }))
+    .filter((group) => group.pods.reduce((sum, { devices }) => sum + devices.length, 0) > 1);
+}
+
+/** Predicted cost of the sums inside each tensor-parallel group: a ring all-reduce over the slowest link. */
+export function gangCost(view: ModelView, fabric: Fabric, spec: GangSpec, pods: readonly PodPlace[]): PlacementCost {
+  const byLink: PlacementCost["byLink"] = [];
+  for (const group of parallelGroups(spec, pods)) {
+    const ranks = group.pods.reduce((sum, { devices }) => sum + devices.length, 0);
+    const { ref, link } = narrowestLink(view, fabric, group.pods);
+    const transfer = linkMilliseconds(link, (2 * (ranks - 1) * allReduceBytes) / ranks);
+    if (transfer === undefined) continue;
+    const milliseconds = transfer + ((2 * (ranks - 1) - 1) * (link.microseconds ?? 0)) / 1000;
+    byLink.push({
+      from: group.name,
+      to: group.name,
+      level: ref?.level.name ?? "beyond",
+      milliseconds: round(milliseconds),
+    });
+  }
+  const assumes =
+    byLink.length > 0
+      ? [
+          `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`,
+        ]
+      : [];
+  return total(byLink, assumes);
+}
+
+/** Adds what handing over one request's KV cache costs between the gangs of two roles, over their narrowest common level. */
+export function pairingCost(
+  view: ModelView,
+  fabric: Fabric,
+  pairing: NonNullable<PlacementGroupSpec["pairing"]>[number],
+  from: readonly { name: string; pods: readonly PodPlace[] }[],
+  to: readonly { name: string; pods: readonly PodPlace[] }[],
+): PlacementCost {
+  const bytes = pairing.bytesPerRequest ?? defaultKvBytes;
+  const byLink: PlacementCost["byLink"] = [];
+  for (const a of from) {
+    for (const b of to) {
+      const { ref, link } = narrowestLink(view, fabric, [...a.pods, ...b.pods]);
+      const milliseconds = linkMilliseconds(link, bytes);
+      if (milliseconds === undefined) continue;
+      byLink.push({ from: a.name, to: b.name, level: ref?.level.name ?? "beyond", milliseconds: round(milliseconds) });
+    }
+  }
+  return total(
+    byLink,
+    byLink.length > 0 ? [`KV cache of ${bytes} bytes per request, one stream per pair of gangs`] : [],
+  );
+}
+
+export function addCosts(a: PlacementCost, b: PlacementCost): PlacementCost {
+  return total([...a.byLink, ...b.byLink], [...a.assumes, ...b.assumes]);
+}
+
+function total(byLink: PlacementCost["byLink"], assumes: string[]): PlacementCost {
+  return { totalMs: round(byLink.reduce((sum, { milliseconds }) => sum + milliseconds, 0)), byLink, assumes };
+}
+
+/** Microseconds are more than the assumptions carry. */
+function round(milliseconds: number): number {
+  return Math.round(milliseconds * 1000) / 1000;
+}

@@ -1,0 +1,329 @@
+import type { Blocking, Rejection, RejectionReason } from "../api/placement.ts";
+import { allocateOnNode, isAllocationFailure } from "../dra/allocator/allocate.ts";
+import type { Domain } from "../topology/fabric.ts";
+import { emptyUsage } from "../topology/inventory.ts";
+import type { ClusterModel, ModelView } from "../topology/model.ts";
+import { comparePlain } from "../topology/natural-order.ts";
+import { roomFor, type Shape, type ShapeTable, shapeRefusal } from "./fit.ts";
+import type { GangRequest, PlanUnit } from "./plan.ts";
+import type { Obstacle, PreparedUnit } from "./prepare.ts";
+import { buildProblem, type Group, type Problem, pinnedDomains } from "./problem.ts";
+
+/** What stands in the way of a gang, before it is said of whom. */
+interface Verdict {
+  readonly reason: RejectionReason;
+  readonly message: string;
+  readonly blocking: Blocking[];
+}
+
+/** Rejections of a unit of which some gangs cannot even be searched a place for. */
+export function explainObstacles(unit: PlanUnit, obstacles: readonly Obstacle[]): Rejection[] {
+  const verdicts = new Map(obstacles.map(({ gang, reason, message }) => [gang, { reason, message, blocking: [] }]));
+  return rejectionsOf(unit, verdicts, (gang) => verdicts.has(gang) || gang.pods.length > gang.placed.length);
+}
+
+/**
+ * Rejections of a unit for which the search found nothing. Looks for the smallest cause: nodes that admit the pods at
+ * all, then what an empty node has, then what is free, then domains, then everything together. Of other tenants only
+ * totals are told.
+ */
+export function explainSearch(
+  model: ClusterModel,
+  unit: PlanUnit,
+  prepared: PreparedUnit,
+  outcome: "impossible" | "budget",
+): Rejection[] {
+  const problem = buildProblem({
+    view: model.view,
+    slots: prepared.base,
+    pins: prepared.pins,
+    decided: [],
+    rules: prepared.rules.filter((rule) => rule.required),
+    fabric: prepared.fabric,
+    tableOf: prepared.tableOf,
+  });
+  const verdicts = new Map<GangRequest, Verdict>();
+  for (const [i, { request }] of prepared.gangs.entries()) {
+    const verdict = gangVerdict(problem, i);
+    if (verdict) verdicts.set(request, verdict);
+  }
+  const pending = (gang: GangRequest) => prepared.base.some((slot) => prepared.gangs[slot.gang]!.request === gang);
+  if (verdicts.size === 0) {
+    const verdict = outcome === "budget" ? budgetVerdict() : togetherVerdict(problem, prepared);
+    for (const { request } of prepared.gangs) if (pending(request)) verdicts.set(request, verdict);
+  }
+  return rejectionsOf(unit, verdicts, pending);
+}
+
+/** Gangs of a unit that have no fault of their own wait for those that have. */
+function rejectionsOf(
+  unit: PlanUnit,
+  verdicts: ReadonlyMap<GangRequest, Verdict>,
+  pending: (gang: GangRequest) => boolean,
+): Rejection[] {
+  const blocked = unit.gangs.filter((gang) => verdicts.has(gang)).map(({ name }) => name);
+  const waiting: Verdict = {
+    reason: "WaitingForPlacementGroup",
+    message: `is placed together with ${blocked.toSorted(comparePlain).join(", ")}, which cannot be placed now`,
+    blocking: [],
+  };
+  return unit.gangs.filter(pending).map((gang) => {
+    const { reason, message, blocking } = verdicts.get(gang) ?? waiting;
+    return { gang: gang.name, namespace: gang.namespace, reason, message, blocking, counterfactuals: [] };
+  });
+}
+
+function budgetVerdict(): Verdict {
+  const message =
+    "the search used up its budget before it knew whether there is a place; it is tried again when something changes";
+  return { reason: "BudgetExceeded", message, blocking: [] };
+}
+
+/** The first thing that blocks a gang by itself, whatever the others of its unit need. */
+function gangVerdict(problem: Problem, gang: number): Verdict | undefined {
+  const pods = new Map<ShapeTable, number>();
+  for (const [i, slot] of problem.slots.entries()) {
+    const table = problem.tables[i]!;
+    if (slot.gang === gang) pods.set(table, (pods.get(table) ?? 0) + (slot.own ? 0 : 1));
+  }
+  for (const table of pods.keys()) {
+    const verdict = admissionVerdict(problem.view, table) ?? capacityVerdict(problem.view, table.shape);
+    if (verdict) return verdict;
+  }
+  for (const [table, count] of pods) if (table.total < count) return shortageVerdict(problem.view, table, count);
+  for (const group of problem.groups) {
+    const mine = group.slots.filter((slot) => problem.slots[slot]!.gang === gang);
+    if (mine.length === 0) continue;
+    const verdict = groupVerdict(problem, group, mine);
+    if (verdict) return verdict;
+  }
+  return undefined;
+}
+
+/** No node admits the pods, however much were free. */
+function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable): Verdict | undefined {
+  const nodes = view.nodes.flatMap((node) => node ?? []);
+  if (nodes.some(({ index }) => admits[index] === 1)) return undefined;
+  const refusals = new Map<string, number>();
+  for (const { record } of nodes) {
+    const refusal = shapeRefusal(shape, record)!;
+    refusals.set(refusal, (refusals.get(refusal) ?? 0) + 1);
+  }
+  const counts = [...refusals]
+    .sort((a, b) => b[1] - a[1] || comparePlain(a[0], b[0]))
+    .slice(0, 5)
+    .map(([refusal, count]) => `${count} ${refusal}`);
+  const message =
+    nodes.length === 0
+      ? "the cluster has no nodes"
+      : `none of ${nodes.length} nodes admits pods of pod set ${podSetOf(shape)}: ${counts.join(", ")}`;
+  return {
+    reason: "NoNodeMatches",
+    message,
+    blocking: [{ level: "cluster", resource: "nodes", needed: 1, available: 0 }],
+  };
+}
+
+function podSetOf({ pod }: Shape): string {
+  return pod.podSet ?? pod.name;
+}
+
+/** Nodes admit the pods, but even empty none of them is large enough or has such devices. */
+function capacityVerdict(view: ModelView, shape: Shape): Verdict | undefined {
+  const admitting = view.nodes.flatMap((node) => (node && !shapeRefusal(shape, node.record) ? [node] : []));
+  const large = admitting.filter(({ record }) => roomFor(shape.demands, record.allocatable, {}) > 0);
+  if (large.length === 0)
+    return tooLargeVerdict(
+      shape,
+      admitting.map(({ record }) => record.allocatable),
+    );
+  if (shape.claims.length === 0) return undefined;
+  let nearest:
+    | { message: string; needed: number; available: number; resource: string; reason: RejectionReason }
+    | undefined;
+  for (const { index } of large.toSorted((a, b) => comparePlain(a.record.name, b.record.name))) {
+    const inventory = view.inventory(index);
+    const choice = allocateOnNode(inventory, emptyUsage(inventory), shape.claims, shape.options);
+    if (!isAllocationFailure(choice)) return undefined;
+    if (!nearest || choice.available > nearest.available) nearest = choice;
+  }
+  const { message, needed, available, resource } = nearest!;
+  return {
+    reason: "NoMatchingDevice",
+    message: `no node has devices that pod set ${podSetOf(shape)} asks for, even if all were free; the nearest, ${message}`,
+    blocking: [{ level: "host", resource, needed, available }],
+  };
+}
+
+function tooLargeVerdict(shape: Shape, allocatable: readonly Readonly<Record<string, number>>[]): Verdict {
+  const blocking = shape.demands.flatMap(([resource, needed]): Blocking[] => {
+    const available = Math.max(0, ...allocatable.map((each) => each[resource] ?? 0));
+    return available < needed && resource !== "pods" ? [{ level: "host", resource, needed, available }] : [];
+  });
+  const parts = blocking.map(
+    (each) => `${amountText(each.resource, each.needed)} (at most ${amountText(each.resource, each.available)})`,
+  );
+  const asked = parts.length > 0 ? parts.join(", ") : describeShape(shape);
+  return {
+    reason: "InsufficientResources",
+    message: `no node is large enough for a pod of pod set ${podSetOf(shape)}, even if it were empty: it asks for ${asked}`,
+    blocking,
+  };
+}
+
+/** The cluster as a whole has too few places now. */
+function shortageVerdict(view: ModelView, table: ShapeTable, count: number): Verdict {
+  const { shape, total } = table;
+  let byResources = 0;
+  for (const node of view.nodes) {
+    if (node && table.admits[node.index] === 1) {
+      byResources += roomFor(shape.demands, node.record.allocatable, node.load.used);
+    }
+  }
+  const devices = shape.claims.length > 0 && byResources >= count;
+  return {
+    reason: devices ? "InsufficientDevices" : "InsufficientResources",
+    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${devices || shape.claims.length === 0 ? "" : " (CPU, memory or pods are short, not devices)"}`,
+    blocking: [{ level: "cluster", ...amounts(shape, count, total) }],
+  };
+}
+
+/** `2 nodes with 4 free gpu.kllama.ai devices each`, or room for pods where a node takes several. */
+function needText(table: ShapeTable, count: number): string {
+  const { shape } = table;
+  if (count > 1 && shape.claims.length > 0 && onePerNode(table))
+    return `${count} nodes with ${describeShape(shape)} free each`;
+  return `room for ${plural(count, "pod")} of ${describeShape(shape)}`;
+}
+
+function roomText(table: ShapeTable, room: number): string {
+  return onePerNode(table) && table.shape.claims.length > 0 ? `${room}` : `room for ${room}`;
+}
+
+function onePerNode({ slots }: ShapeTable): boolean {
+  return slots.every((each) => each <= 1);
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/** `4 gpu.kllama.ai devices`; of a pod without claims, its resources. */
+function describeShape({ claims, demands }: Shape): string {
+  const byClass = new Map<string, number>();
+  for (const { alternatives } of claims.flatMap((claim) => claim.requests)) {
+    const { className, count, mode } = alternatives[0]!;
+    byClass.set(className, (byClass.get(className) ?? 0) + (mode === "All" ? 1 : count));
+  }
+  if (byClass.size > 0) return [...byClass].map(([name, count]) => plural(count, `${name} device`)).join(" and ");
+  const resources = demands.filter(([name]) => name !== "pods").map(([name, amount]) => amountText(name, amount));
+  return resources.length > 0 ? resources.join(", ") : "no requests";
+}
+
+/** `cpu` is counted in millicores, memory in bytes. */
+function amountText(resource: string, amount: number): string {
+  if (resource === "cpu") return `cpu ${amount % 1000 === 0 ? amount / 1000 : `${amount}m`}`;
+  if (amount >= 1024 ** 2 && amount % 1024 ** 2 === 0) {
+    return amount % 1024 ** 3 === 0 ? `${resource} ${amount / 1024 ** 3}Gi` : `${resource} ${amount / 1024 ** 2}Mi`;
+  }
+  return `${resource} ${amount}`;
+}
+
+/** Devices where the pods have claims, else pods. */
+function amounts(shape: Shape, pods: number, room: number): Pick<Blocking, "resource" | "needed" | "available"> {
+  const className = shape.claims[0]?.requests[0]?.alternatives[0]?.className;
+  if (className === undefined) return { resource: "pods", needed: pods, available: room };
+  return { resource: className, needed: pods * shape.devices, available: room * shape.devices };
+}
+
+/** No domain of a level holds the gang's share of a group. */
+function groupVerdict(problem: Problem, group: Group, mine: readonly number[]): Verdict | undefined {
+  const pods = new Map<ShapeTable, number>();
+  for (const slot of mine) {
+    const table = problem.tables[slot]!;
+    if (!problem.slots[slot]!.own) pods.set(table, (pods.get(table) ?? 0) + 1);
+  }
+  const { ref, title } = group.rule;
+  const level = ref.level.name;
+  if (group.pins.length > 0) {
+    const paths = pinnedDomains(problem.view, group);
+    if (paths.length !== 1) {
+      const where = paths.length === 0 ? `none of level ${level}` : `${paths.slice(0, 3).join(", ")}`;
+      const message = `${title} has to share one ${level}, but pods that run already are in ${where}; delete them so that the gang is placed anew`;
+      return { reason: "NoDomainFits", message, blocking: [] };
+    }
+  }
+  for (const [table, count] of pods) {
+    const best = bestDomain(problem, group, table);
+    if (best.room >= count) continue;
+    const pinned =
+      group.pins.length > 0 ? `the ${level} of its running pods, ${best.path},` : `the best, ${best.path},`;
+    const where = best.path === undefined ? "no node is in one" : `${pinned} has ${roomText(table, best.room)}`;
+    return {
+      reason: "NoDomainFits",
+      message: `${title} needs ${needText(table, count)} in one ${level}; ${where}${missingText(problem, group, table)}`,
+      blocking: [
+        { level, ...(best.path !== undefined && { domain: best.path }), ...amounts(table.shape, count, best.room) },
+      ],
+    };
+  }
+  return undefined;
+}
+
+/** The domain with most room for a shape among those that the group may use. */
+function bestDomain(problem: Problem, group: Group, table: ShapeTable): { path: string | undefined; room: number } {
+  const { ref, fabric } = group.rule;
+  if (ref.kind === "device") {
+    let path: string | undefined;
+    let room = 0;
+    for (const node of problem.view.nodes) {
+      const slots = node ? table.slots[node.index]! : 0;
+      if (!node || (slots <= room && path !== undefined && !(slots === room && node.record.name < path))) continue;
+      room = slots;
+      path = node.record.name;
+    }
+    return { path, room };
+  }
+  const sums = table.sums(fabric, ref.level.index, "slots");
+  const pinned = new Set(group.pins.map(({ node }) => ref.level.domainOf[node]!));
+  let best: Domain | undefined;
+  for (const domain of ref.level.domains) {
+    if (!domain || (pinned.size > 0 && !pinned.has(domain.id))) continue;
+    const difference = best ? sums[domain.id]! - sums[best.id]! : 1;
+    if (difference > 0 || (difference === 0 && domain.key < best!.key)) best = domain;
+  }
+  return { path: best?.path, room: best ? sums[best.id]! : 0 };
+}
+
+/** Nodes that have room but lack the labels of the level. */
+function missingText(problem: Problem, { rule: { ref } }: Group, table: ShapeTable): string {
+  if (ref.kind !== "node") return "";
+  let missing = 0;
+  for (const node of problem.view.nodes) {
+    if (node && ref.level.domainOf[node.index]! < 0 && table.slots[node.index]! > 0) missing++;
+  }
+  if (missing === 0) return "";
+  return `; ${plural(missing, "node")} with room ${missing === 1 ? "lacks" : "lack"} the labels of ${ref.level.name} (${ref.level.nodeLabels.slice(0, 2).join(", ")})`;
+}
+
+/** Each part has a place by itself, all of them together have none. */
+function togetherVerdict(problem: Problem, prepared: PreparedUnit): Verdict {
+  const rules = prepared.rules.filter((rule) => rule.required);
+  const texts = [
+    ...new Set(
+      rules.map(({ kind, title, ref }) => `${title} ${kind === "spread" ? "spread over" : "in one"} ${ref.level.name}`),
+    ),
+  ];
+  const wanted = texts.length > 0 ? ` with ${texts.slice(0, 6).join(", ")}` : "";
+  const counts = new Map<ShapeTable, number>();
+  for (const table of problem.tables) counts.set(table, (counts.get(table) ?? 0) + 1);
+  const pods = [...counts].map(([{ shape }, count]) => `${plural(count, "pod")} of ${describeShape(shape)}`);
+  return {
+    reason: "NoDomainFits",
+    message: `${pods.join(" and ")} have no place together${wanted}, though each part alone has one`,
+    blocking: [...counts].map(([{ shape, total }, count]) => ({
+      level: rules[0]?.ref.level.name ?? "cluster",
+      ...amounts(shape, count, Math.min(total, count)),
+    })),
+  };
+}

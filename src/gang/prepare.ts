@@ -1,0 +1,250 @@
+import type { PlacedPod, RejectionReason } from "../api/placement.ts";
+import type { Fabric } from "../topology/fabric.ts";
+import { builtInTopology } from "../topology/levels.ts";
+import { type ClusterModel, holdSlot } from "../topology/model.ts";
+import { deviceKey } from "../topology/pod-table.ts";
+import type { PodRecord } from "../topology/records.ts";
+import { type FitCache, fitCache, type ShapeTable, shapeOf } from "./fit.ts";
+import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
+import type { GangRequest, PlanUnit } from "./plan.ts";
+import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
+import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
+
+/** A gang that can be searched a place for. */
+export interface PreparedGang {
+  readonly request: GangRequest;
+  readonly fabric: Fabric;
+  readonly role: string | undefined;
+}
+
+/** A unit in the planner's terms. */
+export interface PreparedUnit {
+  readonly gangs: readonly PreparedGang[];
+  /** Slots that must all be placed: what the gangs lack for their `minCount`. */
+  readonly base: readonly Slot[];
+  /** Slots that are placed when they fit, in the order in which they are tried; each entry goes together. */
+  readonly surplus: readonly (readonly Slot[])[];
+  readonly pins: readonly Pin[];
+  readonly rules: readonly Rule[];
+  /** Topology of the PlacementGroup, else of the first gang. */
+  readonly fabric: Fabric;
+  tableOf(slot: Slot, alone: readonly string[]): ShapeTable;
+}
+
+/** Why a gang cannot even be searched a place for. */
+export interface Obstacle {
+  readonly gang: GangRequest;
+  readonly reason: RejectionReason;
+  readonly message: string;
+}
+
+/** Checks a unit and brings it into the planner's terms. Gangs come in order of namespace and name, whatever the input. */
+export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit | Obstacle[] {
+  const requests = unit.gangs.toSorted((a, b) => (gangKey(a) < gangKey(b) ? -1 : 1));
+  const obstacles = requests.flatMap((request) => specObstacle(model, request) ?? []);
+  const group = unit.placementGroup;
+  const groupFabric = group && model.view.fabric(group.spec.topology);
+  if (group) obstacles.push(...groupObstacles(requests, group, groupFabric));
+  if (obstacles.length > 0) return obstacles;
+
+  const cache = fitCache(model);
+  const tables = new Map<Slot, Map<string, ShapeTable>>();
+  const gangs = requests.map((request) => ({
+    request,
+    fabric: model.view.fabric(request.spec.topology)!,
+    role: request.role ?? request.spec.role,
+  }));
+  const parts = gangs.map((gang, i) => memberSlots(model, gang, i));
+  const base: Slot[] = [];
+  const surplus: Slot[][] = [];
+  const pins: Pin[] = [];
+  const claimUsers = new Map<string, PodRecord>();
+  for (const part of parts) {
+    if ("reason" in part) {
+      obstacles.push(part);
+      continue;
+    }
+    for (const slot of [...part.base, ...part.surplus.flat()]) {
+      const fault = slotFault(slot, gangs[slot.gang]!, cache, claimUsers);
+      if (fault) obstacles.push(fault);
+    }
+    base.push(...part.base);
+    surplus.push(...part.surplus);
+    pins.push(...part.pins);
+  }
+  if (obstacles.length > 0) return oncePerGang(obstacles);
+  const rules = gangs.flatMap(({ request, fabric }, i) => gangRules(i, request.spec, fabric));
+  if (group && groupFabric)
+    rules.push(
+      ...placementGroupRules(
+        group.spec,
+        gangs.map(({ role }) => role),
+        groupFabric,
+      ),
+    );
+  return {
+    gangs,
+    base,
+    surplus,
+    pins,
+    rules,
+    fabric: groupFabric ?? gangs[0]!.fabric,
+    tableOf(slot, alone) {
+      const known = tables.get(slot) ?? new Map<string, ShapeTable>();
+      tables.set(slot, known);
+      const key = alone.join();
+      const table = known.get(key) ?? tableFor(slot, gangs[slot.gang]!.fabric, cache, alone);
+      known.set(key, table);
+      return table;
+    },
+  };
+}
+
+export function gangKey({ namespace, name }: Pick<GangRequest, "namespace" | "name">): string {
+  return `${namespace}/${name}`;
+}
+
+function specObstacle(model: ClusterModel, gang: GangRequest): Obstacle | undefined {
+  const faults = gangFaults(gang.spec, model.topology(gang.spec.topology));
+  if (faults.length === 0) return undefined;
+  const reason = faults.find((fault) => fault.reason === "InvalidGang")?.reason ?? faults[0]!.reason;
+  return { gang, reason, message: faults.map(({ message }) => message).join("; ") };
+}
+
+function groupObstacles(
+  requests: readonly GangRequest[],
+  group: NonNullable<PlanUnit["placementGroup"]>,
+  fabric: Fabric | undefined,
+): Obstacle[] {
+  const all = (reason: RejectionReason, message: string): Obstacle[] =>
+    requests.map((gang) => ({ gang, reason, message }));
+  if (!fabric) {
+    const remedy = "create that ClusterTopology or use default";
+    return all("UnknownTopology", `PlacementGroup ${group.name} spec.topology is ${group.spec.topology}; ${remedy}`);
+  }
+  const faults = placementGroupFaults(group.spec, fabric);
+  if (faults.length > 0) return all(faults[0]!.reason, faults.map(({ message }) => message).join("; "));
+  for (const { role, minInstances } of group.spec.members) {
+    const present = requests.filter((gang) => (gang.role ?? gang.spec.role) === role).length;
+    if (present >= minInstances) continue;
+    const message = `PlacementGroup ${group.name} needs ${minInstances} gangs of role ${role}; ${present} are complete`;
+    return all("WaitingForPlacementGroup", message);
+  }
+  return [];
+}
+
+function oncePerGang(obstacles: readonly Obstacle[]): Obstacle[] {
+  const seen = new Set<GangRequest>();
+  return obstacles.filter(({ gang }) => !seen.has(gang) && seen.add(gang));
+}
+
+interface MemberPart {
+  base: Slot[];
+  surplus: Slot[][];
+  pins: Pin[];
+}
+
+/** Splits the members of a gang into those that have a place, those that must get one, and surplus. */
+function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: number): MemberPart | Obstacle {
+  const { spec } = request;
+  const { slots, problems } = assignSlots(spec, request.pods, request.placed);
+  const held = ownHolds(model, request);
+  const part: MemberPart = { base: [], surplus: [], pins: [] };
+  const lacking: string[] = [];
+  for (const podSet of spec.podSets) {
+    const placed = request.placed.filter((each) => each.podSet === podSet.name && each.index < podSet.count);
+    part.pins.push(...placed.flatMap((each) => pinOf(model, each, gang) ?? []));
+    const taken = new Set(placed.map(({ index }) => index));
+    const candidates: Slot[] = [];
+    let unready = 0;
+    for (let index = 0; index < podSet.count; index++) {
+      const pod = slots.get(slotKey(podSet.name, index));
+      if (!pod || taken.has(index)) continue;
+      if (!claimsReady(pod, model)) {
+        unready++;
+        continue;
+      }
+      const claims = pod.claims.map(({ claimName }) => model.claim(pod.namespace, claimName!)!);
+      const own = held.get(slotKey(podSet.name, index));
+      candidates.push({ gang, podSet: podSet.name, index, pod, claims, ...(own && { own }) });
+    }
+    const needed = Math.max(0, minCountOf(podSet) - taken.size);
+    if (candidates.length < needed) {
+      const claims = unready > 0 ? `, ${unready} wait for their claims` : "";
+      const present = taken.size + candidates.length + unready;
+      lacking.push(`pod set ${podSet.name} has ${present} of ${minCountOf(podSet)} pods${claims}`);
+    }
+    part.base.push(...candidates.slice(0, needed));
+    part.surplus.push(...inSlices(candidates.slice(needed), podSet.slices?.[0]?.size ?? 1));
+  }
+  if (lacking.length === 0) return part;
+  return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; ") };
+}
+
+/** Surplus slots that belong to one outermost slice are placed together. */
+function inSlices(slots: readonly Slot[], size: number): Slot[][] {
+  const slices = new Map<number, Slot[]>();
+  for (const slot of slots) {
+    const slice = Math.floor(slot.index / size);
+    slices.set(slice, [...(slices.get(slice) ?? []), slot]);
+  }
+  return [...slices.values()];
+}
+
+function pinOf(model: ClusterModel, placed: PlacedPod, gang: number): Pin | undefined {
+  const node = model.view.indexOf(placed.node);
+  return node === undefined ? undefined : { gang, podSet: placed.podSet, index: placed.index, node, placed };
+}
+
+/** Holds of the gang for slots that are to be placed anew. */
+function ownHolds(model: ClusterModel, request: GangRequest): Map<string, OwnHold> {
+  const key = gangKey(request);
+  const holds = new Map<string, OwnHold>();
+  for (const held of model.view.heldUnder(key)) {
+    const node = model.view.indexOf(held.placed.node);
+    if (node === undefined) continue;
+    const { indexOf } = model.view.inventory(node);
+    const devices = held.placed.claims
+      .flatMap((claim) => claim.devices)
+      .filter(({ driver, pool, device }) => model.holdersOf(driver, pool, device).join() === `hold:${key}`)
+      .flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []);
+    holds.set(slotKey(held.placed.podSet, held.placed.index), {
+      node,
+      namespace: request.namespace,
+      pod: held.placed.pod,
+      held,
+      slot: holdSlot(key, held.placed),
+      devices,
+    });
+  }
+  return holds;
+}
+
+function slotFault(
+  slot: Slot,
+  { request, fabric }: PreparedGang,
+  cache: FitCache,
+  claimUsers: Map<string, PodRecord>,
+): Obstacle | undefined {
+  for (const claim of slot.claims) {
+    const other = claimUsers.get(claim.uid);
+    claimUsers.set(claim.uid, slot.pod);
+    if (!other || other === slot.pod || claim.allocation) continue;
+    const message = `ResourceClaim ${claim.name} is shared by pods ${other.name} and ${slot.pod.name}, which is not supported yet; give every pod its own claim with a ResourceClaimTemplate`;
+    return { gang: request, reason: "UnsupportedClaim", message };
+  }
+  const shape = shapeOf(slot.pod, slot.claims, cache, [], islandsOf(fabric));
+  return "reason" in shape ? { gang: request, reason: shape.reason, message: shape.message } : undefined;
+}
+
+/** Islands as a ClusterTopology of the user's own names them; undefined: the allocator knows the usual ones. */
+function islandsOf({ spec, deviceLevels }: Fabric): string[] | undefined {
+  if (spec === builtInTopology || deviceLevels.length === 0) return undefined;
+  return deviceLevels.map(({ attribute }) => attribute);
+}
+
+function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly string[]): ShapeTable {
+  const shape = shapeOf(slot.pod, slot.claims, cache, alone, islandsOf(fabric));
+  if ("reason" in shape) throw new Error(`claims of pod ${slot.pod.name} were checked before: ${shape.message}`);
+  return cache.table(shape);
+}

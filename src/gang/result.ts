@@ -1,0 +1,106 @@
+import type { PlacedClaim, PlacedPod, Placement, PlacementCost } from "../api/placement.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import { deviceKey } from "../topology/pod-table.ts";
+import type { ClaimRecord } from "../topology/records.ts";
+import { addCosts, gangCost, type PodPlace, pairingCost, sharedDomain } from "./cost.ts";
+import type { PlanUnit } from "./plan.ts";
+import type { PreparedUnit } from "./prepare.ts";
+import type { Decided, LevelRef } from "./problem.ts";
+
+/** The answer for one gang of a unit; `decided` are the new places of all its gangs. */
+export function placementOf(
+  model: ClusterModel,
+  unit: PlanUnit,
+  prepared: PreparedUnit,
+  gang: number,
+  decided: readonly Decided[],
+): Placement {
+  const { request, role, fabric } = prepared.gangs[gang]!;
+  const order = new Map(request.spec.podSets.map(({ name }, i) => [name, i]));
+  const pods = decided
+    .filter(({ slot }) => slot.gang === gang)
+    .map((each) => placedPod(model, each))
+    .sort((a, b) => order.get(a.podSet)! - order.get(b.podSet)! || a.index - b.index);
+  const places = podPlaces(model, prepared, gang, decided);
+  const domains: Record<string, string> = {};
+  const levels: LevelRef[] = [
+    ...fabric.nodeLevels.map((level): LevelRef => ({ kind: "node", level })),
+    ...fabric.deviceLevels.map((level): LevelRef => ({ kind: "device", level })),
+  ];
+  for (const ref of levels) {
+    const path = sharedDomain(model.view, fabric, ref, places);
+    if (path !== undefined) domains[ref.level.name] = path;
+  }
+  return {
+    gang: request.name,
+    namespace: request.namespace,
+    ...(role !== undefined && { role }),
+    ...(unit.placementGroup && { placementGroup: unit.placementGroup.name }),
+    pods,
+    domains,
+    cost: costOf(model, unit, prepared, gang, decided),
+  };
+}
+
+function placedPod(model: ClusterModel, { slot, table, place }: Decided): PlacedPod {
+  const { record } = model.view.nodes[place.node]!;
+  const { devices } = model.view.inventory(place.node);
+  let next = 0;
+  const claims = slot.claims.map((claim, i): PlacedClaim => {
+    const reference = slot.pod.claims[i]!.name;
+    if (table.shape.allocated.includes(claim))
+      return { claim: claim.name, reference, devices: allocatedDevices(claim) };
+    const chosen = place.choice.claims[next++]!.devices.map(({ request, device }) => {
+      const { driver, pool, name } = devices[device]!;
+      return { request, driver, pool, device: name };
+    });
+    return { claim: claim.name, reference, devices: chosen };
+  });
+  return { pod: slot.pod.name, podSet: slot.podSet, index: slot.index, node: record.name, claims };
+}
+
+function allocatedDevices(claim: ClaimRecord): PlacedClaim["devices"] {
+  const results = claim.allocation?.devices?.results ?? [];
+  return results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
+}
+
+/** Where all pods of a gang are: those that were placed before and the new ones. */
+function podPlaces(model: ClusterModel, prepared: PreparedUnit, gang: number, decided: readonly Decided[]): PodPlace[] {
+  const pinned = prepared.pins.flatMap((pin): PodPlace[] => {
+    if (pin.gang !== gang || !pin.placed) return [];
+    const { indexOf } = model.view.inventory(pin.node);
+    const devices = pin.placed.claims.flatMap((claim) =>
+      claim.devices.flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
+    );
+    return [{ podSet: pin.podSet, index: pin.index, node: pin.node, devices }];
+  });
+  const placed = decided.flatMap((each): PodPlace[] => {
+    if (each.slot.gang !== gang) return [];
+    const { podSet, index } = each.slot;
+    const devices = each.place.choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
+    return [{ podSet, index, node: each.place.node, devices }];
+  });
+  return [...pinned, ...placed];
+}
+
+/** Transfers between two roles are charged to the gang that sends. */
+function costOf(
+  model: ClusterModel,
+  unit: PlanUnit,
+  prepared: PreparedUnit,
+  gang: number,
+  decided: readonly Decided[],
+): PlacementCost {
+  const { request, role, fabric } = prepared.gangs[gang]!;
+  const named = (i: number) => ({
+    name: prepared.gangs[i]!.request.name,
+    pods: podPlaces(model, prepared, i, decided),
+  });
+  let cost = gangCost(model.view, fabric, request.spec, named(gang).pods);
+  for (const pairing of unit.placementGroup?.spec.pairing ?? []) {
+    if (pairing.from !== role) continue;
+    const receivers = [...prepared.gangs.keys()].filter((i) => prepared.gangs[i]!.role === pairing.to).map(named);
+    cost = addCosts(cost, pairingCost(model.view, prepared.fabric, pairing, [named(gang)], receivers));
+  }
+  return cost;
+}

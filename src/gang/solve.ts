@@ -1,0 +1,176 @@
+import type { ClusterModel } from "../topology/model.ts";
+import type { PreparedUnit } from "./prepare.ts";
+import { buildProblem, type Decided, type Place, type Problem, type Rule, type Slot } from "./problem.ts";
+import { inRankOrder } from "./rank-order.ts";
+import { search } from "./search.ts";
+
+/** Places for slots of a unit; `decided` holds every newly placed one. */
+export interface Solution {
+  readonly kind: "found";
+  readonly decided: readonly Decided[];
+  readonly explored: number;
+}
+
+/** `impossible` is proved; `budget`: the search was stopped before it knew. */
+export interface NoSolution {
+  readonly kind: "impossible" | "budget";
+  readonly explored: number;
+}
+
+/** Steps that one attempt at something that is merely wished for may take. */
+const wishBudget = 2_000;
+
+/**
+ * Finds places for all base slots under all required rules, then makes the most of it: preferred rules in their order,
+ * surplus, and domains no broader than they have to be.
+ */
+export function solveUnit(model: ClusterModel, unit: PreparedUnit, budget: number): Solution | NoSolution {
+  const solver = createSolver(model, unit, budget);
+  const everything = [...unit.base, ...unit.surplus.flat()];
+  if (everything.length === 0) return { kind: "found", decided: [], explored: 0 };
+  if (unit.surplus.length > 0) {
+    const whole = solver.best(everything, [], Math.min(wishBudget, budget));
+    if (whole.kind === "found") return { ...whole, explored: solver.explored() };
+  }
+  const most = mostSurplus(solver, unit);
+  const first = solver.best([...unit.base, ...unit.surplus.slice(0, most).flat()], [], budget);
+  if (first.kind !== "found") return { kind: first.kind, explored: solver.explored() };
+  const decided = addSurplus(solver, unit.surplus.slice(most), first.decided);
+  return { kind: "found", decided, explored: solver.explored() };
+}
+
+type Attempt =
+  | { readonly kind: "found"; readonly decided: readonly Decided[] }
+  | { readonly kind: "impossible" | "budget" };
+
+interface Solver {
+  /** Best placement of the slots beside what is decided; `limit`: steps at most. */
+  best(slots: readonly Slot[], decided: readonly Decided[], limit: number): Attempt;
+  feasible(slots: readonly Slot[]): boolean;
+  explored(): number;
+}
+
+function createSolver(model: ClusterModel, unit: PreparedUnit, budget: number): Solver {
+  let explored = 0;
+  const required = unit.rules.filter((rule) => rule.required);
+  const preferred = unit.rules.filter((rule) => !rule.required);
+
+  const problemOf = (slots: readonly Slot[], decided: readonly Decided[], rules: readonly Rule[]): Problem =>
+    buildProblem({
+      view: model.view,
+      slots,
+      pins: unit.pins,
+      decided,
+      rules,
+      fabric: unit.fabric,
+      tableOf: unit.tableOf,
+    });
+  const attempt = (problem: Problem, limit: number) => {
+    const result = search(problem, Math.min(limit, budget - explored));
+    explored += result.explored;
+    return result;
+  };
+
+  return {
+    explored: () => explored,
+    feasible: (slots) => attempt(problemOf(slots, [], required), wishBudget).kind === "found",
+    best(slots, decided, limit) {
+      const tried = (rules: readonly Rule[], steps: number) => {
+        const problem = problemOf(slots, decided, rules);
+        return { rules, problem, result: attempt(problem, steps) };
+      };
+      let best = preferred.length > 0 ? tried(unit.rules, Math.min(limit, wishBudget)) : undefined;
+      if (best?.result.kind !== "found") {
+        best = tried(required, limit);
+        if (best.result.kind !== "found") return { kind: best.result.kind };
+        for (const rule of preferred) {
+          const next = tried([...best.rules, rule], wishBudget);
+          if (next.result.kind === "found") best = next;
+        }
+      }
+      for (const narrower of narrowings(unit, best.problem)) {
+        // From narrow to broad: the first that works is the one that is wanted.
+        for (const rule of narrower) {
+          if (holds(rule, best.problem, unit, placesOf(best.result))) break;
+          const next = tried([...best.rules, rule], wishBudget);
+          if (next.result.kind !== "found") continue;
+          best = next;
+          break;
+        }
+      }
+      const places = inRankOrder(best.problem, placesOf(best.result));
+      const { tables } = best.problem;
+      return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };
+    },
+  };
+}
+
+function placesOf(result: ReturnType<typeof search>): readonly Place[] {
+  return result.kind === "found" ? result.places : [];
+}
+
+/**
+ * Domains that nobody asked for but that keep pods close: for each gang of several kinds of pods, and for several gangs
+ * together, one rule per level, narrow to broad. Pods of one kind are kept close by the search itself.
+ */
+function* narrowings(unit: PreparedUnit, problem: Problem): Generator<Rule[]> {
+  for (const [i, { fabric }] of unit.gangs.entries()) {
+    const kinds = problem.bundles.filter(({ slots }) => problem.slots[slots[0]!]!.gang === i);
+    const pinned = unit.pins.some(({ gang }) => gang === i);
+    if (kinds.length > 1 || (pinned && kinds.length > 0)) yield compactRules(fabric, (gang) => gang === i);
+  }
+  if (unit.gangs.length > 1) yield compactRules(unit.fabric, () => true);
+}
+
+function compactRules(fabric: PreparedUnit["fabric"], covers: (gang: number) => boolean): Rule[] {
+  return fabric.nodeLevels.toReversed().map((level) => ({
+    kind: "colocate",
+    fabric,
+    ref: { kind: "node", level },
+    maxSkew: 1,
+    required: false,
+    setOf: ({ gang }) => (covers(gang) ? "all" : undefined),
+    title: "",
+  }));
+}
+
+/** Is the rule met by what was found already? */
+function holds(rule: Rule, problem: Problem, unit: PreparedUnit, places: readonly Place[]): boolean {
+  if (rule.ref.kind !== "node") return false;
+  const { domainOf } = rule.ref.level;
+  const nodes = [
+    ...problem.slots.flatMap((slot, i) => (rule.setOf(slot) === undefined ? [] : places[i]!.node)),
+    ...unit.pins.flatMap((pin) => (rule.setOf(pin) === undefined ? [] : pin.node)),
+  ];
+  return nodes.every((node) => domainOf[node]! >= 0 && domainOf[node] === domainOf[nodes[0]!]);
+}
+
+/** The most leading entries of the surplus that fit beside the base; found by halving, since fewer pods fit if more do. */
+function mostSurplus(solver: Solver, unit: PreparedUnit): number {
+  let fits = 0;
+  let fails = unit.surplus.length;
+  while (fails - fits > 1) {
+    const middle = Math.floor((fits + fails) / 2);
+    if (solver.feasible([...unit.base, ...unit.surplus.slice(0, middle).flat()])) fits = middle;
+    else fails = middle;
+  }
+  return fits;
+}
+
+/** Adds what still fits, one entry after the other; a pod set that fails once is left alone. */
+function addSurplus(
+  solver: Solver,
+  surplus: readonly (readonly Slot[])[],
+  base: readonly Decided[],
+): readonly Decided[] {
+  let decided = base;
+  const failed = new Set<string>();
+  for (const slots of surplus) {
+    const podSet = `${slots[0]!.gang}/${slots[0]!.podSet}`;
+    if (failed.has(podSet)) continue;
+    const more = solver.best(slots, decided, wishBudget);
+    if (more.kind === "found") decided = [...decided, ...more.decided];
+    else failed.add(podSet);
+  }
+  return decided;
+}
