@@ -51,7 +51,7 @@ export const objectName = z
   .regex(/^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/);
 
 /** `metav1.Condition`; list-map keyed by `type`. */
-export const condition = z
+const condition = z
   .object({
     type: z.string().min(1).max(316).describe("What the condition is about, unique in the list."),
     status: z.enum(["True", "False", "Unknown"]).describe("Whether the condition holds."),

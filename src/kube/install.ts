@@ -80,7 +80,9 @@ function createResourceTypes(client: KubeClient, options: InstallOptions): TypeO
     known.set(path, list);
     const { resources } = await list.catch((error: unknown) => {
       if (!isNotFound(error)) throw error;
-      throw new Error(`${source}: the API server has no ${object.apiVersion}; it needs Kubernetes 1.36 or later`);
+      throw new Error(
+        `${source}: the API server has no ${object.apiVersion}; install what serves it first; kllama itself needs Kubernetes 1.36`,
+      );
     });
     const found = resources.find(({ kind, name }) => kind === object.kind && !name.includes("/"));
     if (found === undefined) {

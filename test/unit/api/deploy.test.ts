@@ -1,0 +1,49 @@
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { extenderEntries } from "../../../src/api/extender-configuration.ts";
+import {
+  bindMarker,
+  claimFinalizer,
+  driverName,
+  gangGate,
+  gangLabel,
+  injectLabel,
+  memberMarker,
+} from "../../../src/api/names.ts";
+
+type Policy = { kind: string; metadata: { name: string }; spec: Record<string, unknown> };
+
+const policies = parseAllDocuments(readFileSync("deploy/policies.yaml", "utf8")).map(
+  (document) => document.toJS() as Policy,
+);
+
+describe("deploy/policies.yaml", () => {
+  test("speaks of the same names as the code", () => {
+    const text = JSON.stringify(policies);
+    for (const name of [gangLabel, gangGate, bindMarker, memberMarker, claimFinalizer]) expect(text).toContain(name);
+    expect(text).toContain(`{"matchLabels":{"${injectLabel}":"enabled"}}`);
+    expect(text).toContain(`"managedDrivers","expression":"['${driverName}']"`);
+  });
+
+  test("every policy is bound under its own name, and fails closed", () => {
+    const bound = policies.filter(({ kind }) => kind.endsWith("Binding")).map(({ spec }) => spec["policyName"]);
+    const own = policies.filter(({ kind }) => kind.endsWith("Policy"));
+    expect(bound).toEqual(own.map(({ metadata }) => metadata.name));
+    expect(own.map(({ spec }) => spec["failurePolicy"])).toEqual(own.map(() => "Fail"));
+  });
+});
+
+test("the two extender entries: a short limit and a long one, each with its own marker", () => {
+  const tls = { caFile: "/ca", certFile: "/cert", keyFile: "/key" };
+  const entries = extenderEntries({ url: "https://127.0.0.1:1", tls });
+  expect(entries.map(({ httpTimeout }) => httpTimeout)).toEqual(["200ms", "30s"]);
+  expect(entries.map(({ managedResources }) => managedResources)).toEqual([
+    [{ name: memberMarker, ignoredByScheduler: true }],
+    [{ name: bindMarker, ignoredByScheduler: true }],
+  ]);
+  expect(entries.map(({ bindVerb, filterVerb }) => [bindVerb, filterVerb])).toEqual([
+    [undefined, "filter"],
+    ["bind", undefined],
+  ]);
+});
