@@ -47,3 +47,8 @@ test("the two extender entries: a short limit and a long one, each with its own 
     ["bind", undefined],
   ]);
 });
+
+test("deploy/README.md shows the generated extender entries", () => {
+  const generated = readFileSync("deploy/kube-scheduler/extenders.yaml", "utf8");
+  expect(readFileSync("deploy/README.md", "utf8")).toContain(generated.slice(generated.indexOf("extenders:")));
+});
