@@ -66,6 +66,7 @@ export function kwokConfiguration(): object {
       podPlayStageParallelism: 16,
       nodePlayStageParallelism: 16,
       nodeLeaseParallelism: 16,
+      podsOnNodeSyncParallelism: 4,
     },
   };
 }
