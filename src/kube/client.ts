@@ -129,6 +129,7 @@ export function createClient(connection: Connection, options: ClientOptions = {}
   }
 
   async function close(): Promise<void> {
+    if (closing.signal.aborted) return;
     closing.abort(new KubeError("client closed", { status: 0, reason: "Unreachable" }));
     await Promise.all([calls.close(), streams.close()]);
   }

@@ -110,7 +110,7 @@ function refuseUnsupported(cluster: Cluster, user: User, fail: Fail): void {
     fail(`cluster ${cluster.name}: ${field} is not supported; ${remedy}`);
   const inUser = (field: string, remedy: string): Error =>
     fail(`user ${user.name}: ${field} is not supported; ${remedy}`);
-  if (typeof cluster.server !== "string" || !URL.canParse(cluster.server)) {
+  if (!/^https?:\/\//.test(cluster.server) || !URL.canParse(cluster.server)) {
     throw fail(
       `cluster ${cluster.name}: server ${JSON.stringify(cluster.server)} is not a URL; give https://HOST:PORT`,
     );
