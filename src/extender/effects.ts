@@ -1,6 +1,6 @@
 import type { KubernetesObject, Pod, ResourceClaim } from "../api/kubernetes.ts";
-import { gangGate, schedulingGroup, version } from "../api/names.ts";
-import type { Effect, Outcome, PodReference } from "../gang/lifecycle/state.ts";
+import { claimFinalizer, gangGate, schedulingGroup, version } from "../api/names.ts";
+import type { ClaimReference, Effect, Outcome, PodReference } from "../gang/lifecycle/state.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
 
@@ -72,8 +72,9 @@ const writers: {
   },
 
   async reserveClaim(client, effect, allocation) {
+    const resourceVersion = await protectedVersion(client, effect.claim);
     const body = {
-      metadata: { uid: effect.claim.uid, resourceVersion: effect.claim.resourceVersion },
+      metadata: { uid: effect.claim.uid, resourceVersion },
       status: { allocation: allocation(effect), reservedFor: effect.reservedFor },
     };
     return { outcome: done, claim: await patchClaimStatus(client, effect, body) };
@@ -124,6 +125,20 @@ const writers: {
   },
 };
 
+/**
+ * Claims get delete-protection at their creation; kube-controller-manager takes it off with the first deallocation, so a
+ * claim that is used again needs it anew.
+ * @returns the resourceVersion to write upon
+ */
+async function protectedVersion(client: KubeClient, claim: ClaimReference): Promise<string> {
+  if (claim.finalizers.includes(claimFinalizer)) return claim.resourceVersion;
+  const { uid, resourceVersion } = claim;
+  const finalizers = [...claim.finalizers, claimFinalizer];
+  const body = { metadata: { uid, resourceVersion, finalizers } };
+  const written = await client.request<ResourceClaim>("PATCH", claimPath(claim), { body });
+  return written.metadata.resourceVersion ?? resourceVersion;
+}
+
 /** A binding that the API server already has is a success: an answer was lost, or another replica posted it. */
 async function alreadyBound(client: KubeClient, effect: Of<"bind">, conflict: unknown): Promise<Written> {
   const pod = await client.request<Pod>("GET", podPath(effect.pod));
@@ -146,16 +161,19 @@ async function patchPod(client: KubeClient, pod: PodReference, body: object, sub
 /** A merge patch that replaces lists whole; the resourceVersion in it makes it a compare-and-swap. */
 async function patchClaimStatus(
   client: KubeClient,
-  effect: { claim: { namespace: string; name: string } },
+  effect: { claim: ClaimReference },
   body: object,
 ): Promise<ResourceClaim> {
-  const path = resourcePath({
+  return await client.request<ResourceClaim>("PATCH", claimPath(effect.claim, "status"), { body });
+}
+
+function claimPath({ namespace, name }: ClaimReference, subresource?: string): string {
+  return resourcePath({
     group: "resource.k8s.io",
     version: "v1",
     resource: "resourceclaims",
-    namespace: effect.claim.namespace,
-    name: effect.claim.name,
-    subresource: "status",
+    namespace,
+    name,
+    subresource,
   });
-  return await client.request<ResourceClaim>("PATCH", path, { body, contentType: "application/merge-patch+json" });
 }

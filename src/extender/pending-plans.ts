@@ -67,7 +67,10 @@ export function unitFor(
   const gangs = [...chosen, ...context.filter((gang) => !chosen.has(gang))];
   const { namespace, name, spec } = group;
   return {
-    unit: { gangs: gangs.map(requestOf), placementGroup: { namespace, name, spec } },
+    unit: {
+      gangs: gangs.map((gang) => requestOf(gang, roleIn(group, gang))),
+      placementGroup: { namespace, name, spec },
+    },
     keys: [...chosen].map((gang) => gang.key),
   };
 }
@@ -95,7 +98,7 @@ function priorityOf(state: GangState): number {
   return lowest === Number.POSITIVE_INFINITY ? 0 : lowest;
 }
 
-function requestOf(state: GangState): GangRequest {
+function requestOf(state: GangState, role?: string): GangRequest {
   const { gang } = state;
   if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
   const pods = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
@@ -105,6 +108,7 @@ function requestOf(state: GangState): GangRequest {
     spec: gang.spec,
     priority: priorityOf(state),
     createdAtMs: gang.createdAtMs,
+    ...(role === undefined ? {} : { role }),
     pods,
     placed: heldPods(state),
   };

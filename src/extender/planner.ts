@@ -31,6 +31,8 @@ export interface PlannerOptions extends ServerOptions {
   holdBindMs?: number;
   /** Writes to the API server under way at a time. */
   writeLimit?: number;
+  /** Called after each successful write, before anything is decided from it: where tests kill the process. */
+  onWritten?: (effect: WriteEffect) => void;
 }
 
 export interface Planner {
@@ -51,8 +53,12 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
   const recorder = createEventRecorder({ client, component: "kllama-planner", instance: options.identity });
   const allocation = allocationBuilder(model);
   const queue: WriteQueue = createWriteQueue(
-    options.writeLimit ?? 32,
-    (effect) => timedWrite(client, effect, allocation, metrics),
+    { total: options.writeLimit ?? 32, background: 2 },
+    async (effect) => {
+      const written = await timedWrite(client, effect, allocation, metrics);
+      if (written.outcome.ok) options.onWritten?.(effect);
+      return written;
+    },
     (effect, owner, written) => report(coordinator, log, effect, owner, written),
   );
   const coordinator = createCoordinator(model, new Set(drivers), {

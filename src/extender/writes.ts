@@ -3,6 +3,9 @@ import type { WriteEffect, Written } from "./effects.ts";
 /**
  * Starts writes in the order they were asked for, at most `limit` at a time: a thousand released pods must not become a
  * thousand connections, and a slow API server must slow us down instead of piling up requests.
+ *
+ * Removing guards helps nobody who waits, so it goes last; but `background` of the places are always its own, or a
+ * cluster that never rests would keep them for ever.
  */
 export interface WriteQueue {
   push(effect: WriteEffect, owner: string): void;
@@ -11,45 +14,92 @@ export interface WriteQueue {
   readonly depth: number;
 }
 
+export interface WriteLimits {
+  /** Writes under way at a time. */
+  total: number;
+  /** Of these, writes of the background class while others wait. */
+  background: number;
+}
+
+interface Job {
+  effect: WriteEffect;
+  owner: string;
+}
+
 export function createWriteQueue(
-  limit: number,
+  limits: WriteLimits,
   perform: (effect: WriteEffect) => Promise<Written>,
   finished: (effect: WriteEffect, owner: string, written: Written) => void,
 ): WriteQueue {
-  const waiting: { effect: WriteEffect; owner: string }[] = [];
+  const urgent = createFifo<Job>();
+  const background = createFifo<Job>();
   const idlers: (() => void)[] = [];
-  let head = 0;
   let running = 0;
+  let runningBackground = 0;
 
-  function next(): void {
-    while (running < limit && head < waiting.length) {
-      const job = waiting[head];
-      head += 1;
-      if (head > 1024) waiting.splice(0, head);
-      if (head > waiting.length) head = 0;
-      if (job !== undefined) run(job.effect, job.owner);
-    }
-    if (running === 0 && head >= waiting.length) for (const idler of idlers.splice(0)) idler();
+  function takeNext(): Job | undefined {
+    const roomForBackground = urgent.length === 0 || runningBackground < limits.background;
+    const urgentRoom = limits.total - limits.background;
+    if (urgent.length > 0 && running - runningBackground < urgentRoom) return urgent.shift();
+    if (background.length > 0 && roomForBackground) return background.shift();
+    return urgent.shift();
   }
 
-  function run(effect: WriteEffect, owner: string): void {
+  function next(): void {
+    while (running < limits.total) {
+      const job = takeNext();
+      if (job === undefined) break;
+      run(job);
+    }
+    if (running === 0 && depth() === 0) for (const idler of idlers.splice(0)) idler();
+  }
+
+  function run({ effect, owner }: Job): void {
     running += 1;
+    if (isBackground(effect)) runningBackground += 1;
     void perform(effect).then((written) => {
       running -= 1;
+      if (isBackground(effect)) runningBackground -= 1;
       finished(effect, owner, written);
       next();
     });
   }
 
+  const depth = (): number => urgent.length + background.length + running;
   return {
     push(effect, owner) {
-      waiting.push({ effect, owner });
+      (isBackground(effect) ? background : urgent).push({ effect, owner });
       next();
     },
-    idle: () =>
-      running === 0 && head >= waiting.length ? Promise.resolve() : new Promise((done) => idlers.push(done)),
+    idle: () => (depth() === 0 ? Promise.resolve() : new Promise((resolve) => idlers.push(resolve))),
     get depth() {
-      return waiting.length - head + running;
+      return depth();
+    },
+  };
+}
+
+function isBackground(effect: WriteEffect): boolean {
+  return effect.type === "dropGuard";
+}
+
+/** A queue whose `shift` does not move what is behind. */
+function createFifo<T>(): { push(item: T): void; shift(): T | undefined; readonly length: number } {
+  let items: T[] = [];
+  let head = 0;
+  return {
+    push: (item) => items.push(item),
+    shift() {
+      const item = items[head];
+      if (item === undefined) return undefined;
+      head += 1;
+      if (head * 2 > items.length) {
+        items = items.slice(head);
+        head = 0;
+      }
+      return item;
+    },
+    get length() {
+      return items.length - head;
     },
   };
 }

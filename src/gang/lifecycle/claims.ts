@@ -22,7 +22,8 @@ export function podConsumer(pod: { name: string; uid: string }): ResourceClaimCo
 }
 
 export function claimReference(claim: ClaimRecord): ClaimReference {
-  return { namespace: claim.namespace, name: claim.name, uid: claim.uid, resourceVersion: claim.resourceVersion };
+  const { namespace, name, uid, resourceVersion, finalizers } = claim;
+  return { namespace, name, uid, resourceVersion, finalizers };
 }
 
 /** The live claim that a pod's reference names; undefined while kube-controller-manager has not created it. */

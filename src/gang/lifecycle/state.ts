@@ -79,6 +79,8 @@ export interface ClaimReference {
   name: string;
   uid: string;
   resourceVersion: string;
+  /** Its finalizers; without delete-protection among them an allocation would leak when the claim is deleted. */
+  finalizers: readonly string[];
 }
 
 export interface PodReference {

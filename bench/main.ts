@@ -1,0 +1,23 @@
+import process from "node:process";
+import { throughput } from "./throughput.ts";
+
+const benchmarks: Record<string, { summary: string; run: (args: string[]) => Promise<void> }> = {
+  throughput: {
+    summary: "pods per second: stock kube-scheduler, kllama in gangs, plain pods without claims",
+    run: throughput,
+  },
+};
+
+const [name = "--help", ...args] = process.argv.slice(2);
+const benchmark = benchmarks[name];
+if (benchmark === undefined) {
+  const known = Object.entries(benchmarks).map(([key, { summary }]) => `  ${key.padEnd(12)} ${summary}`);
+  const help = `usage: npm run bench -- NAME [FLAGS]\n\n${known.join("\n")}\n\nnpm run bench -- NAME --help tells the flags.\n`;
+  if (name === "--help" || name === "-h") process.stdout.write(help);
+  else {
+    process.stderr.write(`there is no benchmark ${name}\n\n${help}`);
+    process.exitCode = 2;
+  }
+} else {
+  await benchmark.run(args);
+}

@@ -1,0 +1,184 @@
+import type { Gang } from "../../src/api/gang.ts";
+import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { gangLabel, schedulingGroup, version } from "../../src/api/names.ts";
+import type { KubeClient } from "../../src/kube/client.ts";
+import { resourcePath } from "../../src/kube/paths.ts";
+import { createReflector, type Reflector } from "../../src/kube/reflector.ts";
+
+/**
+ * Watches pods, claims, Gangs and events of a cluster, lets a test await what it expects, and keeps every revision so
+ * that invariants can be judged over all of history.
+ */
+export interface Observer {
+  pods(namespace?: string): Pod[];
+  claims(namespace?: string): ResourceClaim[];
+  gangs(namespace?: string): Gang[];
+  gang(namespace: string, name: string): Gang | undefined;
+  events(): ClusterEvent[];
+  /** Resolves with the first value other than undefined or false; rejects with what was seen last. */
+  until<T>(what: string, found: () => T | undefined | false, timeoutMs?: number): Promise<T>;
+  /** Every violation of "no device in two claims" and "no member bound of an uncommitted gang", at any revision. */
+  violations(): string[];
+  /** Milliseconds between the first and the last bound member, as received, per gang. */
+  bindingSpreadMs(): Map<string, number>;
+  stop(): Promise<void>;
+}
+
+export interface ClusterEvent extends KubernetesObject {
+  reason: string;
+  note?: string;
+  regarding?: { kind: string; name: string; namespace?: string };
+}
+
+interface Revision {
+  version: bigint;
+  key: string;
+  object: KubernetesObject;
+  receivedMs: number;
+  gone: boolean;
+}
+
+export async function observe(client: KubeClient): Promise<Observer> {
+  const waiters = new Set<() => void>();
+  const histories: Record<"pods" | "claims" | "gangs", Revision[]> = { pods: [], claims: [], gangs: [] };
+
+  function watch<T extends KubernetesObject>(
+    location: { group: string; version: string; resource: string },
+    history?: Revision[],
+  ): Reflector<T> {
+    const reflector = createReflector<T, T>({
+      client,
+      path: resourcePath(location),
+      name: location.resource,
+      project: (raw) => raw,
+      onChange: (change) => {
+        if (change.type !== "replaced") {
+          const object = change.type === "deleted" ? change.previous : change.value;
+          const revision = BigInt(object.metadata.resourceVersion ?? "0");
+          const gone = change.type === "deleted";
+          history?.push({ version: revision, key: change.key, object, receivedMs: performance.now(), gone });
+        }
+        for (const waiter of [...waiters]) waiter();
+      },
+    });
+    reflector.start();
+    return reflector;
+  }
+
+  const pods = watch<Pod>({ group: "", version: "v1", resource: "pods" }, histories.pods);
+  const claims = watch<ResourceClaim>(
+    { group: "resource.k8s.io", version: "v1", resource: "resourceclaims" },
+    histories.claims,
+  );
+  const gangs = watch<Gang>({ group: schedulingGroup, version, resource: "gangs" }, histories.gangs);
+  const events = watch<ClusterEvent>({ group: "events.k8s.io", version: "v1", resource: "events" });
+  const all = [pods, claims, gangs, events];
+  await Promise.all(all.map((reflector) => reflector.waitForSync()));
+
+  const of = <T extends KubernetesObject>(reflector: Reflector<T>, namespace?: string): T[] =>
+    [...reflector.items.values()].filter((each) => namespace === undefined || each.metadata.namespace === namespace);
+
+  return {
+    pods: (namespace) => of(pods, namespace),
+    claims: (namespace) => of(claims, namespace),
+    gangs: (namespace) => of(gangs, namespace),
+    gang: (namespace, name) => gangs.items.get(`${namespace}/${name}`),
+    events: () => of(events),
+    until(what, found, timeoutMs = 60_000) {
+      return new Promise((resolve, reject) => {
+        const check = (): void => {
+          const value = found();
+          if (value === undefined || value === false) return;
+          finish();
+          resolve(value);
+        };
+        const timer = setTimeout(() => {
+          finish();
+          reject(new Error(`not seen within ${timeoutMs} ms: ${what}\n${summary(of(gangs), of(pods))}`));
+        }, timeoutMs);
+        const finish = (): void => {
+          clearTimeout(timer);
+          waiters.delete(check);
+        };
+        waiters.add(check);
+        check();
+      });
+    },
+    violations: () => [...doubleDevices(histories.claims), ...uncommittedBindings(histories.pods, histories.gangs)],
+    bindingSpreadMs: () => spreads(histories.pods),
+    async stop() {
+      await Promise.all(all.map((reflector) => reflector.stop()));
+    },
+  };
+}
+
+function summary(gangs: readonly Gang[], pods: readonly Pod[]): string {
+  const lines = gangs.map(
+    (gang) =>
+      `Gang ${gang.metadata.namespace}/${gang.metadata.name}: ${gang.status?.phase ?? "-"} ${gang.status?.members ?? ""} ${gang.status?.explanation ?? ""}`,
+  );
+  for (const pod of pods.slice(0, 40)) {
+    const gates = pod.spec.schedulingGates?.length ?? 0;
+    const why = pod.status?.conditions?.find((c) => c.type === "PodScheduled" && c.status === "False")?.message ?? "";
+    lines.push(`pod ${pod.metadata.name}: node ${pod.spec.nodeName ?? "-"} gates ${gates} ${pod.status?.phase} ${why}`);
+  }
+  return lines.join("\n");
+}
+
+/** Replays all claim revisions in order of resourceVersion. */
+function doubleDevices(history: readonly Revision[]): string[] {
+  const found: string[] = [];
+  const holder = new Map<string, string>();
+  const held = new Map<string, string[]>();
+  for (const { object, key, gone } of [...history].sort(byVersion)) {
+    for (const device of held.get(key) ?? []) if (holder.get(device) === key) holder.delete(device);
+    const results = gone ? [] : ((object as ResourceClaim).status?.allocation?.devices?.results ?? []);
+    const devices = results.map((d) => `${d.driver}/${d.pool}/${d.device}`);
+    for (const device of devices) {
+      const other = holder.get(device);
+      if (other !== undefined && other !== key) found.push(`device ${device} in claims ${other} and ${key}`);
+      holder.set(device, key);
+    }
+    held.set(key, devices);
+  }
+  return found;
+}
+
+/** resourceVersions of one etcd are one order over all kinds: the Gang's newest status before a binding must be committed. */
+function uncommittedBindings(pods: readonly Revision[], gangs: readonly Revision[]): string[] {
+  const found: string[] = [];
+  const seen = new Set<string>();
+  for (const { object, version: boundAt } of [...pods].sort(byVersion)) {
+    const pod = object as Pod;
+    const uid = pod.metadata.uid ?? "";
+    const gang = pod.metadata.labels?.[gangLabel];
+    if (gang === undefined || pod.spec.nodeName === undefined || seen.has(uid)) continue;
+    seen.add(uid);
+    const key = `${pod.metadata.namespace}/${gang}`;
+    const before = gangs.filter((revision) => revision.key === key && revision.version < boundAt);
+    const phase = (before.sort(byVersion).at(-1)?.object as Gang | undefined)?.status?.phase;
+    if (phase !== "Binding" && phase !== "Scheduled") {
+      found.push(`pod ${pod.metadata.name} bound at ${boundAt} while gang ${key} is ${phase ?? "unknown"}`);
+    }
+  }
+  return found;
+}
+
+function spreads(pods: readonly Revision[]): Map<string, number> {
+  const times = new Map<string, { first: number; last: number }>();
+  const seen = new Set<string>();
+  for (const { object, receivedMs } of pods) {
+    const pod = object as Pod;
+    const gang = pod.metadata.labels?.[gangLabel];
+    if (gang === undefined || pod.spec.nodeName === undefined || seen.has(pod.metadata.uid ?? "")) continue;
+    seen.add(pod.metadata.uid ?? "");
+    const key = `${pod.metadata.namespace}/${gang}`;
+    const range = times.get(key) ?? { first: receivedMs, last: receivedMs };
+    times.set(key, { first: range.first, last: receivedMs });
+  }
+  return new Map([...times].map(([key, { first, last }]) => [key, last - first]));
+}
+
+function byVersion(a: Revision, b: Revision): number {
+  return a.version < b.version ? -1 : a.version > b.version ? 1 : 0;
+}

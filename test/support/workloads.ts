@@ -1,0 +1,104 @@
+import type { KubernetesObject } from "../../src/api/kubernetes.ts";
+import { gangLabel, podIndexLabels, podSetLabel, schedulingGroup, version } from "../../src/api/names.ts";
+import { isNotFound, type KubeClient } from "../../src/kube/client.ts";
+import { resourcePath } from "../../src/kube/paths.ts";
+
+/** What a person would apply, as builders; and the calls that apply it. */
+
+export interface Workload {
+  apiVersion: string;
+  kind: string;
+  metadata: KubernetesObject["metadata"];
+  [field: string]: unknown;
+}
+
+const plurals: Record<string, string> = {
+  Namespace: "namespaces",
+  Pod: "pods",
+  StatefulSet: "statefulsets",
+  ResourceClaimTemplate: "resourceclaimtemplates",
+  Gang: "gangs",
+  PlacementGroup: "placementgroups",
+  LLMCluster: "llmclusters",
+};
+
+export function claimTemplate(name: string, count: number, deviceClassName = "gpu.kllama.ai"): Workload {
+  return {
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceClaimTemplate",
+    metadata: { name },
+    spec: { spec: { devices: { requests: [{ name: "gpus", exactly: { deviceClassName, count } }] } } },
+  };
+}
+
+export function gang(name: string, spec: object): Workload {
+  return { apiVersion: `${schedulingGroup}/${version}`, kind: "Gang", metadata: { name }, spec };
+}
+
+/** A pod template's body; without `template` it asks for CPU only. */
+export function podSpec(template?: string): object {
+  const resources = { requests: { cpu: "100m" }, ...(template === undefined ? {} : { claims: [{ name: "gpus" }] }) };
+  return {
+    terminationGracePeriodSeconds: 0,
+    containers: [{ name: "main", image: "registry.k8s.io/pause:3.10", resources }],
+    ...(template === undefined ? {} : { resourceClaims: [{ name: "gpus", resourceClaimTemplateName: template }] }),
+  };
+}
+
+export function member(gangName: string, podSet: string, index: number, template?: string): Workload {
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: `${gangName}-${podSet}-${index}`,
+      labels: { [gangLabel]: gangName, [podSetLabel]: podSet, [podIndexLabels[0]]: String(index) },
+    },
+    spec: podSpec(template),
+  };
+}
+
+export function statefulSet(name: string, replicas: number, template: string): Workload {
+  const labels = { app: name, [gangLabel]: name, [podSetLabel]: "ranks" };
+  return {
+    apiVersion: "apps/v1",
+    kind: "StatefulSet",
+    metadata: { name },
+    spec: {
+      replicas,
+      serviceName: name,
+      podManagementPolicy: "Parallel",
+      selector: { matchLabels: { app: name } },
+      template: { metadata: { labels }, spec: podSpec(template) },
+    },
+  };
+}
+
+function pathOf(object: Pick<Workload, "apiVersion" | "kind">, namespace?: string, name?: string): string {
+  const [group, apiVersion] = object.apiVersion.includes("/") ? object.apiVersion.split("/") : ["", object.apiVersion];
+  const resource = plurals[object.kind];
+  if (resource === undefined) throw new Error(`no plural known for ${object.kind}`);
+  return resourcePath({ group: group ?? "", version: apiVersion ?? "", resource, namespace, name });
+}
+
+export async function create(client: KubeClient, namespace: string, ...objects: Workload[]): Promise<void> {
+  for (const object of objects) await client.request("POST", pathOf(object, namespace), { body: object });
+}
+
+export async function createNamespace(
+  client: KubeClient,
+  name: string,
+  labels: Record<string, string> = {},
+): Promise<void> {
+  const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name, labels } };
+  await client.request("POST", pathOf(namespace), { body: namespace });
+}
+
+export async function remove(client: KubeClient, namespace: string, object: Workload): Promise<void> {
+  try {
+    await client.request("DELETE", pathOf(object, namespace, object.metadata.name), {
+      body: { apiVersion: "v1", kind: "DeleteOptions", propagationPolicy: "Background" },
+    });
+  } catch (error) {
+    if (!isNotFound(error)) throw error;
+  }
+}
