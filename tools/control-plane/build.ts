@@ -31,7 +31,7 @@ function kubernetesModule(version: KubernetesVersion): Module {
 }
 
 /** A build that cannot be done or failed; the message says what to do. */
-export class BuildError extends Error {
+class BuildError extends Error {
   override readonly name = "BuildError";
 }
 
@@ -184,7 +184,7 @@ export function goObjection(found: string | undefined): string | undefined {
 }
 
 /** The text of the error for somebody who has neither the binaries nor a Go that builds them. */
-export function missingMessage(
+function missingMessage(
   names: readonly BinaryName[],
   version: KubernetesVersion,
   objection: string,

@@ -1,7 +1,7 @@
 import { clientLimits } from "./arguments.ts";
 
 /** One entry of `extenders` in KubeSchedulerConfiguration v1; the keys are Kubernetes' own. */
-export type SchedulerExtender = {
+type SchedulerExtender = {
   readonly urlPrefix: string;
   readonly filterVerb?: string;
   readonly prioritizeVerb?: string;
@@ -51,7 +51,7 @@ export function schedulerConfiguration(kubeconfig: string, options: SchedulerOpt
 }
 
 /** kwok manages the nodes with this label that are not lost; see kwok-scenarios/stages for what it does with them. */
-export const managedNodeSelector = "simulator.kllama.ai/node,!simulator.kllama.ai/lost";
+const managedNodeSelector = "simulator.kllama.ai/node,!simulator.kllama.ai/lost";
 
 /** kwok's own settings; the stages follow as further documents of the same file. */
 export function kwokConfiguration(): object {

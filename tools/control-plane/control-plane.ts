@@ -62,7 +62,7 @@ export type ControlPlaneOptions = {
 };
 
 /** For tokens of `serviceAccountKubeconfig`. */
-export type ServiceAccountOptions = {
+type ServiceAccountOptions = {
   /** Binds the token to a pod of that account: the API server then reports the pod's name and UID with each request. */
   readonly pod?: { readonly name: string; readonly uid: string };
   readonly expirationSeconds?: number;
