@@ -31,7 +31,7 @@ export interface NodeInventory {
 }
 
 /** A pool of which nothing may be allocated now. */
-export interface PoolProblem {
+interface PoolProblem {
   readonly driver: string;
   readonly pool: string;
   readonly message: string;

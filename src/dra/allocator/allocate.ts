@@ -11,7 +11,7 @@ export interface DeviceChoice {
   readonly claims: readonly ClaimDevices[];
 }
 
-export interface ClaimDevices {
+interface ClaimDevices {
   readonly devices: readonly { readonly request: string; readonly device: number }[];
 }
 

@@ -72,7 +72,7 @@ function registerQuantities(environment: Environment): void {
     environment.registerFunction(signature, handler);
   add(`quantity(string): ${quantityType}`, (text: string) => new Quantity(parseNano(text)));
   add("isQuantity(string): bool", (text: string) => succeeds(() => parseNano(text)));
-  add(`${quantityType}.sign(): int`, (q: Quantity) => BigInt(compareNano(q.nano, 0n)));
+  add(`sign(${quantityType}): int`, (q: Quantity) => BigInt(compareNano(q.nano, 0n)));
   add(`${quantityType}.isInteger(): bool`, (q: Quantity) => q.nano % nanoPerUnit === 0n);
   add(`${quantityType}.asInteger(): int`, (q: Quantity) => {
     if (q.nano % nanoPerUnit !== 0n) throw new Error("cannot convert value to integer");

@@ -1,3 +1,5 @@
+import { RE2JS } from "re2js";
+
 /**
  * The seam where the CEL library's reading of three constructs is replaced by cel-go's. It touches the parsed tree
  * that the library hands out (its version is pinned, and the table of expressions in the tests guards the seam):
@@ -71,7 +73,11 @@ function adaptIn(node: ParsedNode): void {
   });
 }
 
+/** A pattern that is written out is compiled here, so that a fault in it refuses the expression. */
 function adaptMatches(node: ParsedNode): void {
   const args = node.args as [string, ParsedNode, ParsedNode[]];
-  if (args[0] === "matches" && args[2].length === 1) args[0] = "matchesRe2";
+  const [pattern] = args[2];
+  if (args[0] !== "matches" || args[2].length !== 1) return;
+  args[0] = "matchesRe2";
+  if (pattern?.op === "value" && typeof pattern.args === "string") RE2JS.compile(pattern.args);
 }

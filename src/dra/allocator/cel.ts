@@ -6,7 +6,7 @@ import { adaptToKubernetes, type ParsedNode } from "./cel-rewrite.ts";
 import { parseSemver } from "./semver.ts";
 
 /** Whether a device satisfies a selector, or why the expression failed on it. */
-export type Verdict = boolean | { readonly error: string };
+type Verdict = boolean | { readonly error: string };
 
 export interface DeviceExpression {
   readonly text: string;

@@ -35,12 +35,12 @@ export interface CompiledAlternative {
   readonly selectionKey: string;
 }
 
-export interface CompiledRequest {
+interface CompiledRequest {
   readonly name: string;
   readonly alternatives: readonly CompiledAlternative[];
 }
 
-export interface CompiledConstraint {
+interface CompiledConstraint {
   readonly kind: "match" | "distinct";
   /** Fully qualified. */
   readonly attribute: string;

@@ -27,7 +27,7 @@ export interface Rule {
   readonly counts: Map<number, number>;
 }
 
-export interface Taken {
+interface Taken {
   readonly step: number;
   readonly choice: number;
   readonly device: number;

@@ -69,7 +69,7 @@ describe("a device is selected by", () => {
     "[1, 2, 1].indexOf(1) == 0 && [1, 2, 1].lastIndexOf(1) == 2 && ['b', 'a'].max() == 'b'",
     `${memory}.isGreaterThan(quantity("40Gi")) && ${memory}.isLessThan(quantity("81Gi"))`,
     `${memory}.compareTo(quantity("80Gi")) == 0 && ${memory} == quantity("81920Mi")`,
-    `${memory}.compareTo(quantity("80G")) == 1 && quantity("1").sub(2).sign() == -1`,
+    `${memory}.compareTo(quantity("80G")) == 1 && sign(quantity("1").sub(2)) == -1`,
     `${memory}.sub(quantity("79Gi")).add(1).asInteger() == 1073741825`,
     `quantity("500m").asApproximateFloat() == 0.5 && !quantity("500m").isInteger()`,
     `isQuantity("1Gi") && !isQuantity("1GiB")`,
@@ -115,7 +115,7 @@ describe("an error on the device, with its cause, comes from", () => {
     [`${memory}.isGreaterThan(quantity("lots"))`, '"lots" is not a quantity'],
     [`${own}.driverVersion.isGreaterThan(semver("1.2"))`, '"1.2" is not a semantic version'],
     [`quantity("500m").asInteger() == 0`, "cannot convert value to integer"],
-    [`${own}.type.matches("(")`, "missing closing )"],
+    [`${own}.type.matches("(" + ${own}.type)`, "missing closing )"],
   ])("%s", (expression, cause) => {
     expect(verdictOf(expression)).toMatch(/^error: /);
     expect(verdictOf(expression)).toContain(cause);
@@ -141,6 +141,7 @@ describe("an expression is refused, with its fault, when it is", () => {
     ["gpu == 1", "Unknown variable: gpu"],
     ["device.name == 'gpu-0'", "No such key: name"],
     ["frobnicate(device)", "frobnicate"],
+    [`${own}.type.matches("(")`, "missing closing )"],
     [`${own}.type.frobnicate()`, "frobnicate"],
     ["device.driver == 4", "no such overload: string == int"],
     ["device.driver + 1 == 'x'", "no such overload: string + int"],
