@@ -8,6 +8,7 @@ import {
   heldPods,
   isForgettable,
   type LifecycleEvent,
+  memberKey,
   newGangState,
   type Outcome,
 } from "../gang/lifecycle/state.ts";
@@ -314,7 +315,7 @@ export function createCoordinator(
   function planOne(state: GangState): void {
     const group = groupNamed(state);
     const members = group === undefined ? [] : groupMembers(group);
-    const answer = unitFor(state, group, members, wantsPlan);
+    const answer = unitFor(state, group, members, readyAmong(members));
     wantsPlan.delete(state.key);
     if (state.gang === undefined) return;
     if ("waiting" in answer) {
@@ -335,6 +336,15 @@ export function createCoordinator(
       const key = keyOf(rejection);
       if (answer.keys.includes(key)) tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
     }
+  }
+
+  /**
+   * Gangs of a group become complete one by one. Those that were refused, for want of the others or of room, are still
+   * ready when their members are the same; they do not ask again by themselves.
+   */
+  function readyAmong(members: readonly GangState[]): ReadonlySet<string> {
+    const refused = members.filter((member) => member.rejection?.members === memberKey(member));
+    return new Set([...wantsPlan, ...refused.map((member) => member.key)]);
   }
 
   /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
