@@ -52,7 +52,7 @@ export type ControlPlaneOptions = {
   readonly kwokStages?: readonly string[];
   /** Kept when given; taken up again when it holds an earlier control plane. A temporary one is removed at the end. */
   readonly dataDir?: string;
-  /** Writes an audit log at level Metadata. It costs the API server about a tenth of its time. */
+  /** Writes an audit log at level Metadata: who did what, without bodies. It costs the API server some time. */
   readonly auditLog?: boolean;
   readonly featureGates?: Readonly<Record<string, boolean>>;
   /** Further command line arguments by component; they win over the launcher's. */
