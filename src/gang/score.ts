@@ -10,17 +10,26 @@ export interface LazyOrder<T> {
   at(position: number): T | undefined;
 }
 
+/** Elements that are picked one by one before the rest is sorted at once. */
+const pickedSingly = 8;
+
 /** Smallest first by `compare`, which has to be total. */
 export function lazyOrder<T>(items: T[], compare: (a: T, b: T) => number): LazyOrder<T> {
   let sorted = 0;
+  const pick = () => {
+    let best = sorted;
+    for (let i = sorted + 1; i < items.length; i++) if (compare(items[i]!, items[best]!) < 0) best = i;
+    const item = items[best]!;
+    items[best] = items[sorted]!;
+    items[sorted] = item;
+    sorted++;
+  };
   return {
     at(position) {
-      for (; sorted <= position && sorted < items.length; sorted++) {
-        let best = sorted;
-        for (let i = sorted + 1; i < items.length; i++) if (compare(items[i]!, items[best]!) < 0) best = i;
-        const item = items[best]!;
-        items[best] = items[sorted]!;
-        items[sorted] = item;
+      while (sorted <= position && sorted < pickedSingly && sorted < items.length) pick();
+      if (sorted <= position && sorted < items.length) {
+        for (const item of items.splice(sorted).sort(compare)) items.push(item);
+        sorted = items.length;
       }
       return items[position];
     },
@@ -44,29 +53,31 @@ export function thenLazily<T>(first: readonly T[], others: () => LazyOrder<T>): 
  * narrowest level outwards, so that large free domains stay whole. Names decide at the end.
  */
 export function compareNodes(fabric: Fabric, table: ShapeTable, room: (node: number) => number) {
+  const surroundings = compareSurroundings(fabric, table, fabric.nodeLevels.length);
   return (a: number, b: number): number =>
-    room(a) - room(b) ||
-    table.spare[a]! - table.spare[b]! ||
-    compareSurroundings(fabric, table, fabric.nodeLevels.length, a, b) ||
-    fabric.rankOf(a) - fabric.rankOf(b);
+    room(a) - room(b) || table.spare[a]! - table.spare[b]! || surroundings(a, b) || fabric.rankOf(a) - fabric.rankOf(b);
 }
 
-/** By how full the domains around two nodes are, levels narrower than `below` left out. */
-function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number, a: number, b: number): number {
-  for (let l = below - 1; l >= 0; l--) {
-    const { domainOf } = fabric.nodeLevels[l]!;
-    const first = domainOf[a]!;
-    const second = domainOf[b]!;
-    if (first === second) continue;
-    const bySlots = sumAt(table, fabric, l, first, "slots") - sumAt(table, fabric, l, second, "slots");
-    const difference = bySlots || sumAt(table, fabric, l, first, "spare") - sumAt(table, fabric, l, second, "spare");
-    if (difference !== 0) return difference;
-  }
-  return 0;
-}
-
-function sumAt(table: ShapeTable, fabric: Fabric, level: number, domain: number, what: "slots" | "spare"): number {
-  return domain < 0 ? 0 : table.sums(fabric, level, what)[domain]!;
+/** By how full the domains around two nodes are, from narrow to broad; levels from `below` on are left out. */
+function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number) {
+  const levels = fabric.nodeLevels
+    .slice(0, below)
+    .reverse()
+    .map(({ index, domainOf }) => ({
+      domainOf,
+      slots: table.sums(fabric, index, "slots"),
+      spare: table.sums(fabric, index, "spare"),
+    }));
+  return (a: number, b: number): number => {
+    for (const { domainOf, slots, spare } of levels) {
+      const first = domainOf[a]!;
+      const second = domainOf[b]!;
+      if (first === second) continue;
+      const difference = (slots[first] ?? 0) - (slots[second] ?? 0) || (spare[first] ?? 0) - (spare[second] ?? 0);
+      if (difference !== 0) return difference;
+    }
+    return 0;
+  };
 }
 
 /** Tighter domains first: fewer spare devices (pods without devices: fewer slots), then within fuller surroundings. */
@@ -74,10 +85,11 @@ export function compareDomains(fabric: Fabric, table: ShapeTable, level: number)
   const { domains } = fabric.nodeLevels[level]!;
   const spare = table.sums(fabric, level, "spare");
   const slots = table.sums(fabric, level, "slots");
+  const surroundings = compareSurroundings(fabric, table, level);
   return (a: number, b: number): number =>
     spare[a]! - spare[b]! ||
     slots[a]! - slots[b]! ||
-    compareSurroundings(fabric, table, level, domains[a]!.nodes[0]!, domains[b]!.nodes[0]!) ||
+    surroundings(domains[a]!.nodes[0]!, domains[b]!.nodes[0]!) ||
     comparePlain(domains[a]!.key, domains[b]!.key);
 }
 

@@ -141,13 +141,9 @@ function createRun(problem: Problem) {
       const bundle = bundles[what.bundle]!;
       const conflicts = new Set(stepsOfGroups(bundle.groups, step));
       for (const s of bundle.spreads) {
-        // Which domains take part in a spread depends on all groups that its slots are in.
-        const around = [...new Set(problem.spreads[s]!.slots.flatMap((slot) => groupsOfSlot[slot]!))];
-        const common = around.filter((group) =>
-          problem.spreads[s]!.slots.every((slot) => groupsOfSlot[slot]!.includes(group)),
-        );
-        if (!problem.spreads[s]!.slots.some((slot) => placeOf[slot])) {
-          spreadCounts[s] = createSpreadCount(problem, problem.spreads[s]!, inside(common));
+        const spread = problem.spreads[s]!;
+        if (!spread.slots.some((slot) => placeOf[slot])) {
+          spreadCounts[s] = createSpreadCount(problem, spread, inside(groupsAround(groups, spread)));
         }
         for (let earlier = 0; earlier < step; earlier++) conflicts.add(earlier);
       }
@@ -240,6 +236,15 @@ function stepsOf(problem: Problem): Step[] {
   return slots.length === 0 ? [] : steps;
 }
 
+/** Groups that hold all pods of a spread in one domain of a broader level: the spread is over what lies inside it. */
+function groupsAround(groups: readonly Group[], { slots, level, rule }: Problem["spreads"][number]): number[] {
+  return [...groups.keys()].filter((g) => {
+    const { ref, fabric } = groups[g]!.rule;
+    const broader = ref.kind === "node" && fabric === rule.fabric && ref.level.index < level.index;
+    return broader && slots.every((slot) => groups[g]!.slots.includes(slot));
+  });
+}
+
 function contains(domain: GroupDomain, node: number): boolean {
   return domain.kind === "device" ? domain.node === node : domain.level.domainOf[node] === domain.domain;
 }
@@ -289,8 +294,8 @@ function candidateDomains(
     const ids = nodes
       ? [...new Set(nodes.map((node) => level.domainOf[node] ?? -1))].filter((id) => id >= 0)
       : level.domains.flatMap((domain) => domain?.id ?? []);
-    const compare = compareDomains(fabric, table, level.index);
-    const order = lazyOrder(ids, compare);
+    const large = largeEnough(problem, group, level);
+    const order = lazyOrder(ids.filter(large), compareDomains(fabric, table, level.index));
     return {
       at(position) {
         const domain = order.at(position);
@@ -314,6 +319,20 @@ function candidateDomains(
       value,
     })),
   );
+}
+
+/** Tells the domains that have room for each shape of a group by itself, whatever else this unit needs. */
+function largeEnough(problem: Problem, group: Group, level: NodeLevel): (domain: number) => boolean {
+  const pods = new Map<ShapeTable, number>();
+  for (const slot of group.slots) {
+    const table = problem.tables[slot]!;
+    if (!problem.slots[slot]!.own) pods.set(table, (pods.get(table) ?? 0) + 1);
+  }
+  const bounds = [...pods].map(([table, count]) => ({
+    count,
+    slots: table.sums(group.rule.fabric, level.index, "slots"),
+  }));
+  return (domain) => bounds.every(({ count, slots }) => slots[domain]! >= count);
 }
 
 function canHost(problem: Problem, slot: number, node: number): boolean {

@@ -1,0 +1,564 @@
+import { describe, expect, test } from "vitest";
+import type { GangConstraint } from "../../../src/api/gang.ts";
+import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
+import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
+import { exactly } from "../../builders.ts";
+import {
+  allocatedClaim,
+  clusterOf,
+  gangIn,
+  type NodeSketch,
+  nodesOf,
+  picture,
+  plansOf,
+  podRecord,
+  rejectionsOf,
+} from "../../support/cluster.ts";
+
+const together = (level: string, more: Partial<GangConstraint> = {}): GangConstraint => ({
+  type: "colocate",
+  level,
+  mode: "required",
+  ...more,
+});
+
+/** Racks of nodes with 8 GPUs: `racks({a: 2})` gives a-0 and a-1. */
+function racks(sizes: Record<string, number>, gpus = 8): NodeSketch[] {
+  return Object.entries(sizes).flatMap(([rack, size]) =>
+    Array.from({ length: size }, (_, i) => ({ name: `${rack}-${i}`, zone: "z", rack, gpus })),
+  );
+}
+
+const rackOf = (node: string) => node.split("-")[0]!;
+
+describe("one gang", () => {
+  test("fills one node with devices in rank order when the node holds it", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } });
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@a-0[0,1,2,3]", "g-w-1@a-0[4,5,6,7]"]);
+  });
+
+  test("takes the tightest domain that holds it, so that the large one stays whole", () => {
+    const model = clusterOf(racks({ large: 3, small: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 8 } }, { constraints: [together("rack")] });
+    expect(Object.values(nodesOf(plan(model, { gangs: [gang] })))).toEqual(["small-0", "small-1"]);
+  });
+
+  test("takes a partly used node rather than a fresh one", () => {
+    const model = clusterOf([
+      { name: "fresh", rack: "a", gpus: 8 },
+      { name: "used", rack: "b", gpus: 8, used: 4 },
+    ]);
+    expect(nodesOf(plan(model, { gangs: [gangIn(model, "g", { w: { count: 1, gpus: 4 } })] }))).toEqual({
+      "g-w-0": "used",
+    });
+  });
+
+  test("stays in one rack without being asked when a rack holds it", () => {
+    const model = clusterOf(racks({ a: 1, b: 3, c: 1 }));
+    const gang = gangIn(model, "g", { leader: { count: 1 }, w: { count: 3, gpus: 8 } });
+    const nodes = Object.values(nodesOf(plan(model, { gangs: [gang] })));
+    expect(new Set(nodes.map(rackOf))).toEqual(new Set(["b"]));
+  });
+
+  test("names the domain of every level that holds all pods", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 1, gpus: 4 } });
+    const [result] = plansOf(plan(model, { gangs: [gang] }));
+    expect(result!.placement.domains).toEqual({ zone: "z", rack: "z/a", host: "z/a/a-0", numa: "z/a/a-0/0" });
+  });
+
+  test("is not placed in part", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const result = plan(model, { gangs: [gangIn(model, "g", { w: { count: 3, gpus: 8 } })] });
+    expect(rejectionsOf(result)).toMatchObject([{ gang: "g", reason: "InsufficientDevices" }]);
+  });
+
+  test("does not change the model", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 8 } });
+    const { version } = model;
+    const first = picture(plan(model, { gangs: [gang] }));
+    expect(model.version).toBe(version);
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(first);
+  });
+});
+
+describe("siblings", () => {
+  const sixAndFive = () => clusterOf(racks({ six: 6, five: 5 }));
+  const inOneRack = { constraints: [together("rack")] };
+
+  test.each([[[3, 3, 5]], [[3, 5, 3]], [[5, 3, 3]]])("gangs of %j fit racks of 6 and 5", (sizes) => {
+    const model = sixAndFive();
+    const gangs = sizes.map((count, i) => gangIn(model, `g${i}`, { w: { count, gpus: 8 } }, inOneRack));
+    const result = plan(model, { gangs });
+    const rackOfGang = plansOf(result).map(({ placement }) => new Set(placement.pods.map(({ node }) => rackOf(node))));
+    expect(rackOfGang.map((each) => [...each])).toEqual(sizes.map((count) => [count === 5 ? "five" : "six"]));
+  });
+
+  test("an instance that largest-first gets wrong: 4, 3, 3, 2, 2 into 8 and 6", () => {
+    const model = clusterOf(racks({ eight: 8, six: 6 }));
+    const gangs = [4, 3, 3, 2, 2].map((count, i) => gangIn(model, `g${i}`, { w: { count, gpus: 8 } }, inOneRack));
+    expect(plansOf(plan(model, { gangs }))).toHaveLength(5);
+  });
+
+  test("slices of 3, 3 and 5 nodes share racks of 6 and 5", () => {
+    const model = sixAndFive();
+    const gang = gangIn(model, "g", {
+      three: { count: 6, gpus: 8, slices: [{ size: 3, level: "rack" }] },
+      five: { count: 5, gpus: 8, slices: [{ size: 5, level: "rack" }] },
+    });
+    const nodes = nodesOf(plan(model, { gangs: [gang] }));
+    const rackOfPods = (names: string[]) => [...new Set(names.map((name) => rackOf(nodes[name]!)))];
+    expect(rackOfPods(["g-three-0", "g-three-1", "g-three-2"])).toEqual(["six"]);
+    expect(rackOfPods(["g-three-3", "g-three-4", "g-three-5"])).toEqual(["six"]);
+    expect(rackOfPods([0, 1, 2, 3, 4].map((i) => `g-five-${i}`))).toEqual(["five"]);
+  });
+
+  test("gangs of 3, 4 and 5 do not fit racks of 6 and 5, and none is placed", () => {
+    const model = sixAndFive();
+    const gangs = [3, 4, 5].map((count, i) => gangIn(model, `g${i}`, { w: { count, gpus: 8 } }, inOneRack));
+    const result = plan(model, { gangs });
+    expect(rejectionsOf(result)).toHaveLength(3);
+    expect(rejectionsOf(result)[0]).toMatchObject({ reason: "NoDomainFits" });
+  });
+});
+
+describe("constraints", () => {
+  test("a required level keeps the gang in one domain or rejects it, naming the best", () => {
+    const model = clusterOf(racks({ a: 1, b: 1 }, 4));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } }, { constraints: [together("rack")] });
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual([
+      "g: NoDomainFits: the gang needs 2 nodes with 4 gpu.kllama.ai devices free each in one rack; the best, z/a, has 1",
+    ]);
+  });
+
+  test("equal rack names in two zones are two racks", () => {
+    const model = clusterOf([
+      { name: "n1", zone: "z1", rack: "r", gpus: 4 },
+      { name: "n2", zone: "z2", rack: "r", gpus: 4 },
+    ]);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } }, { constraints: [together("rack")] });
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toMatchObject([{ reason: "NoDomainFits" }]);
+  });
+
+  test("a node without the label is left out and reported", () => {
+    const model = clusterOf([
+      { name: "n1", zone: "z", rack: "r", gpus: 4 },
+      { name: "n2", zone: "z", gpus: 4 },
+    ]);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } }, { constraints: [together("rack")] });
+    const [rejection] = rejectionsOf(plan(model, { gangs: [gang] }));
+    expect(rejection!.message).toContain("1 node with room lacks the labels of rack (rack)");
+  });
+
+  test("a preferred level is met when it can be", () => {
+    const model = clusterOf(racks({ a: 2, b: 3 }));
+    const gang = gangIn(
+      model,
+      "g",
+      { w: { count: 3, gpus: 8 } },
+      { constraints: [together("rack", { mode: "preferred" })] },
+    );
+    expect(new Set(Object.values(nodesOf(plan(model, { gangs: [gang] }))).map(rackOf))).toEqual(new Set(["b"]));
+  });
+
+  test("a preferred level is given up when it cannot be met", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }));
+    const gang = gangIn(
+      model,
+      "g",
+      { w: { count: 3, gpus: 8 } },
+      { constraints: [together("rack", { mode: "preferred" })] },
+    );
+    expect(plansOf(plan(model, { gangs: [gang] }))[0]!.placement.pods).toHaveLength(3);
+  });
+
+  test("of two preferred ones in conflict the earlier wins", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }, 4));
+    const colocate = together("rack", { mode: "preferred" });
+    const spread: GangConstraint = { type: "spread", level: "rack", mode: "preferred" };
+    const racksWith = (constraints: GangConstraint[]) => {
+      const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } }, { constraints });
+      return new Set(Object.values(nodesOf(plan(model, { gangs: [gang] }))).map(rackOf)).size;
+    };
+    expect([racksWith([colocate, spread]), racksWith([spread, colocate])]).toEqual([1, 2]);
+  });
+
+  test("a constraint over a subset binds that subset alone", () => {
+    const model = clusterOf([...racks({ a: 2 }, 4), { name: "cpu-0", zone: "z", rack: "cpu" }]);
+    const gang = gangIn(
+      model,
+      "g",
+      { router: { count: 1, more: { nodeSelector: { rack: "cpu" } } }, w: { count: 2, gpus: 4 } },
+      { constraints: [together("rack", { podSets: ["w"] })] },
+    );
+    expect(nodesOf(plan(model, { gangs: [gang] }))).toEqual({ "g-router-0": "cpu-0", "g-w-0": "a-0", "g-w-1": "a-1" });
+  });
+
+  test("spread puts as many pods in each rack as it can", () => {
+    const model = clusterOf(racks({ a: 2, b: 2, c: 2 }));
+    const gang = gangIn(
+      model,
+      "g",
+      { w: { count: 4, gpus: 1 } },
+      { constraints: [{ type: "spread", level: "rack", mode: "required" }] },
+    );
+    const counts = Object.groupBy(Object.values(nodesOf(plan(model, { gangs: [gang] }))), rackOf);
+    expect(
+      Object.values(counts)
+        .map((nodes) => nodes!.length)
+        .sort(),
+    ).toEqual([1, 1, 2]);
+  });
+
+  test("spread that a full domain makes impossible is refused", () => {
+    const model = clusterOf([
+      { name: "a-0", rack: "a", gpus: 8 },
+      { name: "b-0", rack: "b", gpus: 8, used: 8 },
+    ]);
+    const constraints: GangConstraint[] = [{ type: "spread", level: "rack", mode: "required" }];
+    const fits = (count: number) =>
+      "plans" in plan(model, { gangs: [gangIn(model, "g", { w: { count, gpus: 1 } }, { constraints })] });
+    expect([fits(1), fits(2)]).toEqual([true, false]);
+  });
+
+  test("TP groups stay whole in their racks and follow index order", () => {
+    const model = clusterOf(racks({ a: 3, b: 2, c: 3 }));
+    const gang = gangIn(model, "g", { w: { count: 6, gpus: 8, slices: [{ size: 2, level: "rack" }] } });
+    const nodes = Object.values(nodesOf(plan(model, { gangs: [gang] })));
+    expect([0, 2, 4].map((i) => [rackOf(nodes[i]!), rackOf(nodes[i + 1]!)])).toEqual([
+      ["a", "a"],
+      ["b", "b"],
+      ["c", "c"],
+    ]);
+  });
+
+  test("slices nest: pairs in a rack inside fours in a zone", () => {
+    const model = clusterOf([
+      { name: "a-0", zone: "z1", rack: "a", gpus: 16 },
+      { name: "b-0", zone: "z1", rack: "b", gpus: 16 },
+      { name: "c-0", zone: "z2", rack: "c", gpus: 16 },
+      { name: "d-0", zone: "z2", rack: "d", gpus: 16 },
+    ]);
+    const slices = [
+      { size: 4, level: "zone" },
+      { size: 2, level: "rack" },
+    ];
+    const nodes = Object.values(
+      nodesOf(plan(model, { gangs: [gangIn(model, "g", { w: { count: 8, gpus: 8, slices } })] })),
+    );
+    expect(nodes).toEqual(["a-0", "a-0", "b-0", "b-0", "c-0", "c-0", "d-0", "d-0"]);
+  });
+
+  test("a device level keeps all devices of each pod on one NUMA node", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 8 }]);
+    model.upsertClaim(allocatedClaim("other", "n", ["gpu-0", "gpu-1", "gpu-2"], []));
+    const sliced = { count: 1, gpus: 3, slices: [{ size: 1, level: "numa" }] };
+    expect(picture(plan(model, { gangs: [gangIn(model, "g", { w: sliced })] }))).toEqual(["g-w-0@n[4,5,6]"]);
+    const tooMany = { ...sliced, gpus: 5 };
+    expect(rejectionsOf(plan(model, { gangs: [gangIn(model, "h", { w: tooMany })] }))).toMatchObject([
+      { reason: "NoMatchingDevice" },
+    ]);
+  });
+
+  test("a device level over several pods puts them on one host, on devices of one NUMA node", () => {
+    const model = clusterOf([
+      { name: "n1", rack: "r", gpus: 8, used: 1 },
+      { name: "n2", rack: "r", gpus: 8, used: 4 },
+    ]);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 2 } }, { constraints: [together("numa")] });
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n2[4,5]", "g-w-1@n2[6,7]"]);
+  });
+});
+
+describe("members", () => {
+  test("surplus is placed when it fits and waits when it does not", () => {
+    const model = clusterOf(racks({ a: 3 }));
+    const gang = gangIn(model, "g", { w: { count: 5, minCount: 2, gpus: 8 } });
+    expect(Object.keys(nodesOf(plan(model, { gangs: [gang] })))).toEqual(["g-w-0", "g-w-1", "g-w-2"]);
+  });
+
+  test("surplus prefers a domain with more room to the tightest one", () => {
+    const model = clusterOf(racks({ small: 2, large: 4 }));
+    const gang = gangIn(model, "g", { w: { count: 5, minCount: 2, gpus: 8 } }, { constraints: [together("rack")] });
+    expect(new Set(Object.values(nodesOf(plan(model, { gangs: [gang] }))).map(rackOf))).toEqual(new Set(["large"]));
+    expect(Object.keys(nodesOf(plan(model, { gangs: [gang] })))).toHaveLength(4);
+  });
+
+  test("running pods pin the domain of those to come", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }));
+    model.upsertClaim(allocatedClaim("mine", "b-0", ["gpu-0"], []));
+    const placed = [{ pod: "g-w-0", podSet: "w", index: 0, node: "b-0", claims: [] }];
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 8 } }, { constraints: [together("rack")] }, placed);
+    expect(nodesOf(plan(model, { gangs: [gang] }))).toEqual({ "g-w-1": "b-1" });
+  });
+
+  test("a pod to come lands near those that run, without being asked", () => {
+    const model = clusterOf(racks({ a: 2, b: 4 }));
+    model.upsertClaim(allocatedClaim("mine", "b-2", ["gpu-0", "gpu-1", "gpu-2", "gpu-3"], []));
+    const placed = [{ pod: "g-w-0", podSet: "w", index: 0, node: "b-2", claims: [] }];
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 4 } }, {}, placed);
+    expect(nodesOf(plan(model, { gangs: [gang] }))).toEqual({ "g-w-1": "b-2" });
+  });
+
+  test("a gang with too few pods waits, naming how many", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 3, gpus: 1, present: 2 } });
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g: WaitingForMembers: pod set w has 2 of 3 pods"]);
+  });
+
+  test("a pod whose claim is not there yet is waited for", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } });
+    model.removeClaim("claim-uid-g-w-1-gpu");
+    const [rejection] = rejectionsOf(plan(model, { gangs: [gang] }));
+    expect(rejection).toMatchObject({
+      reason: "WaitingForMembers",
+      message: "pod set w has 2 of 2 pods, 1 wait for their claims",
+    });
+  });
+
+  test("its own hold is free for the slot it is for, and for no other", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = gangIn(model, "g", { w: { count: 1, gpus: 8 } });
+    const [first] = plansOf(plan(model, { gangs: [gang] }));
+    model.hold(
+      "team/g",
+      "team",
+      first!.placement.pods.map((placed) => ({ placed, requests: { cpu: 1000 } })),
+    );
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@a-0[0,1,2,3,4,5,6,7]"]);
+    const other = gangIn(model, "h", { w: { count: 1, gpus: 8 } });
+    expect(rejectionsOf(plan(model, { gangs: [other] }))).toMatchObject([{ reason: "InsufficientDevices" }]);
+    const moved = { ...gang, pods: [podRecord("g-w-1", { ...gang.pods[0]!, name: "g-w-1", index: 1 })] };
+    const second: GangRequest = { ...moved, spec: { ...gang.spec, podSets: [{ name: "w", count: 2, minCount: 1 }] } };
+    expect(rejectionsOf(plan(model, { gangs: [second] }))).toMatchObject([{ reason: "InsufficientDevices" }]);
+  });
+
+  test("a single pod is a gang of one, also where it has no labels at all", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = gangIn(model, "solo", { w: { count: 1, gpus: 2 } });
+    const { gang: _, podSet: __, index: ___, ...pod } = gang.pods[0]!;
+    const request = { ...gang, name: pod.name, spec: singlePodGang(pod), pods: [pod] };
+    expect(picture(plan(model, { gangs: [request] }))).toEqual(["solo-w-0@a-0[0,1]"]);
+  });
+
+  test("a pod whose claim has devices already goes where they are", () => {
+    const model = clusterOf(racks({ a: 3 }));
+    const gang = gangIn(model, "g", { w: { count: 1, gpus: 1 } });
+    const held = allocatedClaim("g-w-0-gpu", "a-2", ["gpu-5"], []);
+    model.upsertClaim(held);
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@a-2[5]"]);
+  });
+});
+
+describe("placement groups", () => {
+  const group = (constraints: PlacementGroupSpec["constraints"]) => ({
+    namespace: "team",
+    name: "llama",
+    spec: {
+      members: [
+        { role: "prefill", minInstances: 1 },
+        { role: "decode", minInstances: 1 },
+      ],
+      pairing: [{ from: "prefill", to: "decode", bytesPerRequest: 1_000_000_000 }],
+      topology: "default",
+      ...(constraints && { constraints }),
+    } satisfies PlacementGroupSpec,
+  });
+
+  test("prefill and decode share one rack, whichever alone would fit a tighter one", () => {
+    const model = clusterOf(racks({ a: 2, b: 3, c: 8 }));
+    const prefill = gangIn(model, "p", { w: { count: 2, gpus: 8 } }, { role: "prefill" });
+    const decode = gangIn(model, "d", { w: { count: 4, gpus: 4 } }, { role: "decode" });
+    const placementGroup = group([{ type: "colocate", level: "rack", mode: "required" }]);
+    const nodes = Object.values(nodesOf(plan(model, { gangs: [prefill, decode], placementGroup })));
+    expect(new Set(nodes.map(rackOf))).toEqual(new Set(["c"]));
+  });
+
+  test("one that does not fit takes the other with it", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const prefill = gangIn(model, "p", { w: { count: 2, gpus: 8 } }, { role: "prefill" });
+    const decode = gangIn(model, "d", { w: { count: 3, gpus: 8 } }, { role: "decode" });
+    const rejections = rejectionsOf(plan(model, { gangs: [prefill, decode], placementGroup: group([]) }));
+    expect(rejections).toMatchObject([
+      {
+        gang: "p",
+        reason: "WaitingForPlacementGroup",
+        message: "is placed together with d, which cannot be placed now",
+      },
+      { gang: "d", reason: "InsufficientDevices" },
+    ]);
+  });
+
+  test("a group without its minimum of roles waits", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const prefill = gangIn(model, "p", { w: { count: 1, gpus: 8 } }, { role: "prefill" });
+    const [rejection] = rejectionsOf(plan(model, { gangs: [prefill], placementGroup: group([]) }));
+    expect(rejection).toMatchObject({
+      reason: "WaitingForPlacementGroup",
+      message: "PlacementGroup llama needs 1 gangs of role decode; 0 are complete",
+    });
+  });
+
+  test("a later instance lands where the group is", () => {
+    const model = clusterOf(racks({ a: 3, b: 3 }));
+    model.upsertClaim(allocatedClaim("mine", "b-0", ["gpu-0"], []));
+    const placed = [{ pod: "p-w-0", podSet: "w", index: 0, node: "b-0", claims: [] }];
+    const prefill = gangIn(model, "p", { w: { count: 1, gpus: 1 } }, { role: "prefill" }, placed);
+    const decode = gangIn(model, "d", { w: { count: 2, gpus: 8 } }, { role: "decode" });
+    const placementGroup = group([{ type: "colocate", level: "rack", mode: "required" }]);
+    const result = plan(model, { gangs: [prefill, decode], placementGroup });
+    expect(nodesOf(result)).toEqual({ "d-w-0": "b-1", "d-w-1": "b-2" });
+  });
+});
+
+describe("node fit as kube-scheduler judges it", () => {
+  const only = (sketch: Partial<NodeSketch>, pod: Parameters<typeof gangIn>[2][string] = { count: 1, gpus: 1 }) => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 8, ...sketch }]);
+    return picture(plan(model, { gangs: [gangIn(model, "g", { w: pod })] }))[0]!;
+  };
+  const taint = { key: "dedicated", value: "x", effect: "NoSchedule" };
+
+  test.each<[string, string, string]>([
+    [
+      "unschedulable",
+      only({ more: { unschedulable: true } }),
+      "g: NoNodeMatches: none of 1 nodes admits pods of pod set w: 1 are unschedulable",
+    ],
+    [
+      "not ready",
+      only({ more: { ready: false } }),
+      "g: NoNodeMatches: none of 1 nodes admits pods of pod set w: 1 are not ready",
+    ],
+    [
+      "tainted",
+      only({ more: { taints: [taint] } }),
+      "g: NoNodeMatches: none of 1 nodes admits pods of pod set w: 1 have taint dedicated=x:NoSchedule",
+    ],
+    [
+      "without the label",
+      only({}, { count: 1, gpus: 1, more: { nodeSelector: { disk: "ssd" } } }),
+      "g: NoNodeMatches: none of 1 nodes admits pods of pod set w: 1 lack label disk=ssd",
+    ],
+    [
+      "too small",
+      only({}, { count: 1, more: { requests: { cpu: 65_000 } } }),
+      "g: InsufficientResources: no node is large enough for a pod of pod set w, even if it were empty: it asks for cpu 65 (at most cpu 64)",
+    ],
+    [
+      "full",
+      only({ gpus: 8, used: 8 }),
+      "g: InsufficientDevices: needs room for 1 pod of 1 gpu.kllama.ai device; the cluster has 0 now",
+    ],
+    ["without GPUs", only({ gpus: 0 }), "g: NoMatchingDevice: "],
+  ])("a node that is %s", (_, text, expected) => {
+    expect(text.startsWith(expected) ? expected : text).toBe(expected);
+  });
+
+  test("a tolerated taint and a preferred one do not matter", () => {
+    const tolerations = [{ key: "dedicated", operator: "Equal", value: "x", effect: "NoSchedule" }];
+    const taints = [taint, { key: "soft", effect: "PreferNoSchedule" }];
+    expect(only({ more: { taints } }, { count: 1, gpus: 1, more: { tolerations } })).toBe("g-w-0@n[0]");
+  });
+
+  test("marker resources ask for nothing; unknown extended resources do", () => {
+    const asks = (name: string) => only({}, { count: 1, more: { requests: { [name]: 1 } } });
+    expect(asks("scheduling.kllama.ai/bind")).toBe("g-w-0@n");
+    expect(asks("example.com/fpga")).toContain("InsufficientResources");
+  });
+
+  test("pods that run and the number of pods count", () => {
+    const model = clusterOf([{ name: "n", rack: "r", more: { allocatable: { cpu: 4000, memory: 2 ** 30, pods: 2 } } }]);
+    model.upsertPod(podRecord("other", { nodeName: "n", requests: { cpu: 3000 } }));
+    const fits = (count: number, cpu: number) =>
+      "plans" in plan(model, { gangs: [gangIn(model, "g", { w: { count, more: { requests: { cpu } } } })] });
+    expect([fits(1, 1000), fits(1, 1001), fits(2, 100)]).toEqual([true, false, false]);
+  });
+
+  test("CPU that is short is told apart from devices", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 8, more: { allocatable: { cpu: 4000, pods: 110 } } }]);
+    const gang = gangIn(model, "g", { w: { count: 3, gpus: 1, more: { requests: { cpu: 2000 } } } });
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toMatchObject([{ reason: "InsufficientResources" }]);
+  });
+});
+
+describe("faults", () => {
+  const reject = (spec: Parameters<typeof gangIn>[3], set = {}) => {
+    const model = clusterOf(racks({ a: 1 }));
+    return picture(plan(model, { gangs: [gangIn(model, "g", { w: { count: 4, gpus: 1, ...set } }, spec)] }))[0];
+  };
+
+  test.each([
+    [
+      "an unknown level",
+      reject({ constraints: [together("row")] }),
+      "g: UnknownLevel: spec.constraints[0].level is row, which the topology does not have; use one of zone, rack, host, numa",
+    ],
+    [
+      "an unknown topology",
+      reject({ topology: "nowhere" }),
+      "g: UnknownTopology: spec.topology is nowhere, but there is no ClusterTopology of that name; create it or use default",
+    ],
+    [
+      "an unknown pod set",
+      reject({ constraints: [together("rack", { podSets: ["x"] })] }),
+      "g: InvalidGang: spec.constraints[0].podSets names x; use one of w",
+    ],
+    [
+      "a slice that does not divide",
+      reject({}, { slices: [{ size: 3, level: "rack" }] }),
+      "g: InvalidGang: spec.podSets[0].slices[0].size 3 does not divide count 4; use a divisor of 4",
+    ],
+    [
+      "slices narrow to broad",
+      reject(
+        {},
+        {
+          slices: [
+            { size: 2, level: "rack" },
+            { size: 2, level: "zone" },
+          ],
+        },
+      ),
+      "g: InvalidGang: spec.podSets[0].slices[1].level zone is not narrower than rack before it; list slices broad to narrow",
+    ],
+    [
+      "a spread inside a host",
+      reject({ constraints: [{ type: "spread", level: "numa", mode: "required" }] }),
+      "g: InvalidGang: spec.constraints[0].level numa is inside a host; spread over a level that has nodeLabels",
+    ],
+  ])("%s", (_, text, expected) => {
+    expect(text).toBe(expected);
+  });
+
+  test("a claim that two pods share is refused by name", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } });
+    const pods = gang.pods.map((pod) => ({ ...pod, claims: [{ name: "gpu", claimName: "g-w-0-gpu" }] }));
+    const [rejection] = rejectionsOf(plan(model, { gangs: [{ ...gang, pods }] }));
+    expect(rejection).toMatchObject({ reason: "UnsupportedClaim" });
+    expect(rejection!.message).toContain("ResourceClaim g-w-0-gpu is shared by pods g-w-0 and g-w-1");
+  });
+
+  test("a budget that ends says so", () => {
+    const model = clusterOf(racks({ a: 6, b: 5 }));
+    const gangs = [3, 3, 5].map((count, i) =>
+      gangIn(model, `g${i}`, { w: { count, gpus: 8 } }, { constraints: [together("rack")] }),
+    );
+    const result = plan(model, { gangs }, { budget: 3 });
+    expect(result).toMatchObject({ budgetExceeded: true });
+    expect(rejectionsOf(result).map(({ reason }) => reason)).toEqual([
+      "BudgetExceeded",
+      "BudgetExceeded",
+      "BudgetExceeded",
+    ]);
+  });
+});
+
+test("MIG partitions and whole GPUs of other requests are planned like any device", () => {
+  const model = clusterOf([{ name: "n", rack: "r", gpus: 2 }]);
+  const gang = gangIn(model, "g", { w: { count: 1, requests: [exactly("a", 1), exactly("b", 1)] } });
+  expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n[0,1]"]);
+});
