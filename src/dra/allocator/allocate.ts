@@ -82,7 +82,8 @@ export function matchingDevices(inventory: NodeInventory, claim: CompiledClaim, 
 
 function answer({ steps, taken }: Search, claims: readonly CompiledClaim[]): DeviceChoice {
   const devices: { request: string; device: number }[][] = claims.map(() => []);
-  const sorted = [...taken].sort((a, b) => a.step - b.step || a.device - b.device);
+  const requestOf = (step: number): number => steps[step]!.request;
+  const sorted = [...taken].sort((a, b) => requestOf(a.step) - requestOf(b.step) || a.device - b.device);
   for (const { step, choice, device } of sorted) {
     const { claim, choices } = steps[step]!;
     devices[claim]!.push({ request: choices[choice]!.alternative.name, device });

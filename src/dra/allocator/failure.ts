@@ -40,7 +40,11 @@ export function explainFailure(search: Search): AllocationFailure {
   const needed = search.steps.reduce((sum, { choices }) => sum + choices[0]!.alternative.count, 0);
   const available = new Set(search.steps.flatMap(({ choices }) => choices.flatMap((choice) => free(search, choice))))
     .size;
-  return insufficient(search, className, needed, available, " that satisfy all requests and constraints together");
+  const failure = insufficient(search, className, needed, available, "");
+  return {
+    ...failure,
+    message: `${failure.message}, but no ${needed} that satisfy all requests and constraints together`,
+  };
 }
 
 function shortageOf(search: Search, choice: StepChoice): AllocationFailure | undefined {

@@ -44,8 +44,8 @@ export interface Search {
   readonly takenPerClaim: number[];
   readonly budget: number;
   trials: number;
-  /** Devices that are alike for every request and rule; made when the search first has to go back. */
-  signatures: readonly string[] | undefined;
+  /** Per device, as far as they were asked for: `signatureOf`. */
+  readonly signatures: (string | undefined)[];
 }
 
 /** Thrown out of the recursion when the budget is used up. */
@@ -76,7 +76,7 @@ export function createSearch(
   }
   return {
     inventory,
-    steps: claims.flatMap((claim, position) => stepsOf(inventory, claim, position, common)),
+    steps: hardestFirst(claims.flatMap((claim, position) => stepsOf(inventory, claim, position, common))),
     islands: options.islands.map((attribute) => attributeColumn(inventory, attribute)),
     near: options.near,
     state,
@@ -84,7 +84,7 @@ export function createSearch(
     takenPerClaim: claims.map(() => 0),
     budget: options.budget,
     trials: 0,
-    signatures: undefined,
+    signatures: [],
   };
 }
 
@@ -105,6 +105,16 @@ function stepsOf(inventory: NodeInventory, claim: CompiledClaim, position: numbe
   }));
 }
 
+/**
+ * Requests that select the fewest devices go first, so that the others do not take it away. With alternatives the claim's own
+ * order stays: it says whose wish counts more.
+ */
+function hardestFirst(steps: Step[]): Step[] {
+  if (steps.length < 2 || steps.some(({ choices }) => choices.length > 1)) return steps;
+  const selected = ({ choices }: Step): number => choices[0]!.candidates.usable.length;
+  return steps.toSorted((a, b) => selected(a) - selected(b));
+}
+
 /** Satisfies the steps from `position` on; true leaves the answer in `taken`, false leaves everything as before. */
 export function solve(search: Search, position: number): boolean {
   const step = search.steps[position];
@@ -115,7 +125,7 @@ export function solve(search: Search, position: number): boolean {
     const wanted = alternative.mode === "All" ? candidates.usable.length : alternative.count;
     if (search.takenPerClaim[claim]! + wanted > maxDevicesPerClaim) continue;
     if (alternative.mode === "All" && !allIsKnown(search, candidates)) continue;
-    const offered = candidates.usable.filter((device) => canTake(search, device, step.choices[choice]!));
+    const offered = offer(search, step.choices[choice]!, wanted);
     if (offered.length < wanted) continue;
     const ordered = candidates.whole
       ? orderWhole(offered, demandFrom(search, position, choice), candidates.usable, contextOf(search, step, choice))
@@ -123,6 +133,19 @@ export function solve(search: Search, position: number): boolean {
     if (pick(search, position, choice, wanted, ordered)) return true;
   }
   return false;
+}
+
+/** Devices that the choice could take now, without those whose value of a matching attribute too few others have. */
+function offer(search: Search, choice: StepChoice, wanted: number): readonly number[] {
+  let offered = choice.candidates.usable.filter((device) => canTake(search, device, choice));
+  for (const { kind, column, counts } of choice.rules) {
+    if (offered.length < wanted) return offered;
+    if (kind === "distinct" || counts.size > 0) continue;
+    const sizes = new Int32Array(column.numberOf.size);
+    for (const device of offered) sizes[column.values[device]!]! += 1;
+    offered = offered.filter((device) => sizes[column.values[device]!]! >= wanted);
+  }
+  return offered;
 }
 
 /** "All" devices are only known when every selected one can be given and no pool or expression hides any. */
@@ -248,18 +271,19 @@ function leave(search: Search, { rules }: StepChoice): void {
  * Devices with equal signatures are interchangeable: where one led nowhere, the other does too. Devices with shared
  * counters are taken as all different.
  */
-function signatureOf(search: Search, device: number): string {
-  search.signatures ??= makeSignatures(search);
-  return search.signatures[device]!;
-}
-
-function makeSignatures({ inventory, steps }: Search): string[] {
-  const choices = steps.flatMap((step) => step.choices);
-  const selected = choices.map(({ candidates }) => new Set(candidates.usable));
-  const columns = [...new Set(choices.flatMap(({ rules }) => rules.map(({ column }) => column)))];
-  return inventory.devices.map(({ index, counters }) => {
-    if (counters.length > 0) return `device ${index}`;
-    const memberships = selected.map((devices) => (devices.has(index) ? "1" : "0")).join("");
-    return `${memberships} ${columns.map(({ values }) => values[index]).join(" ")}`;
-  });
+function signatureOf({ inventory, steps, signatures }: Search, device: number): string {
+  const known = signatures[device];
+  if (known !== undefined) return known;
+  let signature = "";
+  if (inventory.devices[device]!.counters.length > 0) signature = `device ${device}`;
+  else {
+    for (const { choices } of steps) {
+      for (const { candidates, rules } of choices) {
+        signature += candidates.usable.includes(device) ? "+" : "-";
+        for (const { column } of rules) signature += `${column.values[device]},`;
+      }
+    }
+  }
+  signatures[device] = signature;
+  return signature;
 }

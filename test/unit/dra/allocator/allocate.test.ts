@@ -152,6 +152,17 @@ describe("partitions are packed", () => {
       choose(full, [claimSpec([partition("a", a)]), claimSpec([partition("b", b)])]);
     expect(two("4g", "3g")).toEqual(["a=gpu-0-mig-4g-0", "b=gpu-0-mig-3g-4"]);
     expect(two("3g", "4g")).toEqual(["a=gpu-0-mig-3g-4", "b=gpu-0-mig-4g-0"]);
+    const many = nodeWith(
+      migSlices(
+        "n",
+        [0, 1, 2, 3, 4, 5, 6, 7].map((index) => migBoard(index)),
+      ),
+    );
+    const claims = [partition("small", "3g", 8), partition("large", "4g", 8)].map((one) => claimSpec([one]));
+    expect(choose(many, claims)).toEqual([
+      expect.stringMatching(/^(small=\S+-3g-4 ?){8}$/),
+      expect.stringMatching(/^(large=\S+-4g-0 ?){8}$/),
+    ]);
     expect(two("4g", "4g")).toMatchObject({ reason: "InsufficientDevices", needed: 2, available: 1 });
     expect(two("7g", "1g")).toMatchObject({
       reason: "InsufficientDevices",
