@@ -236,11 +236,14 @@ function stepsOf(problem: Problem): Step[] {
   return slots.length === 0 ? [] : steps;
 }
 
-/** Groups that hold all pods of a spread in one domain of a broader level: the spread is over what lies inside it. */
+/**
+ * Groups that hold all pods of a spread in one domain of a broader level: the spread is over what lies inside it. Only
+ * required ones, so that a wish does not change what another constraint means.
+ */
 function groupsAround(groups: readonly Group[], { slots, level, rule }: Problem["spreads"][number]): number[] {
   return [...groups.keys()].filter((g) => {
-    const { ref, fabric } = groups[g]!.rule;
-    const broader = ref.kind === "node" && fabric === rule.fabric && ref.level.index < level.index;
+    const { ref, fabric, required } = groups[g]!.rule;
+    const broader = required && ref.kind === "node" && fabric === rule.fabric && ref.level.index < level.index;
     return broader && slots.every((slot) => groups[g]!.slots.includes(slot));
   });
 }
