@@ -4,7 +4,7 @@ import type { Connection } from "./credentials.ts";
 import { splitLines } from "./lines.ts";
 
 /** Values of a query string; undefined entries are left out. */
-export type Query = Record<string, string | number | boolean | undefined>;
+type Query = Record<string, string | number | boolean | undefined>;
 
 /** Options of one request; `timeoutMs` (default 30,000) bounds the whole exchange. */
 export interface RequestOptions {

@@ -4,7 +4,7 @@ import { resourcePath } from "./paths.ts";
 import { microTime, systemTiming, type Timing } from "./timing.ts";
 
 /** The object an event is about. */
-export interface EventReference {
+interface EventReference {
   apiVersion: string;
   kind: string;
   /** Absent for cluster-scoped objects: their events live in namespace `default`. */

@@ -28,7 +28,7 @@ export interface ReflectorOptions<R, T> {
 }
 
 /** Counters since `start`, but `invalid`: the objects that cannot be read now. */
-export interface ReflectorStats {
+interface ReflectorStats {
   lists: number;
   watches: number;
   events: number;
