@@ -231,13 +231,13 @@ describe("lines", () => {
       const timer = setInterval(() => {
         sent += 1;
         response.write(`${sent}\n`);
-        if (sent < 8) return;
+        if (sent < 5) return;
         clearInterval(timer);
         response.end();
-      }, 50);
+      }, 300);
     });
-    const options = { signal: new AbortController().signal, idleTimeoutMs: 250 };
-    expect(await collect(client.lines("/watch", options))).toHaveLength(8);
+    const options = { signal: new AbortController().signal, idleTimeoutMs: 1_000 };
+    expect(await collect(client.lines("/watch", options))).toHaveLength(5);
   });
 
   it("throws refusals, and tells a cut stream from an ended one", async () => {
