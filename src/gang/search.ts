@@ -3,7 +3,7 @@ import { attributeValue } from "../topology/inventory.ts";
 import type { ShapeTable } from "./fit.ts";
 import { clusterFits, createDomainLoads } from "./loads.ts";
 import { createOverlay, type Together } from "./overlay.ts";
-import { type Bundle, type Group, type Place, type Problem, pinnedValues } from "./problem.ts";
+import { type Bundle, type Group, type Place, type Problem, pinnedValues, type Spread } from "./problem.ts";
 import { compactNodes, compareDomains, compareNodes, type LazyOrder, lazyOrder, thenLazily } from "./score.ts";
 import { createSpreadCount, type SpreadCount } from "./spread.ts";
 
@@ -240,11 +240,15 @@ function stepsOf(problem: Problem): Step[] {
  * Groups that hold all pods of a spread in one domain of a broader level: the spread is over what lies inside it. Only
  * required ones, so that a wish does not change what another constraint means.
  */
-function groupsAround(groups: readonly Group[], { slots, level, rule }: Problem["spreads"][number]): number[] {
+function groupsAround(groups: readonly Group[], { slots, pins, level, rule }: Spread): number[] {
   return [...groups.keys()].filter((g) => {
     const { ref, fabric, required } = groups[g]!.rule;
     const broader = required && ref.kind === "node" && fabric === rule.fabric && ref.level.index < level.index;
-    return broader && slots.every((slot) => groups[g]!.slots.includes(slot));
+    return (
+      broader &&
+      slots.every((slot) => groups[g]!.slots.includes(slot)) &&
+      pins.every((pin) => groups[g]!.pins.includes(pin))
+    );
   });
 }
 
