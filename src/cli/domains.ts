@@ -32,7 +32,7 @@ export function createDomainFinder(state: Pick<ClusterState, "nodes" | "slices" 
       const fabric = fabricOf(topology);
       const domains: Record<string, string> = {};
       const nodes = [...new Set(pods.map((pod) => pod.node))];
-      let path = "";
+      let path = nodes[0] ?? "";
       for (const level of fabric.nodeLevels) {
         const [id, ...others] = new Set(nodes.map((name) => level.domainOf[indexOf.get(name) ?? -1] ?? -1));
         if (id === undefined || others.length > 0) continue;

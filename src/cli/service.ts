@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import process from "node:process";
 import { type Logger, pino } from "pino";
 import { type Flag, UsageError } from "./command.ts";
+import { onStopSignals } from "./signals.ts";
 
 /** What all long-running commands have in common: connection, logs, and how they begin and end. */
 
@@ -65,10 +66,7 @@ export async function serve(
   const starting = start(fail);
   const started = await Promise.race([starting, ended]);
   if (typeof started === "number") return started;
-  started.ready.then(
-    () => process.send?.("ready"),
-    (error: unknown) => fail(error instanceof Error ? error.message : String(error)),
-  );
+  started.ready.then(tellParent, (error: unknown) => fail(error instanceof Error ? error.message : String(error)));
   const code = await ended;
   setTimeout(() => {
     log.error({ stopGraceMs }, "stopping takes too long: exit");
@@ -79,15 +77,19 @@ export async function serve(
   return code;
 }
 
+/** A parent that is gone by now ends this process by the closed channel: its error says nothing new. */
+function tellParent(): void {
+  if (process.connected) process.send?.("ready", undefined, {}, () => undefined);
+}
+
 function endWithSignals(log: Logger, end: (code: number) => void): void {
-  let ending = false;
   const stop = (reason: string): void => {
-    if (ending) process.exit(1);
-    ending = true;
     log.info({ reason }, "stopping");
     end(0);
   };
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) process.on(signal, () => stop(signal));
+  onStopSignals(stop, () => process.exit(1));
   // The channel closes with the parent, however it ends: nobody else would end this process then.
-  process.on("disconnect", () => stop("the parent process is gone"));
+  const orphaned = (): void => stop("the parent process is gone");
+  process.on("disconnect", orphaned);
+  if (process.send !== undefined && !process.connected) orphaned();
 }

@@ -14,9 +14,10 @@ import { simulatedNode } from "../../simulator/names.ts";
 import type { Streams } from "../command.ts";
 import { drawPlacements } from "../picture.ts";
 import { devicesHeldTwice, placementsOf } from "../placements.ts";
+import { onStopSignals } from "../signals.ts";
 import type { Child } from "./children.ts";
 import { type ExtenderAccess, install, prepareExtender, startBase, startKllama, startScheduler } from "./cluster.ts";
-import { type Expected, expectedOf } from "./expected.ts";
+import { type Expected, expectedOf, type Progressed } from "./expected.ts";
 import { readCluster, readRefusals, readSearch, watchUntilReady } from "./observe.ts";
 import { createProgress, type Progress } from "./progress.ts";
 
@@ -39,6 +40,8 @@ interface Running {
   children: Set<Child>;
   /** Aborts at the first Ctrl-C or SIGTERM. */
   interrupted: AbortSignal;
+  /** What to exit with when interrupted: 130 by custom, until it is known how the examples went. */
+  exitCode: number;
 }
 
 /** Width of the picture where stdout is no terminal. */
@@ -52,19 +55,20 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     cleanup: new AsyncDisposableStack(),
     children: new Set(),
     interrupted: interrupt.signal,
+    exitCode: 130,
   };
   handleSignals(interrupt, running);
   try {
-    return await untilInterrupted(demo(options, running), running.interrupted);
+    return await untilInterrupted(demo(options, running), running);
   } finally {
     await running.cleanup.disposeAsync();
     if (!options.keepData) running.progress.line("Everything is stopped and removed.");
   }
 }
 
-async function untilInterrupted(work: Promise<number>, interrupted: AbortSignal): Promise<number> {
+async function untilInterrupted(work: Promise<number>, running: Running): Promise<number> {
   const stopped = new Promise<number>((resolve) => {
-    interrupted.addEventListener("abort", () => resolve(130));
+    running.interrupted.addEventListener("abort", () => resolve(running.exitCode));
   });
   // What fails once everything is being stopped is of no interest.
   work.catch(() => undefined);
@@ -86,7 +90,8 @@ async function demo(options: DemoOptions, running: Running): Promise<number> {
   const code = reasons.length === 0 ? 0 : 1;
   if (options.once) return code;
   progress.line(await lookFurther(controlPlane));
-  return new Promise((resolve) => running.interrupted.addEventListener("abort", () => resolve(code)));
+  running.exitCode = code;
+  return Promise.race([...running.children].map((child) => child.failed));
 }
 
 async function startAll(options: DemoOptions, { progress, cleanup }: Running): Promise<ControlPlane> {
@@ -141,20 +146,15 @@ async function placeExamples(
 ): Promise<string[]> {
   await progress.step("examples applied", () => installManifests(client, [options.examples]));
   const signal = AbortSignal.any([AbortSignal.timeout(options.timeoutMs), interrupted]);
-  const failed = Promise.race([...children].map((child) => child.failed));
-  const { reasons } = await progress.step("examples placed and ready", () =>
-    Promise.race([
-      watchUntilReady(
-        client,
-        expected,
-        ({ gangsScheduled, podsReady, pods }) =>
-          progress.line(
-            `    ${gangsScheduled} of ${expected.gangs.length} gangs scheduled, ${podsReady} of ${pods} pods ready`,
-          ),
-        signal,
-      ),
-      failed,
-    ]),
+  const report = ({ gangsScheduled, podsReady, pods }: Progressed): void =>
+    progress.line(
+      `    ${gangsScheduled} of ${expected.gangs.length} gangs scheduled, ${podsReady} of ${pods} pods ready`,
+    );
+  const { reasons } = await progress.step(
+    "examples placed and ready",
+    () =>
+      Promise.race([watchUntilReady(client, expected, report, signal), ...[...children].map((child) => child.failed)]),
+    (progressed) => progressed.reasons.length === 0,
   );
   return reasons;
 }
@@ -197,21 +197,14 @@ async function isOnPath(command: string): Promise<boolean> {
   return found.some(({ status }) => status === "fulfilled");
 }
 
-/** npm passes Ctrl-C on to a process that the terminal has told already: what comes at once is one and the same. */
-const sameSignalMs = 500;
-
 /** The first signal ends everything in order; a later one kills, and what is left ends with this process. */
 function handleSignals(interrupt: AbortController, { progress, children }: Running): void {
-  let firstMs: number | undefined;
-  const stop = (signal: NodeJS.Signals): void => {
-    firstMs ??= performance.now();
-    if (!interrupt.signal.aborted) {
-      progress.line(`\n${signal}: stopping; once more to force it`);
-      interrupt.abort();
-    } else if (performance.now() - firstMs > sameSignalMs) {
-      for (const child of children) child.kill();
-      process.exit(130);
-    }
+  const first = (signal: NodeJS.Signals): void => {
+    progress.line(`\n${signal}: stopping; once more to force it`);
+    interrupt.abort();
   };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, stop);
+  onStopSignals(first, () => {
+    for (const child of children) child.kill();
+    process.exit(130);
+  });
 }

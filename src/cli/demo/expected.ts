@@ -34,7 +34,9 @@ export interface Progressed {
 /** How far the expected gangs and pods are. Every pod of their namespaces has to be ready, whoever made it. */
 export function progressOf(expected: Expected, gangs: Iterable<GangRecord>, pods: Iterable<PodRecord>): Progressed {
   const gangByKey = new Map([...gangs].map((gang) => [`${gang.namespace}/${gang.name}`, gang]));
-  const concerned = [...pods].filter((pod) => expected.namespaces.has(pod.namespace) && !pod.terminal && !pod.deleting);
+  const concerned = [...pods]
+    .filter((pod) => expected.namespaces.has(pod.namespace) && !pod.terminal && !pod.deleting)
+    .sort((a, b) => compareNatural(a.namespace, b.namespace) || compareNatural(a.name, b.name));
   const podKeys = new Set(concerned.map((pod) => `${pod.namespace}/${pod.name}`));
   const reasons: string[] = [];
   let gangsScheduled = 0;

@@ -20,8 +20,8 @@ const dra = (resource: string): ResourceLocation => ({ group: "resource.k8s.io",
 const ours = (resource: string): ResourceLocation => ({ group: schedulingGroup, version, resource });
 
 /**
- * Watches gangs and pods until everything expected is placed and ready. Calls `onProgress` after each change that moves
- * a count. Resolves with what is lacking when the signal aborts first.
+ * Watches gangs and pods until everything expected is placed and ready. Calls `onProgress` whenever another gang is
+ * scheduled. Resolves with what is lacking when the signal aborts first.
  */
 export async function watchUntilReady(
   client: KubeClient,
@@ -31,14 +31,13 @@ export async function watchUntilReady(
 ): Promise<Progressed> {
   const watched: Reflector<unknown>[] = [];
   const done = Promise.withResolvers<Progressed>();
-  let before = "";
+  let before = 0;
   const look = (): Progressed => {
     const progressed = progressOf(expected, gangs.items.values(), pods.items.values());
     if (!watched.every((reflector) => reflector.synced)) return progressed;
-    const { gangsScheduled, podsReady, pods: podCount, reasons } = progressed;
-    const counts = `${gangsScheduled} ${podsReady} ${podCount}`;
-    if (counts !== before) onProgress(progressed);
-    before = counts;
+    const { gangsScheduled, reasons } = progressed;
+    if (gangsScheduled > before || reasons.length === 0) onProgress(progressed);
+    before = gangsScheduled;
     if (reasons.length === 0) done.resolve(progressed);
     return progressed;
   };

@@ -3,8 +3,8 @@ import type { Streams } from "../command.ts";
 /** Tells a person what is going on, in plain lines: they read the same in a terminal and in a log. */
 export interface Progress {
   line(text: string): void;
-  /** Runs one step and says how long it took. Steps may overlap. */
-  step<T>(name: string, run: () => Promise<T>): Promise<T>;
+  /** Runs one step and says how long it took, and whether it succeeded. Steps may overlap. */
+  step<T>(name: string, run: () => Promise<T>, succeeded?: (result: T) => boolean): Promise<T>;
   /** All steps with their durations, and the time since the process began. */
   summary(): string;
 }
@@ -16,13 +16,13 @@ export function createProgress(stderr: Streams["stderr"]): Progress {
   };
   return {
     line,
-    async step(name, run) {
+    async step(name, run, succeeded = () => true) {
       const startedAtMs = performance.now();
       line(`… ${name}`);
       const result = await run();
       const ms = performance.now() - startedAtMs;
       steps.push({ name, ms });
-      line(`✓ ${name} (${seconds(ms)})`);
+      line(`${succeeded(result) ? "✓" : "✗"} ${name} (${seconds(ms)})`);
       return result;
     },
     summary: () => {
