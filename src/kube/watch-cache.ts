@@ -152,18 +152,25 @@ export function createWatchCache<R, T>(project: (raw: R) => T): WatchCache<T> {
     return drained;
   }
 
+  /** While a list is open nothing changes yet. */
+  function drop(list: Map<string, Entry<T>>, key: string): Change<T>[] {
+    list.delete(key);
+    return [];
+  }
+
   function apply(type: "ADDED" | "MODIFIED" | "DELETED", raw: RawObject): Change<T>[] {
     const key = keyOf(raw);
-    if (pending !== undefined) {
-      if (type === "DELETED") pending.delete(key);
-      else gather(raw);
-      return [];
+    if (pending === undefined) {
+      if (isOlder(raw.metadata.resourceVersion, resourceVersion, "or equal")) return [];
+      resourceVersion = raw.metadata.resourceVersion;
     }
-    if (isOlder(raw.metadata.resourceVersion, resourceVersion, "or equal")) return [];
-    resourceVersion = raw.metadata.resourceVersion;
     if (type === "DELETED") {
       reported.delete(key);
-      return remove(key);
+      return pending === undefined ? remove(key) : drop(pending, key);
+    }
+    if (pending !== undefined) {
+      gather(raw);
+      return [];
     }
     const entry = entryOf(raw);
     // Unreadable: a record of the same object stays, but one of a predecessor is surely gone.

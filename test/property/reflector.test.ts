@@ -173,7 +173,7 @@ describe("whatever the server and the network do, the reflector ends equal to th
       const script = fc.array(command, { maxLength: 40 });
       await fc.assert(
         fc.asyncProperty(script, fc.boolean(), (commands, hold) => runScript(commands, watchList, hold)),
-        { numRuns: 1_000 },
+        { numRuns: 2_000 },
       );
     }, 60_000);
   }

@@ -189,6 +189,18 @@ describe("reflector", () => {
     expect([news(), reflector.stats().invalid]).toEqual([["updated ns/a uid-1"], 0]);
   });
 
+  it("forgets an unreadable object that is deleted while the list is still open", async () => {
+    const { timing, collection, reflector } = setup();
+    collection.holdNextStreamedList();
+    reflector.start();
+    collection.store("a", "unreadable");
+    collection.remove("a");
+    await timing.settle();
+    collection.bookmark();
+    await timing.settle();
+    expect([reflector.synced, reflector.stats().invalid]).toEqual([true, 0]);
+  });
+
   it("stops for good when a handler throws, and says so", async () => {
     const { timing, collection, reflector, errors } = setup({
       onChange: (change) => {
