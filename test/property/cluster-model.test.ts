@@ -44,15 +44,15 @@ const removeNode = node.map(
       naive.nodes.delete(name);
     },
 );
-const slice = fc.tuple(node, fc.integer({ min: 0, max: 1 }), fc.integer({ min: 1, max: 2 }));
-const upsertSlice = slice.map(([name, part, generation]): Event => {
+const sliceName = fc.tuple(node, fc.integer({ min: 0, max: 1 }), fc.integer({ min: 1, max: 2 }));
+const upsertSlice = sliceName.map(([name, part, generation]): Event => {
   const record = { ...migSlices(name, [migBoard(0, ["1g", "3g"])])[part]!, generation };
   return (model, naive) => {
     model.upsertSlice(record);
     naive.slices.set(record.name, record);
   };
 });
-const removeSlice = slice.map(
+const removeSlice = sliceName.map(
   ([name, part]): Event =>
     (model, naive) => {
       const key = `${name}-${"ab"[part]}`;
@@ -243,18 +243,33 @@ function compare(model: ClusterModel, naive: Naive): void {
   }
 }
 
+/** Both nodes with their devices: what most events are about. */
+function start(): { model: ClusterModel; naive: Naive } {
+  const model = createClusterModel({ managedDrivers: [driver] });
+  const naive: Naive = {
+    nodes: new Map(),
+    slices: new Map(),
+    pods: new Map(),
+    claims: new Map(),
+    holds: new Map(),
+    opened: new Map(),
+  };
+  for (const name of nodeNames) {
+    const record = nodeRecord(name, { allocatable: { cpu: 2000, pods: 10 } });
+    model.upsertNode(record);
+    naive.nodes.set(name, record);
+    for (const slice of migSlices(name, [migBoard(0, ["1g", "3g"])])) {
+      model.upsertSlice(slice);
+      naive.slices.set(slice.name, slice);
+    }
+  }
+  return { model, naive };
+}
+
 test("after any events the model equals a recomputation, and no device is free while it has a holder", () => {
   fc.assert(
     fc.property(fc.array(event, { minLength: 1, maxLength: 40 }), (events) => {
-      const model = createClusterModel({ managedDrivers: [driver] });
-      const naive: Naive = {
-        nodes: new Map(),
-        slices: new Map(),
-        pods: new Map(),
-        claims: new Map(),
-        holds: new Map(),
-        opened: new Map(),
-      };
+      const { model, naive } = start();
       for (const each of events) {
         each(model, naive);
         compare(model, naive);
@@ -267,15 +282,7 @@ test("after any events the model equals a recomputation, and no device is free w
 test("an event that repeats changes nothing, not even a version", () => {
   fc.assert(
     fc.property(fc.array(event, { minLength: 1, maxLength: 20 }), (events) => {
-      const model = createClusterModel({ managedDrivers: [driver] });
-      const naive: Naive = {
-        nodes: new Map(),
-        slices: new Map(),
-        pods: new Map(),
-        claims: new Map(),
-        holds: new Map(),
-        opened: new Map(),
-      };
+      const { model, naive } = start();
       for (const each of events) {
         each(model, naive);
         const before = [model.version, model.capacityVersion];
@@ -301,15 +308,7 @@ test("capacityVersion grows whenever a device or a resource becomes free", () =>
     });
   fc.assert(
     fc.property(fc.array(event, { minLength: 1, maxLength: 40 }), (events) => {
-      const model = createClusterModel({ managedDrivers: [driver] });
-      const naive: Naive = {
-        nodes: new Map(),
-        slices: new Map(),
-        pods: new Map(),
-        claims: new Map(),
-        holds: new Map(),
-        opened: new Map(),
-      };
+      const { model, naive } = start();
       for (const each of events) {
         const before = free(model);
         const { capacityVersion } = model;
