@@ -11,7 +11,7 @@ import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
 
 /** A gang that can be searched a place for. */
-export interface PreparedGang {
+interface PreparedGang {
   readonly request: GangRequest;
   readonly fabric: Fabric;
   readonly role: string | undefined;
@@ -100,7 +100,7 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   };
 }
 
-export function gangKey({ namespace, name }: Pick<GangRequest, "namespace" | "name">): string {
+function gangKey({ namespace, name }: Pick<GangRequest, "namespace" | "name">): string {
   return `${namespace}/${name}`;
 }
 

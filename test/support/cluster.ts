@@ -21,7 +21,7 @@ export interface NodeSketch {
 }
 
 /** Three levels and one inside the host: what most tests need. */
-export const zoneRackHost: ClusterTopologySpec = {
+const zoneRackHost: ClusterTopologySpec = {
   levels: [
     { name: "zone", nodeLabels: ["zone"] },
     { name: "rack", nodeLabels: ["rack"] },
@@ -38,7 +38,7 @@ export function clusterOf(nodes: readonly NodeSketch[], topology: ClusterTopolog
   return model;
 }
 
-export function addNode(model: ClusterModel, sketch: NodeSketch): void {
+function addNode(model: ClusterModel, sketch: NodeSketch): void {
   const { name, zone, rack, more = {}, gpus: count = 0, used = 0 } = sketch;
   const numa = sketch.numa ?? ((gpu: number) => (gpu < count / 2 ? 0 : 1));
   const labels = { ...(zone && { zone }), ...(rack && { rack }), "kubernetes.io/hostname": name, ...more.labels };

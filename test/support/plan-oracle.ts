@@ -41,7 +41,7 @@ export interface OracleRule {
 const levels = ["zone", "rack", "host"] as const;
 
 /** Whole path of the node's domain; undefined: the node lacks the label. */
-export function domainPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
+function domainPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
   const values = { zone: node.zone, rack: node.rack, host: node.name };
   if (values[level] === undefined) return undefined;
   return levels

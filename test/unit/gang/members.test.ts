@@ -1,0 +1,88 @@
+import { describe, expect, test } from "vitest";
+import type { GangSpec } from "../../../src/api/gang.ts";
+import type { PlacedPod } from "../../../src/api/placement.ts";
+import { assignSlots, validateGang } from "../../../src/gang/members.ts";
+import { builtInTopology } from "../../../src/topology/levels.ts";
+import type { PodRecord } from "../../../src/topology/records.ts";
+import { podRecord } from "../../support/cluster.ts";
+
+function spec(podSets: GangSpec["podSets"]): GangSpec {
+  return { podSets, topology: "default", scheduleTimeoutSeconds: 600, disruption: "All" };
+}
+
+function slotsOf(gang: GangSpec, pods: PodRecord[], placed: PlacedPod[] = []) {
+  const { slots, ...rest } = assignSlots(gang, pods, placed);
+  return { slots: Object.fromEntries([...slots].sort().map(([slot, { name }]) => [slot, name])), ...rest };
+}
+
+const workers = spec([{ name: "w", count: 3 }]);
+const placedAt = (pod: string, index: number): PlacedPod => ({ pod, podSet: "w", index, node: "n", claims: [] });
+
+describe("slots", () => {
+  test("the index label decides", () => {
+    const pods = [podRecord("b", { podSet: "w", index: 0 }), podRecord("a", { podSet: "w", index: 2 })];
+    expect(slotsOf(workers, pods).slots).toEqual({ "w/0": "b", "w/2": "a" });
+  });
+
+  test("pods without an index fill free slots in natural order of names", () => {
+    const pods = ["p-10", "p-9", "p-2"].map((name) => podRecord(name, { podSet: "w" }));
+    expect(slotsOf(workers, pods).slots).toEqual({ "w/0": "p-2", "w/1": "p-9", "w/2": "p-10" });
+  });
+
+  test("the only pod set needs no label, of several one has to be named", () => {
+    expect(slotsOf(workers, [podRecord("p")]).slots).toEqual({ "w/0": "p" });
+    const two = spec([
+      { name: "a", count: 1 },
+      { name: "b", count: 1 },
+    ]);
+    expect(slotsOf(two, [podRecord("p")]).problems).toEqual([
+      "pod p has no label scheduling.kllama.ai/pod-set; the gang has several pod sets, set it to one of a, b",
+    ]);
+  });
+
+  test("a pod keeps the slot it was placed in, and a nameless successor takes the one that is held", () => {
+    const pods = [podRecord("z", { podSet: "w" }), podRecord("a", { podSet: "w" })];
+    expect(slotsOf(workers, pods, [placedAt("z", 1)]).slots).toEqual({ "w/0": "a", "w/1": "z" });
+    expect(slotsOf(workers, [podRecord("new", { podSet: "w" })], [placedAt("gone", 2)]).slots).toEqual({
+      "w/2": "new",
+    });
+  });
+
+  test("what has no slot is named with its remedy", () => {
+    const pods = [
+      podRecord("a", { podSet: "w", index: 1 }),
+      podRecord("b", { podSet: "w", index: 1 }),
+      podRecord("c", { podSet: "w", index: 3 }),
+      podRecord("d", { podSet: "x", index: 0 }),
+    ];
+    expect(slotsOf(workers, pods).problems).toEqual([
+      "pods a and b of pod set w both have index 1; give each its own scheduling.kllama.ai/pod-index",
+      "pod c has index 3, but pod set w has count 3; raise the count or remove the pod",
+      "pod d has label scheduling.kllama.ai/pod-set=x, which the gang does not have; set it to one of w",
+    ]);
+  });
+
+  test("missing pods are counted against minCount", () => {
+    const gang = spec([{ name: "w", count: 4, minCount: 2 }]);
+    expect(slotsOf(gang, [podRecord("p", { podSet: "w" })]).missing).toEqual([{ podSet: "w", needed: 2, present: 1 }]);
+    expect(
+      slotsOf(
+        gang,
+        ["p", "q"].map((name) => podRecord(name, { podSet: "w" })),
+      ).missing,
+    ).toEqual([]);
+  });
+});
+
+test("a Gang without faults has none, one with several has all of them", () => {
+  expect(validateGang(workers, builtInTopology)).toEqual([]);
+  const faulty = spec([
+    { name: "w", count: 4, minCount: 5, slices: [{ size: 2, level: "island" }] },
+    { name: "w", count: 1 },
+  ]);
+  expect(validateGang(faulty, builtInTopology)).toEqual([
+    "spec.podSets[0].minCount 5 is more than count 4; set it to at most 4",
+    "spec.podSets[0].slices[0].level is island, which the topology does not have; use one of region, zone, block, rack, nvlink-domain, host, numa, pcie-root, nvlink",
+    "spec.podSets[1].name w is there twice; give every pod set its own name",
+  ]);
+});
