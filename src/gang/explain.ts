@@ -318,12 +318,34 @@ function togetherVerdict(problem: Problem, prepared: PreparedUnit): Verdict {
   const counts = new Map<ShapeTable, number>();
   for (const table of problem.tables) counts.set(table, (counts.get(table) ?? 0) + 1);
   const pods = [...counts].map(([{ shape }, count]) => `${plural(count, "pod")} of ${describeShape(shape)}`);
+  const best = freestDomain(problem);
+  const where = best
+    ? `; of the domains of ${best.level}, ${best.domain} has most free devices: ${best.available}, of ${best.needed} needed`
+    : "";
   return {
     reason: "NoDomainFits",
-    message: `${pods.join(" and ")} have no place together${wanted}, though each part alone has one`,
-    blocking: [...counts].map(([{ shape, total }, count]) => ({
-      level: rules[0]?.ref.level.name ?? "cluster",
-      ...amounts(shape, count, Math.min(total, count)),
-    })),
+    message: `${pods.join(" and ")} have no place together${wanted}, though each part alone has one${where}`,
+    blocking: best ? [best] : [],
   };
+}
+
+/** The domain with most free devices for the group that asks for most. */
+function freestDomain(problem: Problem): (Blocking & { domain: string }) | undefined {
+  const devicesOf = ({ slots }: Group) => slots.reduce((sum, slot) => sum + problem.tables[slot]!.shape.devices, 0);
+  let largest: Group | undefined;
+  for (const group of problem.groups) if (devicesOf(group) > (largest ? devicesOf(largest) : 0)) largest = group;
+  if (largest?.rule.ref.kind !== "node") return undefined;
+  const { level } = largest.rule.ref;
+  const tables = [...new Set(largest.slots.map((slot) => problem.tables[slot]!))];
+  const free = (domain: Domain) =>
+    Math.max(...tables.map((table) => table.sums(largest.rule.fabric, level.index, "spare")[domain.id]!));
+  let best: Domain | undefined;
+  for (const domain of level.domains) {
+    if (!domain) continue;
+    const difference = best ? free(domain) - free(best) : 1;
+    if (difference > 0 || (difference === 0 && domain.key < best!.key)) best = domain;
+  }
+  if (!best) return undefined;
+  const { resource } = amounts(tables[0]!.shape, 0, 0);
+  return { level: level.name, domain: best.path, resource, needed: devicesOf(largest), available: free(best) };
 }

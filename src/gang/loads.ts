@@ -51,8 +51,10 @@ export function createDomainLoads(problem: Problem): DomainLoads {
     }
     if (kinds < 2) return true;
     const present = tables.map((table, shape) => (counter[shape]! > 0 ? table : undefined));
+    const spare = Math.max(...tables.map((table) => table.sums(fabric, level, "spare")[domain]!));
     const key = `${[...counters.keys()].indexOf(fabric)} ${level} ${domain} ${present.map((table) => (table ? 1 : 0)).join("")}`;
     const demand = jointDemand(present, counter);
+    if (demand[0]! > spare) return false;
     let limit = jointLimits.get(key);
     if (!limit) {
       limit = jointLimit(problem, present, fabric.nodeLevels[level]!.domains[domain]!.nodes);
@@ -139,20 +141,28 @@ function jointDemand(tables: readonly (ShapeTable | undefined)[], pods: Int32Arr
  */
 function jointLimit(problem: Problem, tables: readonly (ShapeTable | undefined)[], nodes: readonly number[]): number[] {
   const names = dimensions(tables);
-  const limit = new Array<number>(names.length + 1).fill(0);
   const present = tables.filter((table) => table !== undefined);
+  const amounts = present.map(({ shape }) => names.map((name) => amountOf(shape.demands, name)));
+  const limit = new Array<number>(names.length + 1).fill(0);
   for (const node of nodes) {
-    const usable = present.filter((table) => table.slots[node]! > 0);
-    if (usable.length === 0) continue;
-    const step = usable.reduce((divisor, { shape }) => gcd(divisor, shape.devices), 0);
-    const devices = usable.reduce((sum, { shape, slots }) => sum + shape.devices * slots[node]!, 0);
-    const spare = Math.max(...usable.map((table) => table.spare[node]!));
+    let step = 0;
+    let devices = 0;
+    let spare = 0;
+    for (const { shape, slots, spare: free } of present) {
+      if (slots[node]! === 0) continue;
+      step = gcd(step, shape.devices);
+      devices += shape.devices * slots[node]!;
+      spare = Math.max(spare, free[node]!);
+    }
     if (step > 0) limit[0]! += Math.min(devices, Math.floor(spare / step) * step);
-    const { record, load } = problem.view.nodes[node]!;
-    for (const [i, name] of names.entries()) {
-      const wanted = usable.reduce((sum, { shape, slots }) => sum + amountOf(shape.demands, name) * slots[node]!, 0);
-      const total = record.allocatable[name];
-      limit[i + 1]! += total === undefined ? wanted : Math.min(wanted, total - (load.used[name] ?? 0));
+    const state = problem.view.nodes[node];
+    if (!state) continue;
+    for (let i = 0; i < names.length; i++) {
+      let wanted = 0;
+      for (let t = 0; t < present.length; t++) wanted += amounts[t]![i]! * present[t]!.slots[node]!;
+      if (wanted === 0) continue;
+      const total = state.record.allocatable[names[i]!] ?? wanted;
+      limit[i + 1]! += Math.min(wanted, total - (state.load.used[names[i]!] ?? 0));
     }
   }
   return limit;
