@@ -1,8 +1,8 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { endText } from "./log-end.ts";
 
 /** A kllama command that runs as a process of its own. */
 export interface Child {
@@ -17,7 +17,6 @@ export interface Child {
 
 const main = fileURLToPath(new URL("../main.ts", import.meta.url));
 const graceMs = 5_000;
-const shownLogLines = 15;
 
 /**
  * Starts `kllama NAME FLAGS` with its log in a file. The channel between the processes tells the child when this process
@@ -57,8 +56,5 @@ export function startChild(name: string, flags: readonly string[], logDir: strin
 }
 
 async function failureText(name: string, child: ChildProcess, logPath: string): Promise<string> {
-  const how = child.signalCode ?? `code ${child.exitCode}`;
-  const log = await readFile(logPath, "utf8").catch(() => "");
-  const lines = log.trimEnd().split("\n").slice(-shownLogLines);
-  return `kllama ${name} ended with ${how}. The end of its log:\n${lines.map((line) => `  ${line}`).join("\n")}`;
+  return endText(`kllama ${name}`, { code: child.exitCode, signal: child.signalCode }, logPath);
 }

@@ -4,6 +4,7 @@ import { delimiter, join } from "node:path";
 import process from "node:process";
 import { type KubernetesVersion, resolveBinaries } from "../../../tools/control-plane/binaries.ts";
 import type { ControlPlane } from "../../../tools/control-plane/control-plane.ts";
+import { type ComponentName, componentNames } from "../../../tools/control-plane/layout.ts";
 import { createClient, type KubeClient } from "../../kube/client.ts";
 import { loadConnection } from "../../kube/connection.ts";
 import { installManifests } from "../../kube/install.ts";
@@ -18,6 +19,7 @@ import { onStopSignals } from "../signals.ts";
 import type { Child } from "./children.ts";
 import { type ExtenderAccess, install, prepareExtender, startBase, startKllama, startScheduler } from "./cluster.ts";
 import { type Expected, expectedOf, type Progressed } from "./expected.ts";
+import { endText } from "./log-end.ts";
 import { readCluster, readRefusals, readSearch, watchUntilReady } from "./observe.ts";
 import { createProgress, type Progress } from "./progress.ts";
 
@@ -40,11 +42,13 @@ interface Running {
   children: Set<Child>;
   /** Aborts at the first Ctrl-C or SIGTERM. */
   interrupted: AbortSignal;
+  /** Rejects when a process of kllama or of the control plane ends by itself. */
+  broken: PromiseWithResolvers<never>;
   /** What to exit with when interrupted: 130 by custom, until it is known how the examples went. */
   exitCode: number;
 }
 
-/** Width of the picture where stdout is no terminal. */
+/** Width of the picture where stdout is no terminal, or one that does not tell its width. */
 const defaultWidth = 110;
 
 /** @returns the exit code: 0 when everything was placed and ready, 1 when not, 130 when interrupted before. */
@@ -55,6 +59,7 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     cleanup: new AsyncDisposableStack(),
     children: new Set(),
     interrupted: interrupt.signal,
+    broken: Promise.withResolvers(),
     exitCode: 130,
   };
   handleSignals(interrupt, running);
@@ -62,7 +67,7 @@ export async function runDemo(options: DemoOptions): Promise<number> {
     return await untilInterrupted(demo(options, running), running);
   } finally {
     await running.cleanup.disposeAsync();
-    if (!options.keepData) running.progress.line("Everything is stopped and removed.");
+    if (!options.keepData) running.progress.line("Everything is stopped and removed; --keep-data keeps data and logs.");
   }
 }
 
@@ -72,7 +77,8 @@ async function untilInterrupted(work: Promise<number>, running: Running): Promis
   });
   // What fails once everything is being stopped is of no interest.
   work.catch(() => undefined);
-  return Promise.race([work, stopped]);
+  running.broken.promise.catch(() => undefined);
+  return Promise.race([stopped, running.broken.promise, work]);
 }
 
 async function demo(options: DemoOptions, running: Running): Promise<number> {
@@ -91,7 +97,7 @@ async function demo(options: DemoOptions, running: Running): Promise<number> {
   if (options.once) return code;
   progress.line(await lookFurther(controlPlane));
   running.exitCode = code;
-  return Promise.race([...running.children].map((child) => child.failed));
+  return running.broken.promise;
 }
 
 async function startAll(options: DemoOptions, { progress, cleanup }: Running): Promise<ControlPlane> {
@@ -113,7 +119,7 @@ async function startAll(options: DemoOptions, { progress, cleanup }: Running): P
 async function installAll(
   controlPlane: ControlPlane,
   options: DemoOptions,
-  { progress, cleanup, children }: Running,
+  { progress, cleanup, children, broken }: Running,
 ): Promise<{ client: KubeClient; access: ExtenderAccess }> {
   const connection = await loadConnection({ kubeconfigPath: controlPlane.admin.path });
   const client = createClient(connection, { userAgent: "kllama-demo" });
@@ -127,7 +133,11 @@ async function installAll(
     progress.step("CRDs, accounts, policies, device classes", () => install(client)),
   ]);
   cleanup.defer(async () => void (await Promise.all([...children].map((child) => child.stop()))));
-  const kllama = await startKllama(controlPlane, extender, options.fleetFile, (child) => children.add(child));
+  for (const name of componentNames) watchComponent(controlPlane, name, broken);
+  const kllama = await startKllama(controlPlane, extender, options.fleetFile, (child) => {
+    children.add(child);
+    child.failed.catch(broken.reject);
+  });
   await Promise.all([
     progress.step("policies take effect", () => waitForPolicies(client)),
     progress.step("fleet of simulated nodes", () => kllama.fleet.ready),
@@ -137,12 +147,18 @@ async function installAll(
   return { client, access: extender };
 }
 
+/** Everything depends on the control plane: it says first what happened to it, before all others say what they miss. */
+function watchComponent(controlPlane: ControlPlane, name: ComponentName, broken: PromiseWithResolvers<never>): void {
+  const { exited, logPath } = controlPlane.component(name);
+  void exited.then(async (exit) => broken.reject(new Error(await endText(name, exit, logPath))));
+}
+
 /** Applies the examples and waits. @returns what is still lacking when time is over. */
 async function placeExamples(
   client: KubeClient,
   expected: Expected,
   options: DemoOptions,
-  { progress, children, interrupted }: Running,
+  { progress, interrupted }: Running,
 ): Promise<string[]> {
   await progress.step("examples applied", () => installManifests(client, [options.examples]));
   const signal = AbortSignal.any([AbortSignal.timeout(options.timeoutMs), interrupted]);
@@ -152,8 +168,7 @@ async function placeExamples(
     );
   const { reasons } = await progress.step(
     "examples placed and ready",
-    () =>
-      Promise.race([watchUntilReady(client, expected, report, signal), ...[...children].map((child) => child.failed)]),
+    () => watchUntilReady(client, expected, report, signal),
     (progressed) => progressed.reasons.length === 0,
   );
   return reasons;
@@ -171,7 +186,7 @@ async function print(client: KubeClient, extender: ExtenderAccess, options: Demo
   if (options.output === "json") {
     stdout.write(`${JSON.stringify(output, undefined, 2)}\n`);
   } else {
-    const width = Math.max(60, stdout.columns ?? defaultWidth);
+    const width = Math.max(60, stdout.columns || defaultWidth);
     stdout.write(`\n${drawPlacements(state, output, { width, color: options.color, simulatedLabel: simulatedNode })}`);
   }
   return devicesHeldTwice(output);

@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import {
   chmodSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -124,6 +125,19 @@ describe("bin/kllama", () => {
     symlinkSync(resolve("bin/kllama"), join(folder, "deep", "absolute"));
     symlinkSync("deep/absolute", join(folder, "relative"));
     expect(await shell(join(folder, "relative"))).toEqual({ code: 0, stdout: `kllama ${version}\n`, stderr: "" });
+  });
+
+  test.skipIf(!existsSync("/usr/bin/script"))("exits with its code on a terminal too", async () => {
+    const onTerminal = (args: string) =>
+      new Promise((done) => {
+        const child = execFile(
+          "/usr/bin/script",
+          ["-qec", `${resolve("bin/kllama")} ${args}`, "/dev/null"],
+          (_, stdout) => done({ code: child.exitCode, stdout }),
+        );
+      });
+    expect(await onTerminal("--version")).toEqual({ code: 0, stdout: `kllama ${version}\r\n` });
+    expect(await onTerminal("nonsense")).toMatchObject({ code: 2 });
   });
 
   const alone = join(folder, "alone", "bin");
