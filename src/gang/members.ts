@@ -101,10 +101,10 @@ function noSlotLeft(pod: PodRecord, podSet: GangPodSet): string {
   return `pod ${pod.name} is more than the ${podSet.count} of pod set ${podSet.name}; raise the count or remove the pod`;
 }
 
-/** Has kube-controller-manager created every claim of the pod? */
+/** Has kube-controller-manager created every claim of the pod, and is none of them on its way out? */
 export function claimsReady(pod: PodRecord, model: Pick<ClusterModel, "claim">): boolean {
   return pod.claims.every(
-    ({ claimName }) => claimName !== undefined && model.claim(pod.namespace, claimName) !== undefined,
+    ({ claimName }) => claimName !== undefined && model.claim(pod.namespace, claimName)?.deleting === false,
   );
 }
 

@@ -38,7 +38,7 @@ export function clusterOf(nodes: readonly NodeSketch[], topology: ClusterTopolog
   return model;
 }
 
-function addNode(model: ClusterModel, sketch: NodeSketch): void {
+export function addNode(model: ClusterModel, sketch: NodeSketch): void {
   const { name, zone, rack, more = {}, gpus: count = 0, used = 0 } = sketch;
   const numa = sketch.numa ?? ((gpu: number) => (gpu < count / 2 ? 0 : 1));
   const labels = { ...(zone && { zone }), ...(rack && { rack }), "kubernetes.io/hostname": name, ...more.labels };

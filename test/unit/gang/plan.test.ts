@@ -2,8 +2,10 @@ import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
-import { exactly } from "../../builders.ts";
+import { builtInTopology } from "../../../src/topology/levels.ts";
+import { exactly, migBoard, migSlices, partition } from "../../builders.ts";
 import {
+  addNode,
   allocatedClaim,
   clusterOf,
   gangIn,
@@ -557,8 +559,87 @@ describe("faults", () => {
   });
 });
 
-test("MIG partitions and whole GPUs of other requests are planned like any device", () => {
+test("several requests of one claim are planned together", () => {
   const model = clusterOf([{ name: "n", rack: "r", gpus: 2 }]);
   const gang = gangIn(model, "g", { w: { count: 1, requests: [exactly("a", 1), exactly("b", 1)] } });
   expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n[0,1]"]);
+});
+
+describe("MIG", () => {
+  const boards = (node: string) => migSlices(node, [migBoard(0), migBoard(1)]);
+  const twoBoards = () => {
+    const model = clusterOf([{ name: "n", rack: "r" }]);
+    for (const slice of boards("n")) model.upsertSlice(slice);
+    return model;
+  };
+
+  test("partitions are packed on a GPU that is cut already, and whole GPUs stay whole", () => {
+    const model = twoBoards();
+    const slices = gangIn(model, "s", { w: { count: 2, requests: [partition("p", "3g")] } });
+    const [first] = plansOf(plan(model, { gangs: [slices] }));
+    expect(picture(plan(model, { gangs: [slices] }))).toEqual(["s-w-0@n[0-mig-3g-0]", "s-w-1@n[0-mig-3g-4]"]);
+    model.hold(
+      "team/s",
+      "team",
+      first!.placement.pods.map((placed) => ({ placed, requests: { cpu: 1000 } })),
+    );
+    const whole = gangIn(model, "g", { w: { count: 1, gpus: 1 } });
+    expect(picture(plan(model, { gangs: [whole] }))).toEqual(["g-w-0@n[1]"]);
+    const two = gangIn(model, "h", { w: { count: 2, gpus: 1 } });
+    expect(rejectionsOf(plan(model, { gangs: [two] }))).toMatchObject([{ reason: "InsufficientDevices" }]);
+  });
+
+  test("a gang mixes whole GPUs and partitions", () => {
+    const model = twoBoards();
+    const gang = gangIn(model, "g", {
+      w: { count: 1, gpus: 1 },
+      small: { count: 7, requests: [partition("p", "1g")] },
+    });
+    const pods = picture(plan(model, { gangs: [gang] }));
+    expect(pods).toHaveLength(8);
+    const parents = new Set(pods.slice(1).map((pod) => pod.match(/\[(\d)-mig/)?.[1]));
+    expect(parents.size).toBe(1);
+    expect(parents.has(pods[0]!.match(/\[(\d)\]/)![1])).toBe(false);
+  });
+});
+
+describe("two GB200 racks with built-in levels", () => {
+  const model = clusterOf([], builtInTopology);
+  for (const rack of ["a", "b"]) {
+    for (let tray = 0; tray < 18; tray++) {
+      const labels = { "topology.kubernetes.io/zone": "z", "nvidia.com/gpu.clique": `nvl-${rack}.1` };
+      addNode(model, { name: `${rack}-${tray}`, gpus: 4, more: { labels } });
+    }
+  }
+
+  test("prefill TP-8 and decode TP-4 share one NVLink domain, and the cost names the link and what it assumes", () => {
+    const tp = { size: 2, level: "nvlink-domain" };
+    const prefill = gangIn(model, "p", { w: { count: 4, gpus: 4, slices: [tp] } }, { role: "prefill" });
+    const decode = gangIn(model, "d", { w: { count: 8, gpus: 2, slices: [tp] } }, { role: "decode" });
+    const spec: PlacementGroupSpec = {
+      members: ["prefill", "decode"].map((role) => ({ role, minInstances: 1 })),
+      constraints: [{ type: "colocate", level: "nvlink-domain", mode: "required" }],
+      pairing: [{ from: "prefill", to: "decode", bytesPerRequest: 1_130_000_000 }],
+      topology: "default",
+    };
+    const group = { namespace: "team", name: "llama", spec };
+    const plans = plansOf(plan(model, { gangs: [prefill, decode], placementGroup: group }));
+    expect(plans.map(({ placement }) => placement.domains["nvlink-domain"])).toEqual(["z/nvl-a.1", "z/nvl-a.1"]);
+    const kv = plans[0]!.placement.cost.byLink.find(({ to }) => to === "d")!;
+    expect(kv).toMatchObject({ from: "p", level: "nvlink-domain" });
+    expect(kv.milliseconds).toBeCloseTo(1.13 / 0.9, 1);
+    expect(plans[0]!.placement.cost.assumes.join(" ")).toContain("1130000000 bytes per request");
+  });
+
+  test("more than a domain holds is refused with the room of the best", () => {
+    const constraints = [together("nvlink-domain")];
+    const gang = gangIn(model, "g", { w: { count: 20, gpus: 4 } }, { constraints });
+    const [rejection] = rejectionsOf(plan(model, { gangs: [gang] }));
+    expect(rejection).toMatchObject({
+      reason: "NoDomainFits",
+      message:
+        "the gang needs 20 nodes with 4 gpu.kllama.ai devices free each in one nvlink-domain; the best, z/nvl-a.1, has 18",
+      blocking: [{ level: "nvlink-domain", domain: "z/nvl-a.1", resource: "gpu.kllama.ai", needed: 80, available: 72 }],
+    });
+  });
 });

@@ -1,0 +1,104 @@
+import type { DeviceLevel, NodeLevel } from "../topology/fabric.ts";
+import { createDomainLoads } from "./loads.ts";
+import { type Group, type Problem, pinnedValues } from "./problem.ts";
+
+/** The domain that a group has been given. */
+export type GroupDomain =
+  | { readonly kind: "node"; readonly level: NodeLevel; readonly domain: number }
+  | { readonly kind: "device"; readonly level: DeviceLevel; readonly node: number; readonly value: string | undefined };
+
+/** The domains that groups have been given in the course of a search. */
+export interface GroupDomains {
+  of(group: number): GroupDomain | undefined;
+  /** Group → groups with common slots, itself among them. */
+  readonly related: readonly (readonly number[])[];
+  /** False, and nothing changed: related groups are elsewhere, or the domain is too full. */
+  assign(group: number, domain: GroupDomain): boolean;
+  unassign(group: number): void;
+  /** Gives groups with pinned pods the domains of those; false: that cannot be. */
+  assignPinned(): boolean;
+  /** Tells the nodes that lie in the domains of all groups in the list; groups without a domain do not matter. */
+  inside(list: readonly number[]): (node: number) => boolean;
+}
+
+export function createGroupDomains(problem: Problem): GroupDomains {
+  const { groups } = problem;
+  const loads = createDomainLoads(problem);
+  const domainOf: (GroupDomain | undefined)[] = groups.map(() => undefined);
+  const groupsOfSlot = problem.slots.map((): number[] => []);
+  for (const [g, group] of groups.entries()) for (const slot of group.slots) groupsOfSlot[slot]!.push(g);
+  const related = groups.map((group) => [...new Set(group.slots.flatMap((slot) => groupsOfSlot[slot]!))]);
+
+  const compatible = (group: number, candidate: GroupDomain): boolean =>
+    related[group]!.every((other) => {
+      const chosen = domainOf[other];
+      return other === group || !chosen || meet(groups[group]!, candidate, groups[other]!, chosen);
+    });
+  const assign = (group: number, candidate: GroupDomain): boolean => {
+    if (!compatible(group, candidate)) return false;
+    if (candidate.kind === "node" && !loads.assign(group, candidate.level, candidate.domain)) return false;
+    domainOf[group] = candidate;
+    return true;
+  };
+  return {
+    of: (group) => domainOf[group],
+    related,
+    assign,
+    unassign(group) {
+      loads.unassign(group);
+      domainOf[group] = undefined;
+    },
+    assignPinned: () =>
+      groups.every((group, g) => {
+        if (group.pins.length === 0) return true;
+        const domain = pinnedDomain(problem, group);
+        return domain !== undefined && assign(g, domain);
+      }),
+    inside: (list) => (node) =>
+      list.every((group) => {
+        const domain = domainOf[group];
+        return !domain || contains(domain, node);
+      }),
+  };
+}
+
+/** Can slots be in both domains? */
+function meet(a: Group, first: GroupDomain, b: Group, second: GroupDomain): boolean {
+  if (first.kind === "device") return contains(second, first.node);
+  if (second.kind === "device") return contains(first, second.node);
+  return overlaps(a, first, b, second);
+}
+
+/** Does the domain hold the node? */
+export function contains(domain: GroupDomain, node: number): boolean {
+  return domain.kind === "device" ? domain.node === node : domain.level.domainOf[node] === domain.domain;
+}
+
+function overlaps(
+  a: Group,
+  first: Extract<GroupDomain, { kind: "node" }>,
+  b: Group,
+  second: Extract<GroupDomain, { kind: "node" }>,
+): boolean {
+  if (a.rule.fabric !== b.rule.fabric) {
+    return first.level.domains[first.domain]!.nodes.some((node) => contains(second, node));
+  }
+  const [broad, narrow] = first.level.index <= second.level.index ? [first, second] : [second, first];
+  if (broad.level.index === narrow.level.index) return broad.domain === narrow.domain;
+  return narrow.level.domains[narrow.domain]!.ancestors[broad.level.index] === broad.domain;
+}
+
+/** The one domain that pinned pods are in; undefined: they are in several, or in none. */
+function pinnedDomain(problem: Problem, { rule, pins }: Group): GroupDomain | undefined {
+  const { ref } = rule;
+  if (ref.kind === "node") {
+    const domains = new Set(pins.map(({ node }) => ref.level.domainOf[node] ?? -1));
+    const [domain] = domains;
+    return domains.size === 1 && domain! >= 0 ? { kind: "node", level: ref.level, domain: domain! } : undefined;
+  }
+  const nodes = new Set(pins.map(({ node }) => node));
+  const values = new Set(pins.flatMap((pin) => pinnedValues(problem.view, pin, ref.level.attribute)));
+  if (nodes.size !== 1 || values.size > 1 || values.has("")) return undefined;
+  const [value] = values;
+  return { kind: "device", level: ref.level, node: pins[0]!.node, value };
+}
