@@ -59,7 +59,12 @@ export async function serve(
     end = resolve;
   });
   endWithSignals(log, end);
+  let over = false;
+  void ended.then(() => {
+    over = true;
+  });
   const fail = (reason: string): void => {
+    if (over) return;
     log.fatal(reason);
     end(1);
   };

@@ -10,9 +10,14 @@ process.exit(
     if (behaviour === "never-starts") await new Promise(() => undefined);
     if (behaviour === "cannot-start") throw new Error("no API server");
     if (behaviour === "loses") setImmediate(() => fail("the Lease was lost"));
+    const ready = Promise.withResolvers<void>();
+    if (behaviour === "never-ready") ready.reject(new Error("cannot list"));
+    else if (behaviour !== "syncs") ready.resolve();
+    else setImmediate(() => log.info("syncing"));
     return {
-      ready: behaviour === "never-ready" ? Promise.reject(new Error("cannot list")) : Promise.resolve(),
+      ready: ready.promise,
       async stop() {
+        ready.reject(new Error("stopped before the first sync"));
         log.info("stop was called");
         if (behaviour === "hangs") await new Promise(() => undefined);
         clearInterval(keepsRunning);

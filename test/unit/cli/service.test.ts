@@ -73,6 +73,14 @@ test("exits with 1 when it never becomes ready", async () => {
   expect(service.log()).toMatch(/"level":60,.*cannot list/);
 });
 
+test("what fails because it is being stopped is no fault", async () => {
+  const service = start("syncs");
+  await service.logs("syncing");
+  service.child.kill("SIGTERM");
+  expect(await service.ended).toBe(0);
+  expect(service.log()).not.toContain("before the first sync");
+});
+
 test("a start that fails is the caller's error", async () => {
   const service = start("cannot-start");
   expect(await service.ended).toBe(1);
