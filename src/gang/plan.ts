@@ -40,7 +40,10 @@ export type PlanResult =
   | { rejections: Rejection[]; explored: number; budgetExceeded: boolean };
 
 export interface PlanOptions {
-  /** Search steps before the planner gives up and says so; default 20,000. */
+  /**
+   * Values that the search may try in vain before it gives up and says so; default 20,000. Two tries per pod and
+   * domain, which a search without detours takes, do not count.
+   */
   budget?: number;
 }
 

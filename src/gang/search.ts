@@ -7,10 +7,13 @@ import { type LazyOrder, lazyOrder } from "./score.ts";
 import { createSpreadCount, type SpreadCount } from "./spread.ts";
 import { stepsOf } from "./steps.ts";
 
-/** `places` is parallel to the problem's slots. `impossible` is proved; `budget` says nothing about feasibility. */
+/**
+ * `places` is parallel to the problem's slots. `impossible` is proved; `budget` says nothing about feasibility.
+ * `explored` counts values tried, `spent` those beyond the two per step that even a straight way may take.
+ */
 export type SearchResult =
-  | { readonly kind: "found"; readonly places: readonly Place[]; readonly explored: number }
-  | { readonly kind: "impossible" | "budget"; readonly explored: number };
+  | { readonly kind: "found"; readonly places: readonly Place[]; readonly explored: number; readonly spent: number }
+  | { readonly kind: "impossible" | "budget"; readonly explored: number; readonly spent: number };
 
 type Outcome = "taken" | "refused" | "exhausted";
 
@@ -28,20 +31,23 @@ interface Frame {
  * that had a part in it, whatever lies between. Groups that look alike, and slots of one bundle, are tried in one order
  * only. Complete: without a found placement and within the budget, there is none (devices that the allocator chooses
  * for one pod are not reconsidered for another).
+ * @param budget bound of `spent`
  */
 export function search(problem: Problem, budget: number): SearchResult {
   const run = createRun(problem);
-  if (!run.start()) return { kind: "impossible", explored: 0 };
+  if (!run.start()) return { kind: "impossible", explored: 0, spent: 0 };
   const { steps } = run;
+  const allowance = 2 * steps.length;
   const frames: Frame[] = [];
   let explored = 0;
   let depth = 0;
+  const effort = () => ({ explored, spent: Math.max(0, explored - allowance) });
   if (steps.length > 0) frames[0] = run.enter(0, frames);
   while (depth < steps.length) {
     const frame = frames[depth]!;
     let found = false;
     while (!found) {
-      if (explored >= budget) return { kind: "budget", explored };
+      if (explored >= allowance + budget) return { kind: "budget", ...effort() };
       explored++;
       const outcome = run.tryNext(depth, frame);
       if (outcome === "exhausted") break;
@@ -53,12 +59,12 @@ export function search(problem: Problem, budget: number): SearchResult {
       continue;
     }
     const target = Math.max(-1, ...frame.conflicts);
-    if (target < 0) return { kind: "impossible", explored };
+    if (target < 0) return { kind: "impossible", ...effort() };
     for (let step = depth - 1; step >= target; step--) run.undo(step);
     for (const conflict of frame.conflicts) if (conflict !== target) frames[target]!.conflicts.add(conflict);
     depth = target;
   }
-  return { kind: "found", places: run.places(), explored };
+  return { kind: "found", places: run.places(), ...effort() };
 }
 
 function createRun(problem: Problem) {

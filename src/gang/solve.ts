@@ -52,6 +52,7 @@ interface Solver {
 
 function createSolver(model: ClusterModel, unit: PreparedUnit, budget: number): Solver {
   let explored = 0;
+  let spent = 0;
   const required = unit.rules.filter((rule) => rule.required);
   const preferred = unit.rules.filter((rule) => !rule.required);
 
@@ -66,8 +67,9 @@ function createSolver(model: ClusterModel, unit: PreparedUnit, budget: number): 
       tableOf: unit.tableOf,
     });
   const attempt = (problem: Problem, limit: number) => {
-    const result = search(problem, Math.min(limit, budget - explored));
+    const result = search(problem, Math.min(limit, budget - spent));
     explored += result.explored;
+    spent += result.spent;
     return result;
   };
 

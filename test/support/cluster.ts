@@ -52,7 +52,7 @@ export function addNode(model: ClusterModel, sketch: NodeSketch): void {
   }
 }
 
-export function claimRecord(name: string, requests: DeviceRequest[], more: Partial<ClaimRecord> = {}): ClaimRecord {
+function claimRecord(name: string, requests: DeviceRequest[], more: Partial<ClaimRecord> = {}): ClaimRecord {
   return {
     uid: `claim-uid-${name}`,
     namespace: "team",
