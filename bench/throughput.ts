@@ -48,6 +48,8 @@ interface Measured {
   /** Milliseconds from the first to the last binding of each gang. */
   spreadsMs: number[];
   rssMb?: number;
+  /** Process → CPU milliseconds per pod while pods were placed. */
+  cpuMs: Map<string, number>;
 }
 
 export async function throughput(args: string[]): Promise<void> {
@@ -98,12 +100,17 @@ async function measure(way: Way, options: Options): Promise<Measured> {
       : await startStockStack({ fleet, version: options.version });
   try {
     await prepareNamespace(stack.admin, way);
-    const before = await readWriteCounts(() => apiServerMetrics(stack.admin));
-    const bound = await run(stack.admin, way, options);
-    const writes = writesBetween(before, await readWriteCounts(() => apiServerMetrics(stack.admin)));
     const planner = "planner" in stack ? (stack.planner as { pid: number | undefined }).pid : undefined;
+    const processes = new Map([...stack.plane.components].map(([name, { pid }]) => [name as string, pid]));
+    processes.set("kllama planner", planner).set("benchmark and simulated fleet", process.pid);
+    const before = await readWriteCounts(() => apiServerMetrics(stack.admin));
+    const cpuBefore = await cpuMsOf(processes);
+    const bound = await run(stack.admin, way, options);
+    const cpuAfter = await cpuMsOf(processes);
+    const writes = writesBetween(before, await readWriteCounts(() => apiServerMetrics(stack.admin)));
+    const cpuMs = new Map([...cpuAfter].map(([name, ms]) => [name, (ms - (cpuBefore.get(name) ?? 0)) / options.pods]));
     const rssMb = planner === undefined ? undefined : await peakRssMb(planner);
-    return { way, ...bound, writes, ...(rssMb === undefined ? {} : { rssMb }) };
+    return { way, ...bound, writes, cpuMs, ...(rssMb === undefined ? {} : { rssMb }) };
   } finally {
     await stack.stop();
   }
@@ -210,6 +217,18 @@ async function peakRssMb(pid: number): Promise<number> {
   return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024;
 }
 
+/** CPU time so far, from /proc/PID/stat: fields 14 and 15 in ticks of 10 ms. */
+async function cpuMsOf(processes: ReadonlyMap<string, number | undefined>): Promise<Map<string, number>> {
+  const times = new Map<string, number>();
+  for (const [name, pid] of processes) {
+    if (pid === undefined) continue;
+    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    times.set(name, (Number(fields[11]) + Number(fields[12])) * 10);
+  }
+  return times;
+}
+
 async function report(options: Options, measured: readonly Measured[]): Promise<void> {
   const { versions } = await resolveBinaries({ version: options.version, onProgress: () => undefined });
   const rate = (way: Way): number | undefined => measured.find((each) => each.way === way)?.podsPerSecond;
@@ -225,6 +244,10 @@ async function report(options: Options, measured: readonly Measured[]): Promise<
     "Successful API writes per pod",
     "",
     ...writeTable(options, measured),
+    "",
+    "CPU milliseconds per pod",
+    "",
+    ...cpuTable(measured),
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
   const kllama = measured.find((each) => each.way === "kllama");
@@ -262,6 +285,18 @@ function writeTable(options: Options, measured: readonly Measured[]): string[] {
   });
   return [
     `| write | ${measured.map((each) => each.way).join(" | ")} |`,
+    `|---|${measured.map(() => "---|").join("")}`,
+    ...rows,
+  ];
+}
+
+function cpuTable(measured: readonly Measured[]): string[] {
+  const names = new Set(measured.flatMap((each) => [...each.cpuMs.keys()]));
+  const rows = [...names].map(
+    (name) => `| ${name} | ${measured.map((each) => each.cpuMs.get(name)?.toFixed(1) ?? "").join(" | ")} |`,
+  );
+  return [
+    `| process | ${measured.map((each) => each.way).join(" | ")} |`,
     `|---|${measured.map(() => "---|").join("")}`,
     ...rows,
   ];

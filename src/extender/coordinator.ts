@@ -32,7 +32,8 @@ export interface CoordinatorPorts {
     event: { reason: string; note: string; warning: boolean },
   ): void;
   answer(call: number, error: string | undefined): void;
-  now(): { ms: number; iso: string };
+  nowMs(): number;
+  nowIso(): string;
   /** Calls `flush` once, after `delayMs`. */
   schedule(delayMs: number): void;
   planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
@@ -77,7 +78,6 @@ export interface Coordinator {
 interface Entry {
   state: GangState;
   events: LifecycleEvent[];
-  wakeAtMs?: number;
   /** The placement that the model holds for this gang, by identity. */
   held?: readonly PlacedPod[] | undefined;
 }
@@ -98,6 +98,9 @@ export function createCoordinator(
   const fresh = createFreshness();
   const dirty = new Set<string>();
   const wantsPlan = new Set<string>();
+  /** Gangs that were refused: freed capacity is news for them. */
+  const refused = new Set<string>();
+  const alarms = createAlarms();
   let active = false;
   let flushing = false;
   let scheduledAtMs = Number.POSITIVE_INFINITY;
@@ -123,7 +126,7 @@ export function createCoordinator(
   /** Asks for a flush at the end of this turn, so that a burst of watch events costs one decision per gang. */
   function touch(delayMs = 0): void {
     if (!active || flushing) return;
-    const atMs = ports.now().ms + delayMs;
+    const atMs = ports.nowMs() + delayMs;
     if (scheduledAtMs <= atMs) return;
     scheduledAtMs = atMs;
     ports.schedule(delayMs);
@@ -206,9 +209,10 @@ export function createCoordinator(
 
   /** What one gang of a group does may be what the others wait for. */
   function touchGroup(gang: GangRecord): void {
+    if (groups.size === 0) return;
     for (const other of entries.values()) {
       const sibling = other.state.gang;
-      if (sibling === undefined || sibling.namespace !== gang.namespace || groups.size === 0) continue;
+      if (sibling === undefined || sibling.namespace !== gang.namespace) continue;
       if (groupNamed(other.state) !== undefined) dirty.add(other.state.key);
     }
   }
@@ -239,7 +243,14 @@ export function createCoordinator(
   }
 
   function context(): Context {
-    return { now: ports.now(), capacityVersion: model.capacityVersion, nodeFits, devicesFree, groupReady };
+    return {
+      nowMs: ports.nowMs(),
+      nowIso: ports.nowIso,
+      capacityVersion: model.capacityVersion,
+      nodeFits,
+      devicesFree,
+      groupReady,
+    };
   }
 
   function nodeFits(name: string): boolean {
@@ -267,8 +278,9 @@ export function createCoordinator(
     found.state = result.state;
     holdInModel(found);
     for (const effect of result.effects) perform(found.state, effect);
-    if (result.wakeAtMs === undefined) delete found.wakeAtMs;
-    else found.wakeAtMs = result.wakeAtMs;
+    alarms.set(key, result.wakeAtMs);
+    if (found.state.rejection === undefined) refused.delete(key);
+    else refused.add(key);
     if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
   }
 
@@ -302,11 +314,11 @@ export function createCoordinator(
 
   /** @returns false when time was up before the queue was empty. */
   function planWaiting(): boolean {
-    const startMs = ports.now().ms;
+    const startMs = ports.nowMs();
     const queue = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
     for (const state of queue.sort(byQueueOrder)) {
       if (!wantsPlan.has(state.key)) continue;
-      if (ports.now().ms - startMs > planningSliceMs) return false;
+      if (ports.nowMs() - startMs > planningSliceMs) return false;
       planOne(state);
     }
     return true;
@@ -322,9 +334,9 @@ export function createCoordinator(
       refuse(state, "WaitingForPlacementGroup", answer.waiting);
       return;
     }
-    const startMs = ports.now().ms;
+    const startMs = ports.nowMs();
     const result = plan(model, answer.unit);
-    const milliseconds = ports.now().ms - startMs;
+    const milliseconds = ports.nowMs() - startMs;
     for (const key of answer.keys) wantsPlan.delete(key);
     if ("plans" in result) {
       ports.planned("placed", milliseconds, result.explored, "");
@@ -370,8 +382,7 @@ export function createCoordinator(
     if (!active) return;
     flushing = true;
     wakeRefused();
-    const nowMs = ports.now().ms;
-    for (const [key, { wakeAtMs }] of entries) if (wakeAtMs !== undefined && wakeAtMs <= nowMs) dirty.add(key);
+    for (const key of alarms.due(ports.nowMs())) dirty.add(key);
     // Decisions ask for plans and plans for decisions; each round needs news, so this ends.
     let inTime = true;
     do {
@@ -390,15 +401,15 @@ export function createCoordinator(
   function wakeRefused(): void {
     if (model.capacityVersion === seenCapacity) return;
     seenCapacity = model.capacityVersion;
-    for (const [key, { state }] of entries) if (state.rejection !== undefined) dirty.add(key);
+    for (const key of refused) dirty.add(key);
     singles.wakeRefused();
   }
 
   function scheduleNext(): void {
-    let next = singles.wakeAtMs();
-    for (const { wakeAtMs } of entries.values()) if (wakeAtMs !== undefined && wakeAtMs < next) next = wakeAtMs;
-    if (model.capacityVersion !== seenCapacity || dirty.size > 0) next = ports.now().ms;
-    if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - ports.now().ms));
+    const nowMs = ports.nowMs();
+    const next =
+      model.capacityVersion !== seenCapacity || dirty.size > 0 ? nowMs : Math.min(alarms.next(), singles.wakeAtMs());
+    if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - nowMs));
   }
 
   function written(
@@ -502,6 +513,42 @@ export function createCoordinator(
       tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
     }
   }
+}
+
+interface Alarms {
+  set(key: string, atMs: number | undefined): void;
+  /** Keys whose time has come; they are forgotten. */
+  due(nowMs: number): string[];
+  /** No alarm is due before this time; it may be early, never late. */
+  next(): number;
+}
+
+/** One alarm per gang. Most are moved long before they ring, so only the earliest is kept in order. */
+function createAlarms(): Alarms {
+  const times = new Map<string, number>();
+  let earliestMs = Number.POSITIVE_INFINITY;
+  return {
+    set(key, atMs) {
+      if (atMs === undefined) {
+        times.delete(key);
+        return;
+      }
+      times.set(key, atMs);
+      earliestMs = Math.min(earliestMs, atMs);
+    },
+    due(nowMs) {
+      if (nowMs < earliestMs) return [];
+      const due: string[] = [];
+      earliestMs = Number.POSITIVE_INFINITY;
+      for (const [key, atMs] of times) {
+        if (atMs <= nowMs) due.push(key);
+        else earliestMs = Math.min(earliestMs, atMs);
+      }
+      for (const key of due) times.delete(key);
+      return due;
+    },
+    next: () => earliestMs,
+  };
 }
 
 function keyOf(subject: { namespace: string; gang: string }): string {

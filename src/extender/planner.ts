@@ -73,10 +73,8 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
       });
     },
     answer: (call, error) => calls.answer(call, error),
-    now: () => ({
-      ms: performance.timeOrigin + performance.now(),
-      iso: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
-    }),
+    nowMs: () => performance.timeOrigin + performance.now(),
+    nowIso: wholeSeconds,
     schedule: (delayMs) => {
       if (delayMs < 1) setImmediate(() => coordinator.flush());
       else setTimeout(() => coordinator.flush(), delayMs).unref();
@@ -238,9 +236,13 @@ function allocationBuilder(model: ClusterModel): AllocationBuilder {
       if (entry === undefined) throw gone(`device ${driver}/${pool}/${device}`);
       return { request, device: entry };
     });
-    const timestamp = new Date().toISOString().replace(/\.\d+Z$/, "Z");
-    return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, timestamp);
+    return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, wholeSeconds());
   };
+}
+
+/** Now, as RFC 3339 in whole seconds. */
+function wholeSeconds(): string {
+  return new Date().toISOString().replace(/\.\d+Z$/, "Z");
 }
 
 function gone(what: string): KubeError {

@@ -101,7 +101,7 @@ export function createSingles(
   }
 
   function decide(uid: string, state: SingleState): void {
-    const nowMs = ports.now().ms;
+    const nowMs = ports.nowMs();
     const { effects, wakeAtMs } = decideSingle(state, {
       nowMs,
       capacityVersion: model.capacityVersion,
@@ -130,9 +130,9 @@ export function createSingles(
   }
 
   function planOne(uid: string, state: SingleState): void {
-    const startMs = ports.now().ms;
+    const startMs = ports.nowMs();
     const result = plan(model, { gangs: [requestOf(state.pod)] });
-    const milliseconds = ports.now().ms - startMs;
+    const milliseconds = ports.nowMs() - startMs;
     if ("plans" in result) {
       const placed = result.plans[0]?.placement.pods[0];
       if (placed === undefined) return;
@@ -168,7 +168,7 @@ export function createSingles(
         state.pace.delete(effect.id);
       } else {
         const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
-        state.pace.set(effect.id, { attempts, notBeforeMs: ports.now().ms + Math.min(5_000, 50 * 2 ** attempts) });
+        state.pace.set(effect.id, { attempts, notBeforeMs: ports.nowMs() + Math.min(5_000, 50 * 2 ** attempts) });
       }
       mark(uid);
       return true;
@@ -180,7 +180,7 @@ export function createSingles(
       for (const uid of states.keys()) dirty.add(uid);
     },
     flush() {
-      const nowMs = ports.now().ms;
+      const nowMs = ports.nowMs();
       for (const [uid, atMs] of wakes) if (atMs <= nowMs) dirty.add(uid);
       for (let round = 0; dirty.size > 0 && round < 3; round++) {
         const uids = [...dirty];

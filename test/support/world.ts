@@ -80,7 +80,8 @@ export class World {
         this.trace.push(`answer ${call} ${error ?? "bound"}`);
         this.calls = this.calls.filter((held) => held.call !== call);
       },
-      now: () => ({ ms: this.nowMs, iso: new Date(this.nowMs).toISOString().replace(/\.\d+Z$/, "Z") }),
+      nowMs: () => this.nowMs,
+      nowIso: () => new Date(this.nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
       schedule: (delayMs) => {
         this.wakeAtMs = Math.min(this.wakeAtMs, this.nowMs + delayMs);
       },

@@ -63,7 +63,7 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
     if (!stale)
       return { effects: [...effects, ...sayPending(state, gang, rejection.reason, rejection.message, context)] };
   }
-  if (state.replanAtMs > context.now.ms) return { effects, wakeAtMs: state.replanAtMs };
+  if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
   return { effects: [...effects, { type: "plan", id: "plan" }] };
 }
 
@@ -84,9 +84,9 @@ function waitingFor(state: GangState, gang: GangRecord, slots: MemberSlots): str
 
 function settle(state: GangState, gang: GangRecord, message: string, effects: Effect[], context: Context): Decision {
   const members = memberKey(state);
-  if (state.incomplete?.members !== members) state.incomplete = { members, sinceMs: context.now.ms };
+  if (state.incomplete?.members !== members) state.incomplete = { members, sinceMs: context.nowMs };
   const sayAtMs = state.incomplete.sinceMs + settleMs;
-  if (context.now.ms < sayAtMs) return { effects, wakeAtMs: sayAtMs };
+  if (context.nowMs < sayAtMs) return { effects, wakeAtMs: sayAtMs };
   return { effects: [...effects, ...sayPending(state, gang, "WaitingForMembers", message, context)] };
 }
 
@@ -113,7 +113,7 @@ function writeReserved(state: GangState, gang: GangRecord, pods: PlacedPod[], co
   const placement = state.proposal ?? { pods };
   return write(state, gang, "Reserved", context, {
     placement,
-    reservedAt: context.now.iso,
+    reservedAt: context.nowIso(),
     conditions: [
       { type: "Planned", status: "True", reason: "Planned", message: planText(pods) },
       { type: "Scheduled", status: "False", reason: "Reserved", message: "waiting for all members at the barrier" },
@@ -134,7 +134,7 @@ function decideReserved(state: GangState, gang: GangRecord, context: Context): D
   if (trouble.reason !== undefined) return { effects: [writeRevoked(state, gang, trouble.reason, context)] };
   const reserving = sweep(state, members);
   for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
-  const deadline = (gang.reservedAtMs ?? context.now.ms) + gang.spec.scheduleTimeoutSeconds * 1000;
+  const deadline = (gang.reservedAtMs ?? context.nowMs) + gang.spec.scheduleTimeoutSeconds * 1000;
   const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
   if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod)) || members.length < placed.length) {
     return { effects: reserving, wakeAtMs };
@@ -154,9 +154,9 @@ function troubleBeforeCommit(
   members: [PlacedPod, PodRecord][],
   context: Context,
 ): { reason?: string; wakeAtMs?: number } {
-  const reservedAtMs = gang.reservedAtMs ?? context.now.ms;
+  const reservedAtMs = gang.reservedAtMs ?? context.nowMs;
   const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
-  if (context.now.ms >= reservedAtMs + timeoutMs) {
+  if (context.nowMs >= reservedAtMs + timeoutMs) {
     return {
       reason: `not all members arrived within ${gang.spec.scheduleTimeoutSeconds} s (spec.scheduleTimeoutSeconds)`,
     };
@@ -176,9 +176,9 @@ function troubleBeforeCommit(
     delete state.missingSinceMs;
     return {};
   }
-  state.missingSinceMs ??= context.now.ms;
+  state.missingSinceMs ??= context.nowMs;
   const giveUpAtMs = state.missingSinceMs + missingGraceMs;
-  if (context.now.ms < giveUpAtMs) return { wakeAtMs: giveUpAtMs };
+  if (context.nowMs < giveUpAtMs) return { wakeAtMs: giveUpAtMs };
   const present = new Set(members.map(([slot]) => slot));
   const missing = placed.find((slot) => !present.has(slot));
   return { reason: `pod ${missing?.pod} is gone` };
@@ -329,7 +329,7 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
-    if (state.replanAtMs > context.now.ms) return { effects, wakeAtMs: state.replanAtMs };
+    if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
     effects.push({ type: "plan", id: "plan" });
   }
   return { effects };
@@ -431,7 +431,7 @@ function decideRevoked(state: GangState, gang: GangRecord, context: Context): De
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
   if (clearing.length > 0 || holdsAnything(state)) return { effects };
   const attempts = gang.status.attempts ?? 1;
-  state.replanAtMs = context.now.ms + Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
+  state.replanAtMs = context.nowMs + Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
   effects.push(write(state, gang, "Pending", context, { explanation: reason, conditions: [] }));
   return { effects, wakeAtMs: state.replanAtMs };
 }

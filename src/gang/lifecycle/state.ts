@@ -110,7 +110,10 @@ export type Effect =
 
 /** What a decision may ask about the rest of the cluster, at one instant. */
 export interface Context {
-  now: { ms: number; iso: string };
+  /** Wall clock in milliseconds. */
+  nowMs: number;
+  /** The same as RFC 3339 in whole seconds; made only when something is written. */
+  nowIso(): string;
   /** Grows when capacity is freed or added: a rejected gang is worth another try. */
   capacityVersion: number;
   /** The node exists, is ready and has not lost the room that the plan counted on. */

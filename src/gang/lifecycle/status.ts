@@ -46,7 +46,7 @@ function mergeConditions(gang: GangRecord, changes: readonly ConditionChange[], 
       status: change.status,
       reason: change.reason,
       message: change.message,
-      lastTransitionTime: before?.status === change.status ? before.lastTransitionTime : context.now.iso,
+      lastTransitionTime: before?.status === change.status ? before.lastTransitionTime : context.nowIso(),
       observedGeneration: gang.generation,
     });
   }

@@ -42,7 +42,7 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
   for (const effect of decision.effects) {
     if (state.inFlight.has(effect.id)) continue;
     const pace = state.pace.get(effect.id);
-    if (pace !== undefined && pace.notBeforeMs > context.now.ms) {
+    if (pace !== undefined && pace.notBeforeMs > context.nowMs) {
       wakeAtMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, pace.notBeforeMs);
       continue;
     }
@@ -92,7 +92,7 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
         capacityVersion: event.capacityVersion,
         members: memberKey(state),
       };
-      state.replanAtMs = context.now.ms + refusedPauseMs;
+      state.replanAtMs = context.nowMs + refusedPauseMs;
       return;
     case "arrived":
       state.arrivals.set(event.podUid, { node: event.node, call: event.call });
@@ -147,5 +147,5 @@ function applyOutcome(state: GangState, effect: Effect, outcome: { ok: boolean }
   }
   const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
   const delayMs = Math.min(lastRetryMs, firstRetryMs * 2 ** (attempts - 1));
-  state.pace.set(effect.id, { attempts, notBeforeMs: context.now.ms + delayMs });
+  state.pace.set(effect.id, { attempts, notBeforeMs: context.nowMs + delayMs });
 }
