@@ -113,6 +113,9 @@ const sameKeywords = new Set([
   "nullable",
 ]);
 
+/** Kept as it is and not checked by the API server, for what only kllama writes and checks itself. */
+const unchecked = "x-kubernetes-preserve-unknown-fields";
+
 function toStructural(node: StructuralSchema, path: string): StructuralSchema {
   if (node["type"] === undefined) {
     throw new Error(
@@ -120,6 +123,9 @@ function toStructural(node: StructuralSchema, path: string): StructuralSchema {
     );
   }
   const result: StructuralSchema = {};
+  if (node[unchecked] === true) {
+    return { type: node["type"], description: node["description"], [unchecked]: true };
+  }
   for (const [keyword, value] of Object.entries(node)) {
     if (!isImplied(node, keyword, value)) result[keyword] = converted(keyword, value, path);
   }

@@ -158,7 +158,13 @@ const placedPod = z
     node: z.string().max(253).describe("Node that it runs on, or will."),
     claims: z.array(placedClaim).max(32).describe("Its claims."),
   })
-  .describe("Node and devices of one pod.");
+  .meta({
+    description:
+      "Node and devices of one pod: pod, podSet, index, node, claims[] of claim, reference, devices[] of request, driver, pool, device.",
+    // Checking every field of every device costs the API server as much as the rest of a status update; only the
+    // planner writes this, and it checks what it reads.
+    "x-kubernetes-preserve-unknown-fields": true,
+  });
 
 /** The hold: kept for as long as the Gang wants the pods, over restarts and rollouts. */
 export const gangPlacement = z.object({
