@@ -15,7 +15,8 @@ import { apiServerMetrics, readWriteCounts, writesBetween } from "./api-writes.t
 const help = `usage: npm run bench -- throughput [FLAGS]
 
 Creates pods on a simulated fleet of 8-GPU nodes and measures pods per second from the first create to the last binding,
-each way on a fresh control plane of this machine, one after the other:
+each way on a fresh control plane of this machine, one after the other. Nodes and devices are simulated and have no
+kubelet: pods are bound and never start.
   stock   kube-scheduler alone, one ResourceClaim of 4 GPUs per pod from a template
   kllama  the same pods in gangs, placed by kllama
   plain   the same pods without claims: what kube-scheduler and API server can do at most
@@ -96,13 +97,13 @@ async function measure(way: Way, options: Options): Promise<Measured> {
   const fleet = uniformFleet({ nodes: options.nodes });
   const stack =
     way === "kllama"
-      ? await startStack({ fleet, version: options.version })
-      : await startStockStack({ fleet, version: options.version });
+      ? await startStack({ fleet, version: options.version, nodeAgents: false })
+      : await startStockStack({ fleet, version: options.version, nodeAgents: false });
   try {
     await prepareNamespace(stack.admin, way);
     const planner = "planner" in stack ? (stack.planner as { pid: number | undefined }).pid : undefined;
     const processes = new Map([...stack.plane.components].map(([name, { pid }]) => [name as string, pid]));
-    processes.set("kllama planner", planner).set("benchmark and simulated fleet", process.pid);
+    processes.set("kllama planner", planner).set("benchmark (creates and watches)", process.pid);
     const before = await readWriteCounts(() => apiServerMetrics(stack.admin));
     const cpuBefore = await cpuMsOf(processes);
     const bound = await run(stack.admin, way, options);

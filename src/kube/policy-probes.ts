@@ -40,11 +40,9 @@ export async function waitForPolicies(
 const probes: Record<string, Probe> = {
   "gang-members.scheduling.kllama.ai": async (client) => {
     const pod = await dryRunPod(client, { labels: { [gangLabel]: probeName }, spec: oneClaim });
-    return gated(pod) && marked(pod, bindMarker) ? undefined : "a gang member is created without gate or marker";
-  },
-  "gang-members-without-claims.scheduling.kllama.ai": async (client) => {
-    const pod = await dryRunPod(client, { labels: { [gangLabel]: probeName } });
-    return marked(pod, memberMarker) ? undefined : "a gang member without claims is created without its marker";
+    if (!gated(pod) || !marked(pod, bindMarker)) return "a gang member is created without gate or marker";
+    const claimless = await dryRunPod(client, { labels: { [gangLabel]: probeName } });
+    return marked(claimless, memberMarker) ? undefined : "a gang member without claims is created without its marker";
   },
   "pods-with-claims.scheduling.kllama.ai": async (client) => {
     const pod = await dryRunPod(client, { spec: oneClaim });

@@ -39,7 +39,7 @@ async function freshNamespace(labels: Record<string, string> = {}): Promise<stri
 /** After every test: invariants held at every revision ever seen, and deletion leaves nothing behind. */
 afterEach(async () => {
   expect(seen.violations()).toEqual([]);
-  expect(stack.fleet.violations).toEqual([]);
+  expect(stack.fleet?.violations).toEqual([]);
   await stack.admin.request("DELETE", `/api/v1/namespaces/${ns}`);
   await seen.until(`${ns} is empty`, () => seen.pods(ns).length + seen.claims(ns).length + seen.gangs(ns).length === 0);
 });

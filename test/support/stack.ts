@@ -10,6 +10,8 @@ import { installManifests } from "../../src/kube/install.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import type { Fleet } from "../../src/simulator/fleet.ts";
 import { type FleetHandle, startFleet } from "../../src/simulator/fleet-agent.ts";
+import { fleetNodes } from "../../src/simulator/objects.ts";
+import { publishFleet } from "../../src/simulator/publish.ts";
 import {
   type ControlPlane,
   type ControlPlaneOptions,
@@ -18,14 +20,16 @@ import {
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
-export interface StackOptions extends ControlPlaneOptions {
+export interface StackOptions extends Omit<ControlPlaneOptions, "components"> {
   fleet: Fleet;
   /** Also run the operator of the serving kinds. */
   operator?: boolean;
+  /** False: nodes and slices only, without kwok and node agent; pods are bound and never start. */
+  nodeAgents?: boolean;
 }
 
 /** One of kllama's processes, as a child that tests may kill. */
-export interface Service {
+interface Service {
   readonly pid: number | undefined;
   /** Everything it logged, JSON lines. */
   readonly log: string[];
@@ -40,7 +44,8 @@ export interface Stack {
   plane: ControlPlane;
   /** Administrator's client, for what a test does as a person. */
   admin: KubeClient;
-  fleet: FleetHandle;
+  /** Absent without node agents. */
+  fleet?: FleetHandle;
   planner: Service;
   operator?: Service;
   /** Where the extender listens. */
@@ -56,9 +61,14 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     );
     await waitForPolicies(admin);
     const { planner, url } = await startPlannerOf(plane, stops);
-    const fleet = await startFleetOf(plane, options.fleet, stops);
+    const fleet = await startFleetOf(plane, options, stops);
     const operator = options.operator === true ? await startOperatorOf(plane, stops) : undefined;
-    return { fleet, planner, plannerUrl: url, ...(operator === undefined ? {} : { operator }) };
+    return {
+      ...(fleet === undefined ? {} : { fleet }),
+      planner,
+      plannerUrl: url,
+      ...(operator === undefined ? {} : { operator }),
+    };
   });
 }
 
@@ -69,18 +79,18 @@ export async function startStockStack(
   return await startUpon(options, async (plane, admin, stops) => {
     await installManifests(admin, manifests("deploy/rbac.yaml", "deploy/device-classes.yaml"));
     await plane.startScheduler({});
-    await startFleetOf(plane, options.fleet, stops);
+    await startFleetOf(plane, options, stops);
     return {};
   });
 }
 
 async function startUpon<T>(
-  options: ControlPlaneOptions,
+  options: StackOptions,
   build: (plane: ControlPlane, admin: KubeClient, stops: (() => Promise<void>)[]) => Promise<T>,
 ): Promise<T & Pick<Stack, "plane" | "admin" | "stop">> {
   const plane = await startControlPlane({
     ...options,
-    components: options.components ?? ["etcd", "kube-apiserver", "kube-controller-manager", "kwok"],
+    components: ["kube-controller-manager", ...(options.nodeAgents === false ? [] : (["kwok"] as const))],
   });
   const stops: (() => Promise<void>)[] = [() => plane.stop()];
   const stop = async (): Promise<void> => {
@@ -100,10 +110,18 @@ function manifests(...paths: string[]): string[] {
   return paths.map((path) => join(root, path));
 }
 
-async function startFleetOf(plane: ControlPlane, fleet: Fleet, stops: (() => Promise<void>)[]): Promise<FleetHandle> {
+async function startFleetOf(
+  plane: ControlPlane,
+  { fleet, nodeAgents = true }: StackOptions,
+  stops: (() => Promise<void>)[],
+): Promise<FleetHandle | undefined> {
   const account = await plane.serviceAccountKubeconfig("kllama-system", "kllama-simulator");
   const client = createClient(await loadConnection({ kubeconfigPath: account.path }), { userAgent: "fleet" });
   stops.unshift(() => client.close());
+  if (!nodeAgents) {
+    await publishFleet({ client, nodes: fleetNodes(fleet), parallelism: 32 });
+    return undefined;
+  }
   const handle = await startFleet({ client, fleet, log: silent });
   stops.unshift(() => handle.stop());
   return handle;

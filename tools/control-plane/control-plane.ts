@@ -5,7 +5,14 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stringify } from "yaml";
-import { type ArgumentsInput, clientLimits, componentArguments, nodeLeaseSeconds, type Profile } from "./arguments.ts";
+import {
+  type ArgumentsInput,
+  clientLimits,
+  componentArguments,
+  componentEnvironment,
+  nodeLeaseSeconds,
+  type Profile,
+} from "./arguments.ts";
 import {
   type BinaryName,
   defaultVersion,
@@ -275,6 +282,7 @@ async function start(context: Context, name: ComponentName): Promise<Component> 
       name,
       command: binaries.paths[name],
       args: componentArguments(name, input),
+      env: componentEnvironment(input.profile),
       cwd: files.dataDir,
       logPath: files.log(name),
     },

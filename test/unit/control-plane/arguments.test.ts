@@ -22,7 +22,7 @@ describe("profiles", () => {
       "--disable-admission-plugins=TaintNodesByCondition",
     );
     expect(componentArguments("kube-controller-manager", input())).toContain(
-      "--controllers=*,-node-lifecycle-controller",
+      "--controllers=*,-node-lifecycle-controller,-ttl-controller",
     );
     expect(componentArguments("kwok", input())).toContain("--node-lease-duration-seconds=0");
   });
