@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { celNeighbours, dnsLabel, keyedBy, withRules } from "./common.ts";
-import type { KubernetesObject } from "./kubernetes.ts";
 
 const maxLevels = 16;
 
@@ -76,7 +75,3 @@ export const clusterTopologySpec = withRules(
 
 export type TopologyLevel = z.output<typeof level>;
 export type ClusterTopologySpec = z.output<typeof clusterTopologySpec>;
-
-export interface ClusterTopology extends KubernetesObject {
-  spec: ClusterTopologySpec;
-}

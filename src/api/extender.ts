@@ -3,11 +3,6 @@
  * tags, so keys are the Go field names. Go reads any case and writes these.
  */
 
-export interface ExtenderArgs {
-  Pod?: { metadata?: { uid?: string; name?: string; namespace?: string } } | null;
-  NodeNames?: string[] | null;
-}
-
 export interface ExtenderFilterResult {
   NodeNames: string[];
   FailedNodes: Record<string, string>;
@@ -22,13 +17,6 @@ export interface HostPriority {
 
 export interface ExtenderPreemptionResult {
   NodeNameToMetaVictims: Record<string, { Pods: { UID: string }[]; NumPDBViolations: number }>;
-}
-
-export interface ExtenderBindingArgs {
-  PodName: string;
-  PodNamespace: string;
-  PodUID: string;
-  Node: string;
 }
 
 export interface ExtenderBindingResult {

@@ -13,7 +13,7 @@ import {
 } from "./common.ts";
 import type { KubernetesObject } from "./kubernetes.ts";
 
-export const maxPodSetCount = 2000;
+const maxPodSetCount = 2000;
 const maxSlices = 8;
 
 const slice = z
@@ -167,7 +167,7 @@ const placedPod = z
   });
 
 /** The hold: kept for as long as the Gang wants the pods, over restarts and rollouts. */
-export const gangPlacement = z.object({
+const gangPlacement = z.object({
   pods: z.array(placedPod).max(maxPodSetCount).describe("Node and devices per pod."),
   domains: z
     .record(z.string(), z.string())
@@ -179,7 +179,7 @@ export const gangPlacement = z.object({
     .describe("Predicted cost of communication in milliseconds, from the link figures of the ClusterTopology."),
 });
 
-export const gangPhases = ["Pending", "Reserved", "Binding", "Scheduled", "Revoked"] as const;
+const gangPhases = ["Pending", "Reserved", "Binding", "Scheduled", "Revoked"] as const;
 
 export const gangStatus = z
   .object({

@@ -63,7 +63,7 @@ export interface NodeSelectorRequirement {
   values?: string[];
 }
 
-export interface NodeSelectorTerm {
+interface NodeSelectorTerm {
   matchExpressions?: NodeSelectorRequirement[];
   matchFields?: NodeSelectorRequirement[];
 }
@@ -91,7 +91,7 @@ export interface Container {
   };
 }
 
-export interface PodResourceClaim {
+interface PodResourceClaim {
   name: string;
   resourceClaimName?: string;
   resourceClaimTemplateName?: string;

@@ -177,7 +177,7 @@ export const llmClusterStatus = z
   })
   .describe("What became of it; written by kllama alone.");
 
-export type LLMClusterSpec = z.output<typeof llmClusterSpec>;
+type LLMClusterSpec = z.output<typeof llmClusterSpec>;
 export type LLMClusterStatus = z.output<typeof llmClusterStatus>;
 
 export interface LLMCluster extends KubernetesObject {

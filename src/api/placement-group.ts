@@ -10,7 +10,6 @@ import {
   observedGeneration,
   withRules,
 } from "./common.ts";
-import type { KubernetesObject } from "./kubernetes.ts";
 
 const member = z
   .object({
@@ -137,8 +136,3 @@ export const placementGroupStatus = z
 
 export type PlacementGroupSpec = z.output<typeof placementGroupSpec>;
 export type PlacementGroupConstraint = z.output<typeof constraint>;
-
-export interface PlacementGroup extends KubernetesObject {
-  spec: PlacementGroupSpec;
-  status?: z.output<typeof placementGroupStatus>;
-}

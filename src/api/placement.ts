@@ -1,7 +1,7 @@
 /** The planner's two answers, in the output format that `plan`, `snapshot --placements` and `start -o json` print. */
 
 /** One device that a request of a claim got. */
-export interface PlacedDevice {
+interface PlacedDevice {
   request: string;
   driver: string;
   pool: string;

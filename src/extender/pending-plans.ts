@@ -82,7 +82,7 @@ function isPlaced(state: GangState): boolean {
 }
 
 /** Older first; the name decides between gangs of one second. */
-export function byAge(a: GangState, b: GangState): number {
+function byAge(a: GangState, b: GangState): number {
   return (a.gang?.createdAtMs ?? 0) - (b.gang?.createdAtMs ?? 0) || (a.key < b.key ? -1 : 1);
 }
 

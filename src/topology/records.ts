@@ -51,7 +51,7 @@ export interface DeviceClassRecord {
 }
 
 /** A claim as a pod refers to it. `claimName` is absent while kube-controller-manager has not created it yet. */
-export interface PodClaimReference {
+interface PodClaimReference {
   name: string;
   claimName?: string;
   templateName?: string;

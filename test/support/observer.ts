@@ -24,7 +24,7 @@ export interface Observer {
   stop(): Promise<void>;
 }
 
-export interface ClusterEvent extends KubernetesObject {
+interface ClusterEvent extends KubernetesObject {
   reason: string;
   note?: string;
   regarding?: { kind: string; name: string; namespace?: string };

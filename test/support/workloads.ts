@@ -36,7 +36,7 @@ export function gang(name: string, spec: object): Workload {
 }
 
 /** A pod template's body; without `template` it asks for CPU only. */
-export function podSpec(template?: string): object {
+function podSpec(template?: string): object {
   const resources = { requests: { cpu: "100m" }, ...(template === undefined ? {} : { claims: [{ name: "gpus" }] }) };
   return {
     terminationGracePeriodSeconds: 0,

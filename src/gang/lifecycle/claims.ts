@@ -8,7 +8,7 @@ import type { ClaimReference, GangRecord } from "./state.ts";
  * The guard: the Gang itself as a consumer of the claim. kube-controller-manager keeps consumers of unknown kinds and
  * kube-scheduler's PostFilter deallocates only what nobody else uses, so the allocation stays while the guard stands.
  */
-export function guardOf(gang: { name: string; uid: string }): ResourceClaimConsumer {
+function guardOf(gang: { name: string; uid: string }): ResourceClaimConsumer {
   return { apiGroup: schedulingGroup, resource: "gangs", name: gang.name, uid: gang.uid };
 }
 

@@ -21,7 +21,7 @@ export interface GangRecord {
 }
 
 /** A `bind` call of kube-scheduler that is held open until the gang is committed or revoked. */
-export interface Arrival {
+interface Arrival {
   node: string;
   /** Identifies the call: a retry of kube-scheduler replaces the older call of the same pod. */
   call: number;
