@@ -327,7 +327,7 @@ export function createCoordinator(
   function planOne(state: GangState): void {
     const group = groupNamed(state);
     const members = group === undefined ? [] : groupMembers(group);
-    const answer = unitFor(state, group, members, readyAmong(members));
+    const answer = unitFor(state, group, members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
     if (state.gang === undefined) return;
     if ("waiting" in answer) {
@@ -340,7 +340,8 @@ export function createCoordinator(
     for (const key of answer.keys) wantsPlan.delete(key);
     if ("plans" in result) {
       ports.planned("placed", milliseconds, result.explored, "");
-      for (const { placement } of result.plans) if (answer.keys.includes(keyOf(placement))) acceptPlan(placement);
+      const placements = new Map(result.plans.map(({ placement }) => [keyOf(placement), placement]));
+      for (const key of answer.keys) acceptPlan(key, placements.get(key));
       return;
     }
     ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
@@ -360,9 +361,8 @@ export function createCoordinator(
   }
 
   /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
-  function acceptPlan(placement: Placement): void {
-    const key = keyOf(placement);
-    if (placement.pods.length > 0) {
+  function acceptPlan(key: string, placement: Placement | undefined): void {
+    if (placement !== undefined && placement.pods.length > 0) {
       tell(key, { type: "planned", placement });
       decideFor(key);
       return;

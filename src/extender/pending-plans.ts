@@ -1,6 +1,6 @@
 import type { GangPhase } from "../api/gang.ts";
-import type { GangState } from "../gang/lifecycle/state.ts";
-import { heldPods } from "../gang/lifecycle/state.ts";
+import { keptPods } from "../gang/lifecycle/decide.ts";
+import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 
@@ -30,18 +30,20 @@ export function groupOf(state: GangState, groups: readonly PlacementGroupRecord[
  * What has to be planned together with `state`: itself alone, or with the other gangs of its PlacementGroup's base set
  * (the minima per role, oldest first), beside the gangs of the group that are placed already.
  * @param ready keys of gangs that are complete and ask for a plan
+ * @param nodeFits whether a member may still go to the node that was planned for it
  */
 export function unitFor(
   state: GangState,
   group: PlacementGroupRecord | undefined,
   members: readonly GangState[],
   ready: ReadonlySet<string>,
+  nodeFits: Context["nodeFits"],
 ): UnitAnswer {
   if (group === undefined) {
     const name = state.gang?.spec.placementGroup;
     if (name !== undefined)
       return { waiting: `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}` };
-    return { unit: { gangs: [requestOf(state)] }, keys: [state.key] };
+    return { unit: { gangs: [requestOf(state, nodeFits)] }, keys: [state.key] };
   }
   const chosen = new Set<GangState>();
   const context: GangState[] = [];
@@ -68,7 +70,7 @@ export function unitFor(
   const { namespace, name, spec } = group;
   return {
     unit: {
-      gangs: gangs.map((gang) => requestOf(gang, roleIn(group, gang))),
+      gangs: gangs.map((gang) => requestOf(gang, nodeFits, roleIn(group, gang))),
       placementGroup: { namespace, name, spec },
     },
     keys: [...chosen].map((gang) => gang.key),
@@ -98,7 +100,7 @@ function priorityOf(state: GangState): number {
   return lowest === Number.POSITIVE_INFINITY ? 0 : lowest;
 }
 
-function requestOf(state: GangState, role?: string): GangRequest {
+function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: string): GangRequest {
   const { gang } = state;
   if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
   const pods = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
@@ -110,6 +112,6 @@ function requestOf(state: GangState, role?: string): GangRequest {
     createdAtMs: gang.createdAtMs,
     ...(role === undefined ? {} : { role }),
     pods,
-    placed: heldPods(state),
+    placed: keptPods(state, nodeFits),
   };
 }

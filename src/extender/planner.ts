@@ -53,13 +53,14 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
   const recorder = createEventRecorder({ client, component: "kllama-planner", instance: options.identity });
   const allocation = allocationBuilder(model);
   const queue: WriteQueue = createWriteQueue(
-    { total: options.writeLimit ?? 32, background: 2 },
+    { total: options.writeLimit ?? 32, background: 2, patienceMs: 5_000 },
     async (effect) => {
       const written = await timedWrite(client, effect, allocation, metrics);
       if (written.outcome.ok) options.onWritten?.(effect);
       return written;
     },
     (effect, owner, written) => report(coordinator, log, effect, owner, written),
+    () => performance.now(),
   );
   const coordinator = createCoordinator(model, new Set(drivers), {
     write: (effect, owner) => queue.push(effect, owner),

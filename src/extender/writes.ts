@@ -4,8 +4,9 @@ import type { WriteEffect, Written } from "./effects.ts";
  * Starts writes in the order they were asked for, at most `limit` at a time: a thousand released pods must not become a
  * thousand connections, and a slow API server must slow us down instead of piling up requests.
  *
- * Removing guards helps nobody who waits, so it goes last; but `background` of the places are always its own, or a
- * cluster that never rests would keep them for ever.
+ * What nobody waits for goes last: removing guards, and saying that a gang is scheduled once its members are bound. It
+ * has places of its own only after it has waited for `patienceMs`, or a cluster that never rests would put it off for
+ * ever.
  */
 export interface WriteQueue {
   push(effect: WriteEffect, owner: string): void;
@@ -17,19 +18,22 @@ export interface WriteQueue {
 export interface WriteLimits {
   /** Writes under way at a time. */
   total: number;
-  /** Of these, writes of the background class while others wait. */
+  /** Of these, writes of the background class that has lost its patience. */
   background: number;
+  patienceMs: number;
 }
 
 interface Job {
   effect: WriteEffect;
   owner: string;
+  sinceMs: number;
 }
 
 export function createWriteQueue(
   limits: WriteLimits,
   perform: (effect: WriteEffect) => Promise<Written>,
   finished: (effect: WriteEffect, owner: string, written: Written) => void,
+  nowMs: () => number,
 ): WriteQueue {
   const urgent = createFifo<Job>();
   const background = createFifo<Job>();
@@ -38,11 +42,12 @@ export function createWriteQueue(
   let runningBackground = 0;
 
   function takeNext(): Job | undefined {
-    const roomForBackground = urgent.length === 0 || runningBackground < limits.background;
-    const urgentRoom = limits.total - limits.background;
-    if (urgent.length > 0 && running - runningBackground < urgentRoom) return urgent.shift();
-    if (background.length > 0 && roomForBackground) return background.shift();
-    return urgent.shift();
+    const oldest = background.first();
+    const impatient = oldest !== undefined && nowMs() - oldest.sinceMs > limits.patienceMs;
+    if (impatient && runningBackground < limits.background) return background.shift();
+    if (urgent.length > 0) return urgent.shift();
+    const idle = running === runningBackground;
+    return idle || impatient ? background.shift() : undefined;
   }
 
   function next(): void {
@@ -68,7 +73,7 @@ export function createWriteQueue(
   const depth = (): number => urgent.length + background.length + running;
   return {
     push(effect, owner) {
-      (isBackground(effect) ? background : urgent).push({ effect, owner });
+      (isBackground(effect) ? background : urgent).push({ effect, owner, sinceMs: nowMs() });
       next();
     },
     idle: () => (depth() === 0 ? Promise.resolve() : new Promise((resolve) => idlers.push(resolve))),
@@ -79,15 +84,23 @@ export function createWriteQueue(
 }
 
 function isBackground(effect: WriteEffect): boolean {
-  return effect.type === "dropGuard";
+  return effect.type === "dropGuard" || (effect.type === "writeStatus" && effect.transition === "Scheduled");
+}
+
+interface Fifo<T> {
+  push(item: T): void;
+  first(): T | undefined;
+  shift(): T | undefined;
+  readonly length: number;
 }
 
 /** A queue whose `shift` does not move what is behind. */
-function createFifo<T>(): { push(item: T): void; shift(): T | undefined; readonly length: number } {
+function createFifo<T>(): Fifo<T> {
   let items: T[] = [];
   let head = 0;
   return {
     push: (item) => items.push(item),
+    first: () => items[head],
     shift() {
       const item = items[head];
       if (item === undefined) return undefined;

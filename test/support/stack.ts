@@ -196,7 +196,8 @@ function service(args: readonly string[]): Service {
     },
     async start(environment = {}) {
       const started = fork(join(root, "src/cli/main.ts"), args, {
-        execArgv: [],
+        // As bin/kllama runs it.
+        execArgv: ["--max-semi-space-size=4"],
         env: { ...process.env, ...environment },
         stdio: ["ignore", "ignore", "pipe", "ipc"],
       });

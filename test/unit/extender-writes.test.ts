@@ -12,17 +12,18 @@ function dropGuard(name: string): WriteEffect {
 }
 
 /** A queue whose writes end when the test says so. */
-function setUp(limits: { total: number; background: number }) {
+function setUp(limits: { total: number; background: number }, clock = { nowMs: 0 }) {
   const started: string[] = [];
   const ends: (() => void)[] = [];
   const done: Written = { outcome: { ok: true } };
   const queue = createWriteQueue(
-    limits,
+    { ...limits, patienceMs: 1_000 },
     (effect) => {
       started.push(effect.id);
       return new Promise((resolve) => ends.push(() => resolve(done)));
     },
     () => undefined,
+    () => clock.nowMs,
   );
   return {
     queue,
@@ -46,14 +47,22 @@ test("no more writes are under way than the limit allows, and the rest follows i
   expect(started).toEqual(["bind/a", "bind/b", "bind/c", "bind/d"]);
 });
 
-test("guards give way to everything else, but never wait for ever", () => {
+test("guards wait while anything else is under way, but not for ever", () => {
+  const clock = { nowMs: 0 };
+  const { queue, started } = setUp({ total: 4, background: 1 }, clock);
+  queue.push(bind("a"), "gang");
+  for (const name of ["g", "h"]) queue.push(dropGuard(name), "gang");
+  expect(started).toEqual(["bind/a"]);
+  clock.nowMs = 1_001;
+  queue.push(bind("b"), "gang");
+  expect(started).toContain("claim/g");
+  expect(started).toContain("bind/b");
+});
+
+test("guards have all places when nothing else is there", () => {
   const { queue, started } = setUp({ total: 4, background: 1 });
   for (const name of ["a", "b", "c", "d", "e"]) queue.push(dropGuard(name), "gang");
   expect(started).toHaveLength(4);
-  const busy = setUp({ total: 4, background: 1 });
-  for (const name of ["a", "b", "c", "d", "e"]) busy.queue.push(bind(name), "gang");
-  busy.queue.push(dropGuard("g"), "gang");
-  expect(busy.started.filter((id) => id.startsWith("bind"))).toHaveLength(4);
 });
 
 test("idle resolves once the last write has ended", async () => {
