@@ -124,4 +124,25 @@ describe("coordinator, step by step", () => {
     world.settle();
     expect(world.claims.size).toBe(0);
   });
+
+  test("a scheduled member whose node is gone is placed where there is room, once it is recreated", () => {
+    const world = new World(roomy);
+    world.createGang({ name: "a", pods: 2, devices: 4 });
+    world.createPod("a", 0);
+    world.createPod("a", 1);
+    world.settle();
+    const lost = [...world.pods.values()].find((pod) => pod.name === "a-1")?.nodeName ?? "";
+    world.loseNode(lost);
+    for (const pod of [...world.pods.values()]) if (pod.nodeName === lost) world.deletePod(pod.uid);
+    world.settle();
+    world.createPod("a", 1);
+    world.settle();
+    const after = [...world.pods.values()].find((pod) => pod.name === "a-1");
+    expect(after?.nodeName).toBeDefined();
+    expect(after?.nodeName).not.toBe(lost);
+    const status = world.gangs.get("default/a")?.status;
+    expect(status?.phase).toBe("Scheduled");
+    expect(status?.placement?.pods.find((placed) => placed.pod === "a-1")?.node).toBe(after?.nodeName);
+    expect(world.guarded()).toEqual([]);
+  });
 });

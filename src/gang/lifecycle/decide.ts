@@ -2,7 +2,7 @@ import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
-import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
+import { type Context, type Effect, type GangRecord, type GangState, heldPods, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
 
 /** Members usually arrive in a burst: say "3 of 4" only when no further one came for this long. */
@@ -285,8 +285,15 @@ function writeRevoked(state: GangState, gang: GangRecord, reason: string, contex
 function decideBinding(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = gang.status.placement?.pods ?? [];
   const members = membersOf(state, gang, placed);
-  const effects = [...sweep(state, members), ...members.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
-  const unbound = members.filter(([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node));
+  // A member recreated since the commit, or left without its node, joins later: see `decideScheduled`.
+  const bindable = members.filter(
+    ([slot, pod]) =>
+      isBoundTo(state, pod, slot.node) || (isReserved(state, gang, slot, pod) && context.nodeFits(slot.node)),
+  );
+  const effects = [...sweep(state, members), ...bindable.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
+  const unbound = bindable.filter(
+    ([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node),
+  );
   if (unbound.length === 0 && members.length > 0) effects.push(...writeScheduled(state, gang, context));
   return { effects };
 }
@@ -320,12 +327,17 @@ function boundElsewhere(pod: PodRecord, node: string): boolean {
 function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = wantedSlots(gang);
   const members = membersOf(state, gang, placed);
-  const effects: Effect[] = [...sweep(state, members)];
-  const homeless: PlacedPod[] = [];
-  for (const [slot, pod] of members) {
+  const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
+  const settled = members.filter((member) => !homeless.includes(member));
+  const effects: Effect[] = sweep(state, settled);
+  for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
-    else if (!context.nodeFits(slot.node)) homeless.push(slot);
     else effects.push(...rejoin(state, gang, slot, pod, context));
+  }
+  for (const [slot, pod] of homeless) {
+    const arrival = state.arrivals.get(pod.uid);
+    if (arrival === undefined) continue;
+    effects.push({ ...answer(pod.uid, arrival.call), error: `node ${slot.node} is gone; the pod is planned anew` });
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
@@ -333,6 +345,26 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
     effects.push({ type: "plan", id: "plan" });
   }
   return { effects };
+}
+
+/**
+ * The slots that a new plan works around: all that the gang holds, except those of members that wait for a node which is
+ * gone. They are placed anew.
+ */
+export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): readonly PlacedPod[] {
+  const held = heldPods(state);
+  if (state.gang === undefined || held.every((slot) => nodeFits(slot.node))) return held;
+  const members = new Map(membersOf(state, state.gang, [...held]));
+  return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
+}
+
+function isHomeless(
+  state: GangState,
+  pod: PodRecord | undefined,
+  slot: PlacedPod,
+  nodeFits: Context["nodeFits"],
+): boolean {
+  return pod !== undefined && !isBoundTo(state, pod, slot.node) && !nodeFits(slot.node);
 }
 
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
@@ -350,7 +382,7 @@ function wantsPlan(
   state: GangState,
   gang: GangRecord,
   placed: readonly PlacedPod[],
-  homeless: readonly PlacedPod[],
+  homeless: readonly [PlacedPod, PodRecord][],
   context: Context,
 ): boolean {
   const slots = assignSlots(gang.spec, livePods(state), placed);
@@ -358,10 +390,16 @@ function wantsPlan(
   const surplus = [...slots.slots].some(
     ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
   );
-  if (!surplus && homeless.length === 0) return false;
+  if (!surplus && !homeless.some(([, pod]) => isPlannable(state, pod))) return false;
   const { rejection } = state;
   if (rejection === undefined) return true;
   return rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
+}
+
+/** What the member held on its former node has been given back, and all of its claims are there. */
+function isPlannable(state: GangState, pod: PodRecord): boolean {
+  const allocated = pod.claims.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
+  return !allocated && hasAllClaims(pod, state.claims);
 }
 
 /** Slots that the spec still wants: a smaller `count` lets go of the highest indices. */
@@ -428,6 +466,7 @@ function shortPodSet(gang: GangRecord, bound: readonly PlacedPod[]): string | un
 function decideRevoked(state: GangState, gang: GangRecord, context: Context): Decision {
   const reason = gang.status.explanation ?? "revoked";
   const clearing = sweep(state, []);
+  delete state.missingSinceMs;
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
   if (clearing.length > 0 || holdsAnything(state)) return { effects };
   const attempts = gang.status.attempts ?? 1;

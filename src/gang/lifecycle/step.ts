@@ -1,5 +1,5 @@
 import type { GangPlacement } from "../../api/gang.ts";
-import type { Placement } from "../../api/placement.ts";
+import type { PlacedPod, Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
 import {
   type Context,
@@ -113,12 +113,22 @@ function applyGang(state: GangState, gang: GangRecord): void {
   state.gang = gang;
   if (before?.uid !== gang.uid || before.generation !== gang.generation) forgetPlan(state);
   // The status carries the proposal now: the API server holds it from here on.
-  else if (gang.resourceVersion !== before.resourceVersion && gang.status.phase !== before.status.phase) {
-    delete state.proposal;
-  }
+  else if (gang.status.phase !== before.status.phase || carries(gang, state.proposal)) delete state.proposal;
+}
+
+/** A plan beside what runs leaves the phase as it is: only the placement tells that it was written. */
+function carries(gang: GangRecord, proposal: GangPlacement | undefined): boolean {
+  const written = new Set((gang.status.placement?.pods ?? []).map(placeOf));
+  return proposal?.pods.every((pod) => written.has(placeOf(pod))) ?? false;
+}
+
+function placeOf({ podSet, index, node, claims }: PlacedPod): string {
+  const devices = claims.flatMap((claim) => claim.devices.map((d) => `${d.driver}/${d.pool}/${d.device}`));
+  return [podSet, index, node, ...devices.sort()].join("\n");
 }
 
 function forgetPlan(state: GangState): void {
+  state.planning = false;
   delete state.proposal;
   delete state.rejection;
 }
