@@ -5,7 +5,7 @@ import type {
   ExactDeviceRequest,
   ResourceClaimSpec,
 } from "../src/api/kubernetes.ts";
-import type { DeviceClassRecord, NodeRecord, SliceRecord } from "../src/topology/records.ts";
+import type { DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../src/topology/records.ts";
 
 /** Short ways to write the objects that tests need; every field can be overridden. */
 
@@ -149,4 +149,26 @@ export function claimSpec(
   constraints: NonNullable<ResourceClaimSpec["devices"]>["constraints"] = [],
 ): ResourceClaimSpec {
   return { devices: { requests, ...(constraints.length === 0 ? {} : { constraints }) } };
+}
+
+/** A pod that asks for one CPU and has no claims. */
+export function podRecord(name: string, more: Partial<PodRecord> = {}): PodRecord {
+  return {
+    uid: `pod-uid-${name}`,
+    namespace: "team",
+    name,
+    createdAtMs: 0,
+    priority: 0,
+    schedulerName: "default-scheduler",
+    gates: [],
+    bindMarker: true,
+    terminal: false,
+    deleting: false,
+    ready: false,
+    requests: { cpu: 1000 },
+    claims: [],
+    nodeSelector: {},
+    tolerations: [],
+    ...more,
+  };
 }

@@ -11,6 +11,7 @@ import {
 import { ExecAuth } from "@kubernetes/client-node/dist/exec_auth.js";
 import { parse } from "yaml";
 import { type Connection, readText, rereadFile } from "./credentials.ts";
+import { defined } from "./defined.ts";
 
 /**
  * The connection of one context of a kubeconfig file. Understands certificates, tokens, token files and credential
@@ -163,10 +164,4 @@ function decodePem(data: string, error: () => Error): string {
 
 function names(list: { name: string }[]): string {
   return list.length === 0 ? "none" : list.map((entry) => entry.name).join(", ");
-}
-
-function defined<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
-  };
 }

@@ -12,7 +12,7 @@ import type {
 import { bindMarker, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
 import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-group.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
-import { parseMilli, parseQuantity } from "../topology/quantity.ts";
+import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
 import type {
   ClaimRecord,
   DeviceClassRecord,
@@ -21,6 +21,7 @@ import type {
   Resources,
   SliceRecord,
 } from "../topology/records.ts";
+import { defined } from "./defined.ts";
 
 /**
  * Raw objects → the records that the planner remembers. Strict about what kllama depends on: a field it cannot read is
@@ -120,7 +121,7 @@ export function projectPod(raw: Pod): PodRecord {
     claims: claimReferences(raw),
     nodeSelector: spec.nodeSelector ?? {},
     tolerations: spec.tolerations ?? [],
-    ...definedOnly(optional),
+    ...defined(optional),
   };
 }
 
@@ -157,12 +158,6 @@ export function projectTopology(raw: KubernetesObject & { spec: unknown }): {
   spec: ClusterTopologySpec;
 } {
   return { name: raw.metadata.name, spec: clusterTopologySpec.parse(raw.spec) };
-}
-
-function definedOnly<T extends object>(fields: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
-  };
 }
 
 function indexOf(labels: Record<string, string>): number | undefined {
@@ -206,7 +201,7 @@ function podRequests(raw: Pod): Resources {
   for (const container of raw.spec.initContainers ?? []) {
     const requests = containerRequests(container, raw);
     if (container.restartPolicy === "Always") add(running, requests);
-    raise(peak, sum(running, container.restartPolicy === "Always" ? {} : requests));
+    raise(peak, addResources(running, container.restartPolicy === "Always" ? {} : requests));
   }
   for (const container of raw.spec.containers) add(running, containerRequests(container, raw));
   raise(running, peak);
@@ -237,12 +232,6 @@ function parseResources(quantities: Record<string, string>, raw: KubernetesObjec
 
 function add(total: Record<string, number>, more: Resources): void {
   for (const [name, amount] of Object.entries(more)) total[name] = (total[name] ?? 0) + amount;
-}
-
-function sum(a: Resources, b: Resources): Resources {
-  const total = { ...a };
-  add(total, b);
-  return total;
 }
 
 function raise(total: Record<string, number>, floor: Resources): void {

@@ -37,3 +37,8 @@ function sleep(delayMs: number, signal: AbortSignal): Promise<void> {
 export function microTime(timing: Timing): string {
   return timing.wallClock().toISOString().replace("Z", "000Z");
 }
+
+/** A moment in RFC 3339 with whole seconds, as Kubernetes' Time wants it; what is finer is cut off. */
+export function wholeSeconds(at: Date): string {
+  return at.toISOString().replace(/\.\d+Z$/, "Z");
+}

@@ -3,6 +3,7 @@ import type { Gang, GangConstraint } from "../api/gang.ts";
 import type { DeviceRequest, ObjectMeta, OwnerReference, ResourceClaimTemplate } from "../api/kubernetes.ts";
 import type { LLMCluster } from "../api/llm-cluster.ts";
 import { gangLabel, podSetLabel, roleLabel, servingGroup, version } from "../api/names.ts";
+import { defined } from "../kube/defined.ts";
 import {
   apiVersionOf,
   clusterLabel,
@@ -157,7 +158,7 @@ function statefulSet(cluster: LLMCluster, templateName: string): StatefulSet {
         metadata: { labels: podLabels(cluster) },
         spec: {
           ...(spec.nodeSelector === undefined ? {} : { nodeSelector: spec.nodeSelector }),
-          ...(spec.tolerations === undefined ? {} : { tolerations: spec.tolerations.map(withoutUndefined) }),
+          ...(spec.tolerations === undefined ? {} : { tolerations: spec.tolerations.map(defined) }),
           ...(spec.priorityClassName === undefined ? {} : { priorityClassName: spec.priorityClassName }),
           containers: [container(cluster)],
           resourceClaims: [{ name: claimName, resourceClaimTemplateName: templateName }],
@@ -177,7 +178,7 @@ function container(cluster: LLMCluster) {
     env: environment(cluster),
     // Without a name: server-side apply tells ports apart by number, and could not heal two of the same name.
     ports: [{ containerPort: spec.port, protocol: "TCP" }],
-    resources: { ...withoutUndefined(spec.resources ?? {}), claims: [{ name: claimName }] },
+    resources: { ...defined(spec.resources ?? {}), claims: [{ name: claimName }] },
   };
 }
 
@@ -290,9 +291,4 @@ function canonical(value: unknown): string {
   const entries = Object.entries(value).filter(([, field]) => field !== undefined);
   entries.sort(([a], [b]) => (a < b ? -1 : 1));
   return `{${entries.map(([key, field]) => `${JSON.stringify(key)}:${canonical(field)}`).join(",")}}`;
-}
-
-/** zod's optional fields are `| undefined`; objects for the API server have them absent. */
-function withoutUndefined<T extends object>(value: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined)) as never;
 }

@@ -1,6 +1,7 @@
 import type { Gang } from "../api/gang.ts";
 import type { Condition, KubernetesObject, Pod } from "../api/kubernetes.ts";
 import type { LLMCluster, LLMClusterStatus } from "../api/llm-cluster.ts";
+import { wholeSeconds } from "../kube/timing.ts";
 import { instanceUrl } from "./desired.ts";
 import { members, staleMembers } from "./members.ts";
 import type { StatefulSet } from "./owned.ts";
@@ -154,7 +155,7 @@ function degradation(cluster: LLMCluster, observed: Observed, ready: Condition, 
 
 /** Makes conditions: the time is the earlier one's for as long as the status stays. Times are whole seconds. */
 function stamper(object: KubernetesObject, status: LLMClusterStatus | undefined, nowMs: number) {
-  const now = new Date(Math.floor(nowMs / 1000) * 1000).toISOString().replace(".000Z", "Z");
+  const now = wholeSeconds(new Date(nowMs));
   return (type: string, verdict: Verdict): Condition => {
     const earlier = status?.conditions?.find((condition) => condition.type === type);
     return {

@@ -1,5 +1,6 @@
 import type { Node, Taint } from "../api/kubernetes.ts";
 import { isNotFound, type KubeClient } from "../kube/client.ts";
+import { wholeSeconds } from "../kube/timing.ts";
 import { lostDevicesAnnotation, lostNodeLabel } from "./names.ts";
 import { type DeviceLosses, nodeManifest, nodeSlices, type SimulatedNode } from "./objects.ts";
 import { lossesOf, nodePath, publishNode } from "./publish.ts";
@@ -24,8 +25,8 @@ export async function loseNode(client: KubeClient, node: SimulatedNode, how: Nod
   const others = (known.spec?.taints ?? []).filter((taint) => taint.key !== unreachable);
   const taints: (Taint & { timeAdded?: string })[] = [
     ...others,
-    { key: unreachable, effect: "NoSchedule", timeAdded: seconds(at) },
-    { key: unreachable, effect: "NoExecute", timeAdded: seconds(at) },
+    { key: unreachable, effect: "NoSchedule", timeAdded: wholeSeconds(at) },
+    { key: unreachable, effect: "NoExecute", timeAdded: wholeSeconds(at) },
   ];
   await patchNode(client, known, { metadata: { labels: { [lostNodeLabel]: "true" } }, spec: { taints } });
   await patchReady(client, node.name, {
@@ -55,7 +56,7 @@ export async function loseDevice(
   how: "taint" | "remove",
   at: Date,
 ): Promise<void> {
-  await changeLosses(client, node, device, (losses) => ({ ...losses, [device]: { how, since: seconds(at) } }));
+  await changeLosses(client, node, device, (losses) => ({ ...losses, [device]: { how, since: wholeSeconds(at) } }));
 }
 
 export async function restoreDevice(client: KubeClient, node: SimulatedNode, device: string): Promise<void> {
@@ -112,9 +113,4 @@ async function patchReady(
     contentType: "application/strategic-merge-patch+json",
     body: { status: { conditions: [{ ...ready, type: "Ready" }] } },
   });
-}
-
-/** API timestamps have whole seconds. */
-function seconds(at: Date): string {
-  return at.toISOString().replace(/\.\d{3}Z$/, "Z");
 }

@@ -1,7 +1,7 @@
 import { driverName } from "../api/names.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
-import type { Timing } from "../kube/timing.ts";
+import { type Timing, wholeSeconds } from "../kube/timing.ts";
 import { preparedAnnotation } from "./names.ts";
 import type { BoundPod, ObservedClaim } from "./preparation.ts";
 
@@ -81,10 +81,7 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
 
   async function writeDeviceStatus(claim: ObservedClaim): Promise<void> {
     const { namespace, name, uid } = claim;
-    const lastTransitionTime = timing
-      .wallClock()
-      .toISOString()
-      .replace(/\.\d{3}Z$/, "Z");
+    const lastTransitionTime = wholeSeconds(timing.wallClock());
     const condition = { type: "Ready", status: "True", reason: "Prepared", message: "simulated", lastTransitionTime };
     const devices = (claim.devices ?? []).map(({ pool, device }) => ({
       driver: driverName,

@@ -1,4 +1,5 @@
 import type { Device, DeviceAttribute } from "../api/kubernetes.ts";
+import { comparePlain } from "./natural-order.ts";
 import { parseNano } from "./quantity.ts";
 import type { NodeRecord, SliceRecord } from "./records.ts";
 
@@ -111,8 +112,8 @@ function newestPools(slices: readonly SliceRecord[]): PoolSlices[] {
       pool.slices.push(slice);
     }
   }
-  const sorted = [...pools.values()].sort((a, b) => compare(a.driver, b.driver) || compare(a.name, b.name));
-  for (const pool of sorted) pool.slices.sort((a, b) => compare(a.name, b.name));
+  const sorted = [...pools.values()].sort((a, b) => comparePlain(a.driver, b.driver) || comparePlain(a.name, b.name));
+  for (const pool of sorted) pool.slices.sort((a, b) => comparePlain(a.name, b.name));
   return sorted;
 }
 
@@ -245,8 +246,4 @@ function typedValue(value: DeviceAttribute): string | undefined {
   if (value.int !== undefined) return `int:${value.int}`;
   if (value.bool !== undefined) return `bool:${value.bool}`;
   return value.version === undefined ? undefined : `version:${value.version}`;
-}
-
-function compare(a: string, b: string): number {
-  return a < b ? -1 : a > b ? 1 : 0;
 }

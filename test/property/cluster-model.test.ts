@@ -3,8 +3,8 @@ import { expect, test } from "vitest";
 import { assembleInventory } from "../../src/topology/inventory.ts";
 import { type ClusterModel, createClusterModel, type HeldPod } from "../../src/topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/topology/records.ts";
-import { driver, migBoard, migSlices, nodeRecord } from "../builders.ts";
-import { allocatedClaim, podRecord } from "../support/cluster.ts";
+import { driver, migBoard, migSlices, nodeRecord, podRecord } from "../builders.ts";
+import { allocatedClaim } from "../support/cluster.ts";
 
 /**
  * The model against a naive one that keeps the objects themselves and recomputes everything. Names come from small

@@ -5,7 +5,7 @@ import type { PlacedPod, Rejection } from "../../src/api/placement.ts";
 import type { GangPlan, GangRequest, PlanResult } from "../../src/gang/plan.ts";
 import { type ClusterModel, createClusterModel } from "../../src/topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord } from "../../src/topology/records.ts";
-import { deviceClasses, driver, exactly, gpus, nodeRecord, sliceRecord } from "../builders.ts";
+import { deviceClasses, driver, exactly, gpus, nodeRecord, podRecord, sliceRecord } from "../builders.ts";
 
 /** One node in short: where it is, how many GPUs it has, and how many of them others use. */
 export interface NodeSketch {
@@ -76,27 +76,6 @@ export function allocatedClaim(name: string, node: string, devices: string[], po
     },
     reservedFor: podUids.map((uid) => ({ resource: "pods", name: uid, uid })),
   });
-}
-
-export function podRecord(name: string, more: Partial<PodRecord> = {}): PodRecord {
-  return {
-    uid: `pod-uid-${name}`,
-    namespace: "team",
-    name,
-    createdAtMs: 0,
-    priority: 0,
-    schedulerName: "default-scheduler",
-    gates: [],
-    bindMarker: true,
-    terminal: false,
-    deleting: false,
-    ready: false,
-    requests: { cpu: 1000 },
-    claims: [],
-    nodeSelector: {},
-    tolerations: [],
-    ...more,
-  };
 }
 
 export interface PodSetSketch {

@@ -7,7 +7,7 @@ import { projectNode, projectSlice } from "../../../src/kube/project.ts";
 import { parseFleet } from "../../../src/simulator/fleet.ts";
 import { fleetNodes, nodeManifest, nodeSlices } from "../../../src/simulator/objects.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
-import { driver } from "../../builders.ts";
+import { podRecord as anyPod, driver } from "../../builders.ts";
 
 /** Objects as the command line sees them: the state of a cluster, and placements in it. */
 
@@ -43,24 +43,7 @@ export function gangRecord(
 }
 
 export function podRecord(name: string, more: Partial<PodRecord> = {}): PodRecord {
-  return {
-    uid: `uid-${name}`,
-    namespace: "ns",
-    name,
-    createdAtMs: 0,
-    priority: 0,
-    schedulerName: "default-scheduler",
-    gates: [],
-    bindMarker: true,
-    terminal: false,
-    deleting: false,
-    ready: false,
-    requests: {},
-    claims: [],
-    nodeSelector: {},
-    tolerations: [],
-    ...more,
-  };
+  return anyPod(name, { uid: `uid-${name}`, namespace: "ns", requests: {}, ...more });
 }
 
 /** A pod with one claim, `POD-gpus`, under the reference `gpus`. */

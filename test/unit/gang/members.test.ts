@@ -4,7 +4,7 @@ import type { PlacedPod } from "../../../src/api/placement.ts";
 import { assignSlots, validateGang } from "../../../src/gang/members.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
 import type { PodRecord } from "../../../src/topology/records.ts";
-import { podRecord } from "../../support/cluster.ts";
+import { podRecord } from "../../builders.ts";
 
 function spec(podSets: GangSpec["podSets"]): GangSpec {
   return { podSets, topology: "default", scheduleTimeoutSeconds: 600, disruption: "All" };

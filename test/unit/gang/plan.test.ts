@@ -3,7 +3,7 @@ import type { GangConstraint } from "../../../src/api/gang.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
-import { exactly, migBoard, migSlices, partition } from "../../builders.ts";
+import { exactly, migBoard, migSlices, partition, podRecord } from "../../builders.ts";
 import {
   addNode,
   allocatedClaim,
@@ -13,7 +13,6 @@ import {
   nodesOf,
   picture,
   plansOf,
-  podRecord,
   rejectionsOf,
 } from "../../support/cluster.ts";
 

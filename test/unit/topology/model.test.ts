@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { HeldPod } from "../../../src/topology/model.ts";
-import { driver } from "../../builders.ts";
-import { allocatedClaim, clusterOf, podRecord } from "../../support/cluster.ts";
+import { driver, podRecord } from "../../builders.ts";
+import { allocatedClaim, clusterOf } from "../../support/cluster.ts";
 
 const oneNode = () => clusterOf([{ name: "n", rack: "r", gpus: 4 }]);
 
