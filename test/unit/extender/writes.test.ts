@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import type { WriteEffect, Written } from "../../src/extender/effects.ts";
-import { createWriteQueue } from "../../src/extender/writes.ts";
+import type { WriteEffect, Written } from "../../../src/extender/effects.ts";
+import { createWriteQueue } from "../../../src/extender/writes.ts";
 
 function bind(name: string): WriteEffect {
   return { type: "bind", id: `bind/${name}`, pod: { namespace: "d", name, uid: name }, node: "n" };
