@@ -77,7 +77,7 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
     nowMs: () => performance.timeOrigin + performance.now(),
     nowIso: wholeSeconds,
     schedule: (delayMs) => {
-      if (delayMs < 1) setImmediate(() => coordinator.flush());
+      if (delayMs < 1) setTimeout(() => coordinator.flush(), 2);
       else setTimeout(() => coordinator.flush(), delayMs).unref();
     },
     planned: (outcome, milliseconds, explored, reason) => {

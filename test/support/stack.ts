@@ -197,7 +197,7 @@ function service(args: readonly string[]): Service {
     async start(environment = {}) {
       const started = fork(join(root, "src/cli/main.ts"), args, {
         // As bin/kllama runs it.
-        execArgv: ["--max-semi-space-size=2", "--optimize-for-size"],
+        execArgv: ["--max-semi-space-size=4", "--heap-growing-percent=25"],
         env: { ...process.env, ...environment },
         stdio: ["ignore", "ignore", "pipe", "ipc"],
       });
