@@ -1,5 +1,5 @@
 import type { GangPhase } from "../api/gang.ts";
-import { keptPods } from "../gang/lifecycle/decide.ts";
+import { keptPods } from "../gang/lifecycle/members.ts";
 import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";

@@ -298,7 +298,7 @@ export function shapeOf(
     pod.nodeAffinity ?? null,
     pod.tolerations,
     pending.map(({ shape }) => shape),
-    allocated.map(({ uid }) => uid),
+    allocated.map(({ uid, allocation }) => [uid, allocation?.nodeSelector ?? null]),
     alone,
     islands ?? null,
   ]);

@@ -42,14 +42,13 @@ export function placementOf(
   };
 }
 
-function placedPod(model: ClusterModel, { slot, table, place }: Decided): PlacedPod {
+function placedPod(model: ClusterModel, { slot, place }: Decided): PlacedPod {
   const { record } = model.view.nodes[place.node]!;
   const { devices } = model.view.inventory(place.node);
   let next = 0;
   const claims = slot.claims.map((claim, i): PlacedClaim => {
     const reference = slot.pod.claims[i]!.name;
-    if (table.shape.allocated.includes(claim))
-      return { claim: claim.name, reference, devices: allocatedDevices(claim) };
+    if (claim.allocation) return { claim: claim.name, reference, devices: allocatedDevices(claim) };
     const chosen = place.choice.claims[next++]!.devices.map(({ request, device }) => {
       const { driver, pool, name } = devices[device]!;
       return { request, driver, pool, device: name };

@@ -14,7 +14,7 @@ import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/
 export interface WorldOptions {
   nodes: number;
   devicesPerNode: number;
-  gangs: { name: string; pods: number; devices: number; timeoutSeconds?: number }[];
+  gangs: { name: string; pods: number; devices: number; timeoutSeconds?: number; minCount?: number }[];
 }
 
 type Kind = "gangs" | "pods" | "claims" | "nodes";
@@ -37,8 +37,16 @@ export class World {
   private readonly options: WorldOptions;
   private watches: Record<Kind, Change[]> = { gangs: [], pods: [], claims: [], nodes: [] };
   private writes: { effect: WriteEffect; owner: string }[] = [];
+  /** Writes that the planner asked for so far. */
+  asked = 0;
   private calls: BindCall[] = [];
   private lastCall = 0;
+  /** pod UID → when kube-scheduler takes it up again after a failed cycle. */
+  private readonly retries = new Map<string, number>();
+  /** Effects whose answer was lost: the planner does not know of them until the watch tells. */
+  private readonly lost = new Set<string>();
+  /** Gangs that were deleted after their commit: a binding may have been under way. */
+  private readonly committed = new Set<string>();
   /** UIDs of pods for which kube-scheduler ever called `bind`. */
   private readonly called = new Set<string>();
   private coordinator!: Coordinator;
@@ -72,12 +80,17 @@ export class World {
     });
     const coordinator = createCoordinator(model, new Set([driver]), {
       write: (effect, owner) => {
-        this.trace.push(`ask ${owner} ${effect.id}${effect.type === "writeStatus" ? ` ${effect.status.phase}` : ""}`);
+        const said = effect.type === "writeStatus" ? `${effect.status.phase} ${effect.status.explanation ?? ""}` : "";
+        this.trace.push(`ask ${owner} ${effect.id} ${said}`.trimEnd());
+        this.checkDecision(effect, owner);
         this.writes.push({ effect, owner });
+        this.asked += 1;
       },
       event: () => undefined,
       answer: (call, error) => {
         this.trace.push(`answer ${call} ${error ?? "bound"}`);
+        const held = this.calls.find((each) => each.call === call);
+        if (held !== undefined && error !== undefined) this.backOff(held.pod.uid);
         this.calls = this.calls.filter((held) => held.call !== call);
       },
       nowMs: () => this.nowMs,
@@ -96,27 +109,20 @@ export class World {
     coordinator.activate();
   }
 
-  /** One random thing happens. */
+  /** One random thing happens. Mostly things go well: only then is there something that can go wrong. */
   act(choice: number): void {
-    const possible = this.possible();
-    const action = possible[choice % possible.length];
+    const honest = choice % 8 === 0 ? undefined : this.nextHonest();
+    const possible = honest === undefined ? this.possible() : [honest];
+    const action = possible[Math.floor(choice / 8) % possible.length];
     action?.();
   }
 
   private possible(): (() => void)[] {
     const actions: (() => void)[] = [];
     for (const kind of ["gangs", "pods", "claims", "nodes"] as const) {
-      if (this.watches[kind].length > 0)
-        actions.push(
-          () => this.deliver(kind),
-          () => this.deliver(kind),
-        );
+      if (this.watches[kind].length > 0) actions.push(() => this.deliver(kind));
     }
-    if (this.wakeAtMs <= this.nowMs)
-      actions.push(
-        () => this.flush(),
-        () => this.flush(),
-      );
+    if (this.wakeAtMs <= this.nowMs) actions.push(() => this.flush());
     else if (this.wakeAtMs !== Number.POSITIVE_INFINITY) actions.push(() => this.advance(this.wakeAtMs - this.nowMs));
     for (const write of this.writes.slice(0, 4)) {
       actions.push(
@@ -133,7 +139,9 @@ export class World {
     actions.push(
       () => this.restart(),
       () => this.advance(700),
+      () => this.advance(6_000),
       () => this.toggleNode(),
+      () => this.toggleCordon(),
     );
     return actions;
   }
@@ -159,8 +167,8 @@ export class World {
     if (controller !== undefined) return controller;
     const waiting = this.schedulable()[0];
     if (waiting !== undefined) return () => this.callBind(waiting);
-    if (this.wakeAtMs !== Number.POSITIVE_INFINITY) return () => this.advance(this.wakeAtMs - this.nowMs);
-    return undefined;
+    const nextMs = Math.min(this.wakeAtMs, ...[...this.retries.values()].filter((atMs) => atMs > this.nowMs));
+    return nextMs === Number.POSITIVE_INFINITY ? undefined : () => this.advance(nextMs - this.nowMs);
   }
 
   private flush(): void {
@@ -231,6 +239,7 @@ export class World {
     }
     const result = this.applyEffect(effect);
     this.trace.push(`${how} ${owner} ${effect.id} → ${result.outcome.ok ? "done" : result.outcome.reason}`);
+    if (how === "lost") this.lost.add(effect.id);
     this.coordinator.written(effect, owner, how === "lost" ? { outcome: lost } : result);
   }
 
@@ -251,7 +260,6 @@ export class World {
         const { reservedAtMs: _, ...rest } = gang;
         const at = effect.status.reservedAt;
         const status = JSON.parse(JSON.stringify(effect.status));
-        if (status.phase === "Binding") this.checkBarrier(gang);
         return {
           outcome: done,
           gang: this.setGang({ ...rest, status, ...(at === undefined ? {} : { reservedAtMs: Date.parse(at) }) }),
@@ -264,6 +272,9 @@ export class World {
         if (claim === undefined) return notFound;
         if (claim.uid !== effect.claim.uid || claim.resourceVersion !== effect.claim.resourceVersion) return conflict;
         if (effect.type === "clearClaim") {
+          const user = this.pods.get(claim.ownerPodUid ?? "");
+          if (user?.nodeName !== undefined && !this.lost.has(`bind/${user.uid}`))
+            this.fail(`claim ${claim.name} of the bound pod ${user.name} is cleared`);
           const { allocation: _, ...rest } = claim;
           return { outcome: done, claim: this.setClaim({ ...rest, reservedFor: [] }) };
         }
@@ -294,7 +305,7 @@ export class World {
         if (pod === undefined || pod.deleting) return notFound;
         if (pod.nodeName === effect.node) return { outcome: done, pod };
         if (pod.nodeName !== undefined) return conflict;
-        this.checkCommitted(pod);
+        this.checkBinding(pod, effect.node);
         this.setPod({ ...pod, nodeName: effect.node });
         return { outcome: done };
       }
@@ -314,20 +325,33 @@ export class World {
     }
   }
 
-  /** The commit comes after every planned member was at the barrier. */
-  private checkBarrier(gang: GangRecord): void {
-    for (const { pod: name } of gang.status.placement?.pods ?? []) {
-      const pod = [...this.pods.values()].find((each) => each.name === name);
-      if (pod !== undefined && !this.called.has(pod.uid)) this.fail(`gang ${gang.name} commits without ${name}`);
+  /** What the planner knew when it decided; the world may have moved on since. */
+  private checkDecision(effect: WriteEffect, owner: string): void {
+    const state = this.coordinator.state(owner);
+    const known = new Map([...(state?.pods.values() ?? [])].map((pod) => [pod.name, pod]));
+    if (effect.type === "writeStatus" && effect.transition === "Binding") {
+      for (const { pod } of effect.status.placement?.pods ?? []) {
+        if (!this.called.has(known.get(pod)?.uid ?? ""))
+          this.fail(`gang ${owner} commits without ${pod} at the barrier`);
+      }
     }
+    if (effect.type !== "bind") return;
+    const phase = state?.gang?.status.phase;
+    if (phase !== "Binding" && phase !== "Scheduled") this.fail(`${effect.id} is asked for in phase ${phase}`);
   }
 
-  /** Invariant 2: no member is bound of a gang that is not committed. */
-  private checkCommitted(pod: PodRecord): void {
-    const gang = this.gangs.get(`${pod.namespace}/${pod.gang}`);
-    const phase = gang?.status.phase;
-    if (phase !== "Binding" && phase !== "Scheduled") this.fail(`pod ${pod.name} is bound in phase ${phase}`);
+  /** Invariant 2: no member is bound of a gang that is not committed, or without its gate lifted and its devices. */
+  private checkBinding(pod: PodRecord, node: string): void {
+    const phase = this.gangs.get(`${pod.namespace}/${pod.gang}`)?.status.phase ?? "deleted";
+    if (phase === "Pending" || phase === "Reserved" || phase === "Revoked") {
+      if (!this.committed.has(`${pod.namespace}/${pod.gang}`)) this.fail(`pod ${pod.name} is bound in phase ${phase}`);
+    }
     if (pod.gates.length > 0) this.fail(`pod ${pod.name} is bound while gated`);
+    for (const { claimName = "" } of pod.claims) {
+      const claim = this.claims.get(claimName);
+      const reserved = claim?.reservedFor.some((consumer) => consumer.uid === pod.uid) && nodeOf(claim) === node;
+      if (!reserved && !this.lost.has(`claim/${claimName}`)) this.fail(`pod ${pod.name} is bound without its devices`);
+    }
   }
 
   fail(message: string): never {
@@ -402,6 +426,7 @@ export class World {
   private schedulable(): PodRecord[] {
     return [...this.pods.values()].filter((pod) => {
       if (pod.gates.length > 0 || pod.nodeName !== undefined || pod.deleting) return false;
+      if ((this.retries.get(pod.uid) ?? 0) > this.nowMs) return false;
       if (this.calls.some((call) => call.pod.uid === pod.uid)) return false;
       return pod.claims.every((reference) => {
         const claim = this.claims.get(reference.claimName ?? "");
@@ -412,7 +437,7 @@ export class World {
 
   private callBind(pod: PodRecord): void {
     const claim = this.claims.get(pod.claims[0]?.claimName ?? "");
-    const target = claim?.allocation?.nodeSelector?.nodeSelectorTerms[0]?.matchFields?.[0]?.values?.[0];
+    const target = claim === undefined ? undefined : nodeOf(claim);
     if (target === undefined) return;
     this.lastCall += 1;
     const call = this.lastCall;
@@ -421,8 +446,12 @@ export class World {
     this.calls.push({ call, pod, node: target });
     if (this.coordinator.arrive(pod.uid, target, call) === undefined) {
       this.calls = this.calls.filter((held) => held.call !== call);
-      this.advance(50);
+      this.backOff(pod.uid);
     }
+  }
+
+  private backOff(podUid: string): void {
+    this.retries.set(podUid, this.nowMs + 1_000);
   }
 
   private hangUp(held: BindCall): void {
@@ -441,13 +470,14 @@ export class World {
     for (let index = 0; index < gang.pods; index++) {
       if (!names.has(`${gang.name}-${index}`)) actions.push(() => this.createPod(gang.name, index));
     }
-    const pod = [...this.pods.values()].find((each) => each.gang === gang.name);
-    if (actions.length === 0 && pod !== undefined) {
+    if (actions.length > 0) return actions;
+    for (const pod of [...this.pods.values()].filter((each) => each.gang === gang.name)) {
       actions.push(
         () => this.deletePod(pod.uid),
-        () => this.deleteGang(gang.name),
+        () => this.recreatePod(pod),
       );
     }
+    actions.push(() => this.deleteGang(gang.name));
     return actions;
   }
 
@@ -463,7 +493,7 @@ export class World {
       createdAtMs: this.nowMs,
       labels: {},
       spec: gangSpec.parse({
-        podSets: [{ name: "ranks", count: gang.pods }],
+        podSets: [{ name: "ranks", count: gang.pods, minCount: gang.minCount ?? gang.pods }],
         scheduleTimeoutSeconds: gang.timeoutSeconds ?? 600,
       }),
       problems: [],
@@ -504,10 +534,17 @@ export class World {
     this.calls = this.calls.filter((call) => call.pod.uid !== uid);
   }
 
+  /** As a StatefulSet does: gone and back before anybody looked. */
+  private recreatePod(pod: PodRecord): void {
+    this.deletePod(pod.uid);
+    this.createPod(pod.gang ?? "", pod.index ?? 0);
+  }
+
   deleteGang(name: string): void {
     const gang = this.gangs.get(`default/${name}`);
     if (gang === undefined) return;
     this.trace.push(`delete gang ${name}`);
+    if (gang.status.phase === "Binding" || gang.status.phase === "Scheduled") this.committed.add(`default/${name}`);
     this.gangs.delete(`default/${name}`);
     this.watches.gangs.push({ type: "gone", value: gang });
   }
@@ -534,6 +571,36 @@ export class World {
     this.watches.nodes.push({ type: "set", value: back });
   }
 
+  /** The first node is drained by somebody, or taken back: what runs there stays. */
+  private toggleCordon(): void {
+    const first = this.nodes.get("n0");
+    if (first === undefined) return;
+    const unschedulable = !first.unschedulable;
+    this.trace.push(`n0 is ${unschedulable ? "cordoned" : "open again"}`);
+    const changed = { ...first, unschedulable };
+    this.nodes.set("n0", changed);
+    this.watches.nodes.push({ type: "set", value: changed });
+  }
+
+  /** Devices that pods of `devices` each could get now: how many such pods fit. */
+  roomFor(devices: number): number {
+    const used = new Map<string, Set<string>>();
+    const take = (pool: string, device: string) => used.set(pool, (used.get(pool) ?? new Set()).add(device));
+    for (const claim of this.claims.values()) {
+      for (const { pool, device } of claim.allocation?.devices?.results ?? []) take(pool, device);
+    }
+    for (const { status } of this.gangs.values()) {
+      if (status.phase === "Pending") continue;
+      for (const { pool, device } of (status.placement?.pods ?? []).flatMap((pod) =>
+        pod.claims.flatMap((c) => c.devices),
+      ))
+        take(pool, device);
+    }
+    const open = [...this.nodes.values()].filter((each) => !each.unschedulable);
+    const free = open.map(({ name }) => this.options.devicesPerNode - (used.get(name)?.size ?? 0));
+    return free.reduce((sum, count) => sum + Math.floor(count / devices), 0);
+  }
+
   private uid(): string {
     this.uids += 1;
     return `u${this.uids}`;
@@ -545,6 +612,11 @@ export class World {
       .filter((claim) => claim.reservedFor.some((consumer) => consumer.apiGroup === schedulingGroup))
       .map((claim) => claim.name);
   }
+}
+
+/** The node that an allocated claim is bound to. */
+function nodeOf(claim: ClaimRecord): string | undefined {
+  return claim.allocation?.nodeSelector?.nodeSelectorTerms[0]?.matchFields?.[0]?.values?.[0];
 }
 
 function node(name: string): NodeRecord {

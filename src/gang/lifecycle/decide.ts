@@ -2,7 +2,8 @@ import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
-import { type Context, type Effect, type GangRecord, type GangState, heldPods, memberKey } from "./state.ts";
+import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
+import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
 
 /** Members usually arrive in a burst: say "3 of 4" only when no further one came for this long. */
@@ -23,7 +24,8 @@ interface Decision {
  */
 export function decide(state: GangState, context: Context): Decision {
   const { gang } = state;
-  if (gang === undefined || gang.deleting) return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [])] };
+  if (gang === undefined || gang.deleting)
+    return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context)] };
   switch (gang.status.phase ?? "Pending") {
     case "Pending":
       return decidePending(state, gang, context);
@@ -45,13 +47,17 @@ function gone(state: GangState): string {
 // ---- Pending -------------------------------------------------------------------------------------------------------
 
 function decidePending(state: GangState, gang: GangRecord, context: Context): Decision {
-  const effects = sweep(state, []);
+  const effects = sweep(state, [], context);
   if (state.proposal !== undefined)
     return { effects: [...effects, writeReserved(state, gang, state.proposal.pods, context)] };
   const slots = assignSlots(gang.spec, livePods(state), []);
   const problems = [...gang.problems, ...slots.problems];
   if (problems.length > 0) {
     return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", problems.join("; "), context)] };
+  }
+  const running = runningPods(state);
+  if (shortPodSet(gang, running) === undefined) {
+    return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }
   const waiting = waitingFor(state, gang, slots);
   if (waiting !== undefined) return settle(state, gang, waiting, effects, context);
@@ -132,11 +138,11 @@ function decideReserved(state: GangState, gang: GangRecord, context: Context): D
   const members = membersOf(state, gang, placed);
   const trouble = troubleBeforeCommit(state, gang, placed, members, context);
   if (trouble.reason !== undefined) return { effects: [writeRevoked(state, gang, trouble.reason, context)] };
-  const reserving = sweep(state, members);
+  const reserving = sweep(state, members, context);
   for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
   const deadline = (gang.reservedAtMs ?? context.nowMs) + gang.spec.scheduleTimeoutSeconds * 1000;
   const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
-  if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod)) || members.length < placed.length) {
+  if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod, context)) || members.length < placed.length) {
     return { effects: reserving, wakeAtMs };
   }
   const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
@@ -163,7 +169,8 @@ function troubleBeforeCommit(
   }
   if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
   if (gang.status.observedGeneration !== gang.generation) return { reason: "the Gang's spec changed" };
-  const lost = placed.find((slot) => !context.nodeFits(slot.node));
+  const running = new Set(members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node)).map(([slot]) => slot));
+  const lost = placed.find((slot) => !context.nodeFits(slot.node) && !running.has(slot));
   if (lost !== undefined) return { reason: `node ${lost.node} no longer fits pod ${lost.pod}` };
   for (const [slot, pod] of members) {
     if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
@@ -203,6 +210,7 @@ function reserveMember(
   pod: PodRecord,
   context: Context,
 ): Effect[] {
+  if (isBoundTo(state, pod, slot.node)) return [];
   if (!context.devicesFree(state, slot, pod) || isReservingForAnother(state, slot, pod)) return [];
   const effects: Effect[] = [];
   for (const placed of slot.claims) {
@@ -231,11 +239,18 @@ function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord
   return false;
 }
 
-function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): boolean {
+function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): boolean {
+  if (isBoundTo(state, pod, slot.node)) return true;
   return slot.claims.every((placed) => {
     const claim = claimOf(pod, placed.reference, state.claims);
-    return claim !== undefined && reservationState(claim, placed, slot.node, gang, pod) === "reserved";
+    if (claim === undefined || isUnsettled(state, `claim/${claim.name}`, context)) return false;
+    return reservationState(claim, placed, slot.node, gang, pod) === "reserved";
   });
+}
+
+/** The write is under way, or failed a moment ago: it may have happened although its answer was lost. */
+function isUnsettled(state: GangState, id: string, context: Context): boolean {
+  return state.inFlight.has(id) || (state.pace.get(id)?.notBeforeMs ?? 0) > context.nowMs;
 }
 
 /** The gate goes last: once it is lifted kube-scheduler may take the pod at any time. */
@@ -288,9 +303,12 @@ function decideBinding(state: GangState, gang: GangRecord, context: Context): De
   // A member recreated since the commit, or left without its node, joins later: see `decideScheduled`.
   const bindable = members.filter(
     ([slot, pod]) =>
-      isBoundTo(state, pod, slot.node) || (isReserved(state, gang, slot, pod) && context.nodeFits(slot.node)),
+      isBoundTo(state, pod, slot.node) || (context.nodeFits(slot.node) && isReserved(state, gang, slot, pod, context)),
   );
-  const effects = [...sweep(state, members), ...bindable.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
+  const effects = [
+    ...sweep(state, members, context),
+    ...bindable.flatMap(([slot, pod]) => bindMember(state, slot, pod)),
+  ];
   const unbound = bindable.filter(
     ([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node),
   );
@@ -314,10 +332,6 @@ function bindMember(state: GangState, slot: PlacedPod, pod: PodRecord): Effect[]
   ];
 }
 
-function isBoundTo(state: GangState, pod: PodRecord, node: string): boolean {
-  return pod.nodeName === node || state.bound.get(pod.uid) === node;
-}
-
 function boundElsewhere(pod: PodRecord, node: string): boolean {
   return pod.nodeName !== undefined && pod.nodeName !== node;
 }
@@ -329,7 +343,7 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   const members = membersOf(state, gang, placed);
   const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
   const settled = members.filter((member) => !homeless.includes(member));
-  const effects: Effect[] = sweep(state, settled);
+  const effects: Effect[] = sweep(state, settled, context);
   for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
     else effects.push(...rejoin(state, gang, slot, pod, context));
@@ -347,29 +361,9 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   return { effects };
 }
 
-/**
- * The slots that a new plan works around: all that the gang holds, except those of members that wait for a node which is
- * gone. They are placed anew.
- */
-export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): readonly PlacedPod[] {
-  const held = heldPods(state);
-  if (state.gang === undefined || held.every((slot) => nodeFits(slot.node))) return held;
-  const members = new Map(membersOf(state, state.gang, [...held]));
-  return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
-}
-
-function isHomeless(
-  state: GangState,
-  pod: PodRecord | undefined,
-  slot: PlacedPod,
-  nodeFits: Context["nodeFits"],
-): boolean {
-  return pod !== undefined && !isBoundTo(state, pod, slot.node) && !nodeFits(slot.node);
-}
-
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
 function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
-  if (!isReserved(state, gang, slot, pod)) {
+  if (!isReserved(state, gang, slot, pod, context)) {
     return reserveMember(state, gang, slot, pod, context);
   }
   if (pod.gates.length > 0) return releaseMember(slot, pod);
@@ -408,9 +402,10 @@ function wantedSlots(gang: GangRecord): PlacedPod[] {
   return (gang.status.placement?.pods ?? []).filter((slot) => slot.index < (counts.get(slot.podSet) ?? 0));
 }
 
-function writeScheduled(state: GangState, gang: GangRecord, context: Context): Effect[] {
+/** @param running where members of a gang run that was never planned */
+function writeScheduled(state: GangState, gang: GangRecord, context: Context, running?: PlacedPod[]): Effect[] {
   const current = gang.status.phase === "Scheduled" ? wantedSlots(gang) : (gang.status.placement?.pods ?? []);
-  const pods = state.proposal?.pods ?? current;
+  const pods = state.proposal?.pods ?? running ?? current;
   const members = membersOf(state, gang, pods);
   const bound = members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node));
   const short = shortPodSet(
@@ -429,7 +424,11 @@ function writeScheduled(state: GangState, gang: GangRecord, context: Context): E
       members: `${bound.length}/${totalCount(gang)}`,
       placement,
       reservedAt: gang.status.reservedAt,
-      conditions: [{ type: "Scheduled", status: "True", reason: "Scheduled", message: planText(pods) }, degraded],
+      conditions: [
+        { type: "Planned", status: "True", reason: "Planned", message: planText(pods) },
+        { type: "Scheduled", status: "True", reason: "Scheduled", message: planText(pods) },
+        degraded,
+      ],
     },
     context,
   );
@@ -465,7 +464,7 @@ function shortPodSet(gang: GangRecord, bound: readonly PlacedPod[]): string | un
 
 function decideRevoked(state: GangState, gang: GangRecord, context: Context): Decision {
   const reason = gang.status.explanation ?? "revoked";
-  const clearing = sweep(state, []);
+  const clearing = sweep(state, [], context);
   delete state.missingSinceMs;
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
   if (clearing.length > 0 || holdsAnything(state)) return { effects };
@@ -483,10 +482,11 @@ function holdsAnything(state: GangState): boolean {
 
 /**
  * Guards that nothing needs any more. A claim whose pod is bound loses only the guard; one that no live pod will use
- * loses allocation and consumers in one update, because removing the guard alone would leak the allocation.
+ * loses allocation and consumers in one update, because removing the guard alone would leak the allocation. One whose
+ * pod is perhaps being bound at this moment is left until that is known.
  * @param kept members whose reservation is wanted although they are not bound
  */
-function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][]): Effect[] {
+function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][], context: Context): Effect[] {
   const effects: Effect[] = [];
   const keptClaims = new Set(
     kept
@@ -497,6 +497,7 @@ function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][]): Effec
   for (const claim of state.claims.values()) {
     if (!claim.reservedFor.some(isGuard) || keptClaims.has(claim.name)) continue;
     const others = claim.reservedFor.filter((consumer) => !isGuard(consumer));
+    if (others.some((consumer) => isUnsettled(state, `bind/${consumer.uid}`, context))) continue;
     const inUse = others.some((consumer) => {
       const pod = users.get(claim.name)?.find((user) => user.uid === consumer.uid);
       // A consumer we do not know is not ours to judge; a member that is not bound never started.
@@ -539,21 +540,6 @@ function write(
 ): Effect {
   const status = nextStatus(gang, { phase, members: membersText(state, gang), ...change }, context);
   return { type: "writeStatus", id: "status", gang, status, transition: phase };
-}
-
-function livePods(state: GangState): PodRecord[] {
-  return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
-}
-
-/** Placed slots with the live pod that fills each; slots without a pod are left out. */
-function membersOf(state: GangState, gang: GangRecord, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
-  const { slots } = assignSlots(gang.spec, livePods(state), placed);
-  const members: [PlacedPod, PodRecord][] = [];
-  for (const slot of placed) {
-    const pod = slots.get(slotKey(slot.podSet, slot.index));
-    if (pod !== undefined) members.push([slot, pod]);
-  }
-  return members;
 }
 
 function slotsOf(slots: MemberSlots, podSet: string): PodRecord[] {

@@ -1,6 +1,7 @@
 import type { GangPlacement } from "../../api/gang.ts";
 import type { PlacedPod, Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
+import { runningPods } from "./members.ts";
 import {
   type Context,
   type Effect,
@@ -38,14 +39,10 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
   for (const event of events) apply(state, event, context);
   const decision = decide(state, context);
   const effects: Effect[] = [];
-  let wakeAtMs = decision.wakeAtMs;
+  const wakeAtMs = earliest(decision.wakeAtMs, state.pace, context.nowMs);
   for (const effect of decision.effects) {
     if (state.inFlight.has(effect.id)) continue;
-    const pace = state.pace.get(effect.id);
-    if (pace !== undefined && pace.notBeforeMs > context.nowMs) {
-      wakeAtMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, pace.notBeforeMs);
-      continue;
-    }
+    if ((state.pace.get(effect.id)?.notBeforeMs ?? 0) > context.nowMs) continue;
     if (effect.type === "plan") state.planning = true;
     if (effect.type === "answer") state.arrivals.delete(effect.podUid);
     // Answers and events are fire and forget; everything else is under way until `done`.
@@ -54,6 +51,15 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     effects.push(effect);
   }
   return wakeAtMs === undefined ? { state, effects } : { state, effects, wakeAtMs };
+}
+
+/** The time that the decision asked for, or the end of a pause after a failed write. */
+function earliest(wakeAtMs: number | undefined, pace: GangState["pace"], nowMs: number): number | undefined {
+  let next = wakeAtMs;
+  for (const { notBeforeMs } of pace.values()) {
+    if (notBeforeMs > nowMs) next = Math.min(next ?? notBeforeMs, notBeforeMs);
+  }
+  return next;
 }
 
 function apply(state: GangState, event: LifecycleEvent, context: Context): void {
@@ -137,10 +143,11 @@ function forgetPlan(state: GangState): void {
 function applyPlan(state: GangState, placement: Placement): void {
   state.planning = false;
   delete state.rejection;
-  const scheduled = state.gang?.status.phase === "Scheduled" ? (state.gang.status.placement?.pods ?? []) : [];
+  const { phase, placement: current } = state.gang?.status ?? {};
+  const kept = phase === "Scheduled" ? (current?.pods ?? []) : runningPods(state);
   const planned = new Set(placement.pods.map((pod) => `${pod.podSet}/${pod.index}`));
   const proposal: GangPlacement = {
-    pods: [...scheduled.filter((pod) => !planned.has(`${pod.podSet}/${pod.index}`)), ...placement.pods],
+    pods: [...kept.filter((pod) => !planned.has(`${pod.podSet}/${pod.index}`)), ...placement.pods],
     domains: placement.domains,
     costMs: placement.cost.totalMs,
   };

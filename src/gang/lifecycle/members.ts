@@ -1,0 +1,71 @@
+import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
+import type { PodRecord } from "../../topology/records.ts";
+import { assignSlots, slotKey } from "../members.ts";
+import { claimOf } from "./claims.ts";
+import { type Context, type GangRecord, type GangState, heldPods } from "./state.ts";
+
+/** Which live pod fills which place of a gang, and which places a plan must leave as they are. */
+
+export function livePods(state: GangState): PodRecord[] {
+  return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+}
+
+/** Placed slots with the live pod that fills each; slots without a pod are left out. */
+export function membersOf(state: GangState, gang: GangRecord, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
+  const { slots } = assignSlots(gang.spec, livePods(state), placed);
+  const members: [PlacedPod, PodRecord][] = [];
+  for (const slot of placed) {
+    const pod = slots.get(slotKey(slot.podSet, slot.index));
+    if (pod !== undefined) members.push([slot, pod]);
+  }
+  return members;
+}
+
+export function isBoundTo(state: GangState, pod: PodRecord, node: string): boolean {
+  return pod.nodeName === node || state.bound.get(pod.uid) === node;
+}
+
+/**
+ * The slots that a new plan works around: all that the gang holds, or where its members run. Those of members that wait
+ * for a node which is gone are left out, so that they are placed anew.
+ */
+export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): readonly PlacedPod[] {
+  const held = heldPods(state);
+  if (held.length === 0) return runningPods(state);
+  if (state.gang === undefined || held.every((slot) => nodeFits(slot.node))) return held;
+  const members = new Map(membersOf(state, state.gang, [...held]));
+  return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
+}
+
+export function isHomeless(
+  state: GangState,
+  pod: PodRecord | undefined,
+  slot: PlacedPod,
+  nodeFits: Context["nodeFits"],
+): boolean {
+  return pod !== undefined && !isBoundTo(state, pod, slot.node) && !nodeFits(slot.node);
+}
+
+/** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */
+export function runningPods(state: GangState): PlacedPod[] {
+  if (state.gang === undefined) return [];
+  const running: PlacedPod[] = [];
+  for (const [slot, pod] of assignSlots(state.gang.spec, livePods(state), []).slots) {
+    const node = pod.nodeName ?? state.bound.get(pod.uid);
+    if (node === undefined) continue;
+    const podSet = slot.slice(0, slot.lastIndexOf("/"));
+    const index = Number(slot.slice(podSet.length + 1));
+    running.push({ pod: pod.name, podSet, index, node, claims: claimsOf(state, pod) });
+  }
+  return running;
+}
+
+function claimsOf(state: GangState, pod: PodRecord): PlacedClaim[] {
+  return pod.claims.flatMap((reference) => {
+    const claim = claimOf(pod, reference.name, state.claims);
+    if (claim === undefined) return [];
+    const results = claim.allocation?.devices?.results ?? [];
+    const devices = results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
+    return [{ claim: claim.name, reference: reference.name, devices }];
+  });
+}
