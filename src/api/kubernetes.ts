@@ -108,6 +108,7 @@ export interface Pod extends KubernetesObject {
     priority?: number;
     priorityClassName?: string;
     overhead?: Record<string, string>;
+    resources?: { requests?: Record<string, string>; limits?: Record<string, string> };
     containers: Container[];
     initContainers?: Container[];
     resourceClaims?: PodResourceClaim[];

@@ -171,9 +171,23 @@ export function createCoordinator(
     touch();
   }
 
+  /**
+   * A recreated member waits for the devices that its gang holds until the claim of its predecessor lets go of them, and
+   * after a restart nothing else ties that claim to the gang.
+   */
+  function tellHolders(before: ClaimRecord | undefined): void {
+    for (const { driver, pool, device } of before?.allocation?.devices?.results ?? []) {
+      for (const holder of model.holdersOf(driver, pool, device)) {
+        if (holder.startsWith("hold:")) dirty.add(holder.slice("hold:".length));
+      }
+    }
+  }
+
   function observeClaim(claim: ClaimRecord): void {
     if (!fresh.accept(claim.uid, claim.resourceVersion)) return;
+    const before = model.claim(claim.namespace, claim.name);
     model.upsertClaim(claim);
+    if (claim.allocation === undefined) tellHolders(before);
     for (const consumer of claim.reservedFor) {
       if (isGuard(consumer)) watchClaim(claim.namespace, claim.name, `${claim.namespace}/${consumer.name}`);
     }
@@ -184,7 +198,9 @@ export function createCoordinator(
 
   function observeClaimGone(claim: { namespace: string; name: string; uid: string }): void {
     fresh.forget(claim.uid);
+    const before = model.claim(claim.namespace, claim.name);
     model.removeClaim(claim.uid);
+    tellHolders(before);
     const claimKey = `${claim.namespace}/${claim.name}`;
     for (const key of gangsOfClaim.get(claimKey) ?? []) tell(key, { type: "claimGone", name: claim.name });
     gangsOfClaim.delete(claimKey);

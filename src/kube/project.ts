@@ -205,6 +205,8 @@ function podRequests(raw: Pod): Resources {
   }
   for (const container of raw.spec.containers) add(running, containerRequests(container, raw));
   raise(running, peak);
+  // Resources of the whole pod, where it states them, stand in for those of its containers.
+  Object.assign(running, parseResources({ ...raw.spec.resources?.limits, ...raw.spec.resources?.requests }, raw));
   add(running, parseResources(raw.spec.overhead ?? {}, raw));
   running["pods"] = 1;
   return running;

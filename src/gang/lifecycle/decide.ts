@@ -1,3 +1,4 @@
+import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
@@ -256,14 +257,13 @@ function isUnsettled(state: GangState, id: string, context: Context): boolean {
 /** The gate goes last: once it is lifted kube-scheduler may take the pod at any time. */
 function releaseMember(slot: PlacedPod, pod: PodRecord): Effect[] {
   if (pod.nodeName !== undefined) return [];
-  if (pod.gates.length === 0) return [];
+  if (!pod.gates.includes(gangGate)) return [];
   return [
     {
       type: "releasePod",
       id: `release/${pod.uid}`,
       pod: { namespace: pod.namespace, name: pod.name, uid: pod.uid },
       node: slot.node,
-      gates: pod.gates,
       nominate: pod.nominatedNodeName !== slot.node,
     },
   ];
@@ -384,16 +384,16 @@ function wantsPlan(
   const surplus = [...slots.slots].some(
     ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
   );
-  if (!surplus && !homeless.some(([, pod]) => isPlannable(state, pod))) return false;
+  if (homeless.some(([, pod]) => holdsDevices(state, pod))) return false;
+  if (!surplus && !homeless.some(([, pod]) => hasAllClaims(pod, state.claims))) return false;
   const { rejection } = state;
   if (rejection === undefined) return true;
   return rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
 }
 
-/** What the member held on its former node has been given back, and all of its claims are there. */
-function isPlannable(state: GangState, pod: PodRecord): boolean {
-  const allocated = pod.claims.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
-  return !allocated && hasAllClaims(pod, state.claims);
+/** What the member holds on its former node is given back before it is planned anew. */
+function holdsDevices(state: GangState, pod: PodRecord): boolean {
+  return pod.claims.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
 }
 
 /** Slots that the spec still wants: a smaller `count` lets go of the highest indices. */

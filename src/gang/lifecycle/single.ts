@@ -1,3 +1,4 @@
+import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { claimOf, claimReference, hasAllClaims, podConsumer } from "./claims.ts";
@@ -30,8 +31,9 @@ export interface SingleContext {
 export function decideSingle(state: SingleState, context: SingleContext): { effects: Effect[]; wakeAtMs?: number } {
   const { pod } = state;
   if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
-  if (!context.managed) return { effects: release(pod, undefined) };
+  // Whose claims these are is known only once they exist: a gate lifted before would send the pod past the planner.
   if (!hasAllClaims(pod, state.claims)) return { effects: [] };
+  if (!context.managed) return { effects: release(pod, undefined) };
   const claims = pod.claims
     .map((reference) => claimOf(pod, reference.name, state.claims))
     .filter((c) => c !== undefined);
@@ -82,14 +84,13 @@ function reserve(state: SingleState, placed: PlacedPod): Effect[] {
 }
 
 function release(pod: PodRecord, node: string | undefined): Effect[] {
-  if (pod.gates.length === 0) return [];
+  if (!pod.gates.includes(gangGate)) return [];
   return [
     {
       type: "releasePod",
       id: `release/${pod.uid}`,
       pod: { namespace: pod.namespace, name: pod.name, uid: pod.uid },
       node: node ?? "",
-      gates: pod.gates,
       nominate: node !== undefined && pod.nominatedNodeName !== node,
     },
   ];

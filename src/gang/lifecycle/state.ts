@@ -2,6 +2,7 @@ import type { GangPlacement, GangSpec, GangStatus } from "../../api/gang.ts";
 import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+import { hasAllClaims } from "./claims.ts";
 
 /** A Gang as the lifecycle knows it. `problems` is non-empty when the spec breaks a rule that the API server cannot check. */
 export interface GangRecord {
@@ -103,7 +104,7 @@ export type Effect =
     }
   | { type: "clearClaim"; id: string; claim: ClaimReference }
   | { type: "dropGuard"; id: string; claim: ClaimReference; reservedFor: readonly ResourceClaimConsumer[] }
-  | { type: "releasePod"; id: string; pod: PodReference; node: string; gates: readonly string[]; nominate: boolean }
+  | { type: "releasePod"; id: string; pod: PodReference; node: string; nominate: boolean }
   | { type: "bind"; id: string; pod: PodReference; node: string }
   | { type: "answer"; id: string; call: number; podUid: string; error?: string }
   | { type: "event"; id: string; reason: string; note: string; warning: boolean };
@@ -169,7 +170,8 @@ export function heldPods(state: GangState): readonly PlacedPod[] {
   return [];
 }
 
-/** Identifies the present members: when it changes, a refused gang is worth another plan. */
+/** Identifies the present members and whether they can be planned: when it changes, a refused gang is worth another plan. */
 export function memberKey(state: GangState): string {
-  return [...state.pods.keys()].sort().join(",");
+  const keys = [...state.pods.values()].map((pod) => (hasAllClaims(pod, state.claims) ? pod.uid : `${pod.uid}?`));
+  return keys.sort().join(",");
 }
