@@ -343,10 +343,11 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   const members = membersOf(state, gang, placed);
   const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
   const settled = members.filter((member) => !homeless.includes(member));
-  const effects: Effect[] = sweep(state, settled, context);
+  const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod) === undefined);
+  const effects: Effect[] = sweep(state, kept, context);
   for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
-    else effects.push(...rejoin(state, gang, slot, pod, context));
+    else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, context));
   }
   for (const [slot, pod] of homeless) {
     const arrival = state.arrivals.get(pod.uid);
