@@ -138,7 +138,7 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
       ready: () => readiness(leading, elector, watches),
     },
     metrics,
-    options,
+    { ...options, onError: (error) => log.error({ error: error.stack }, "a request failed") },
   );
   gauges(metrics, coordinator, watches);
   await app.listen(options.listen);

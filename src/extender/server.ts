@@ -1,3 +1,4 @@
+import { isUtf8 } from "node:buffer";
 import fastify, { type FastifyInstance } from "fastify";
 import { z } from "zod";
 import type {
@@ -29,16 +30,28 @@ export interface ServerOptions {
   tls?: { key: string; cert: string; ca: string; clientNames?: readonly string[] };
   /** Longest time that a request may take to arrive. A held bind call has arrived. */
   requestTimeoutMs?: number;
+  /** Hears of faults inside; the caller is only told that there was one. */
+  onError?: (error: Error) => void;
 }
 
 const bodyLimitBytes = 8 * 1024 * 1024;
 const uid = z.string().min(1).max(128);
-const name = z.string().min(1).max(253);
+const maxNameLength = 253;
+const name = z.string().min(1).max(maxNameLength);
 
-const filterArgs = z.object({
-  pod: z.object({ metadata: z.object({ uid }) }),
-  nodenames: z.array(name).max(200_000),
-});
+const maxNodes = 200_000;
+
+function isName(value: unknown): boolean {
+  return typeof value === "string" && value.length > 0 && value.length <= maxNameLength;
+}
+
+/** One check for the whole list: an issue per wrong name would make a small request a huge answer. */
+const nodeNames = z.custom<string[]>(
+  (value) => Array.isArray(value) && value.length <= maxNodes && value.every(isName),
+  `expected a list of at most ${maxNodes} node names`,
+);
+
+const filterArgs = z.object({ pod: z.object({ metadata: z.object({ uid }) }), nodenames: nodeNames });
 const bindArgs = z.object({ podname: name, podnamespace: name, poduid: uid, node: name });
 const preemptArgs = z.object({ pod: z.object({ metadata: z.object({ uid }) }) });
 
@@ -59,11 +72,12 @@ export function buildServer(
   } as object) as unknown as FastifyInstance;
   app.server.headersTimeout = 10_000;
 
-  refuseTextBodies(app);
+  readStrictJson(app);
   clientNameCheck(app, options);
   app.setErrorHandler(async (error: Error & { statusCode?: number }, request, reply) => {
     const status = error.statusCode ?? 500;
     metrics.requests.inc({ verb: verbOf(request.url), outcome: status < 500 ? "invalid" : "error" });
+    if (status >= 500) options.onError?.(error);
     await reply.code(status).send({ error: status < 500 ? error.message : "internal error; see the planner's log" });
   });
   app.setNotFoundHandler(async (request, reply) => {
@@ -103,9 +117,25 @@ function tlsOptions(tls: NonNullable<ServerOptions["tls"]>): object {
   };
 }
 
-/** Fastify reads text/plain by default; kube-scheduler sends JSON only. */
-function refuseTextBodies(app: FastifyInstance): void {
-  app.removeContentTypeParser("text/plain");
+/**
+ * JSON as RFC 8259 has it: UTF-8 without a byte order mark. Fastify would repair both silently, and reads text/plain;
+ * kube-scheduler sends neither, so a name could mean another object than the one that was checked.
+ */
+function readStrictJson(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser("error", "error");
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("application/json", { parseAs: "buffer" }, (request, body: Buffer, done) => {
+    if (!isUtf8(body)) return done(badRequest("the body is not valid UTF-8"));
+    if (body[0] === 0xef && body[1] === 0xbb && body[2] === 0xbf) {
+      return done(badRequest("the body begins with a byte order mark; send JSON without it"));
+    }
+    // Typed for strings or buffers, but takes strings only.
+    void parse(request, body.toString("utf8"), done);
+  });
+}
+
+function badRequest(message: string): Error {
+  return Object.assign(new Error(message), { statusCode: 400 });
 }
 
 /** A certificate of the right CA is not enough where the CA signs others too: its name must be one we expect. */
