@@ -21,7 +21,9 @@ const policies = parseAllDocuments(readFileSync("deploy/policies.yaml", "utf8"))
 describe("deploy/policies.yaml", () => {
   test("speaks of the same names as the code", () => {
     const text = JSON.stringify(policies);
-    for (const name of [gangLabel, gangGate, bindMarker, memberMarker, claimFinalizer]) expect(text).toContain(name);
+    for (const name of [gangLabel, gangGate, claimFinalizer]) expect(text).toContain(name);
+    // In a JSON pointer a slash is written ~1 (RFC 6901).
+    for (const marker of [bindMarker, memberMarker]) expect(text).toContain(`/requests/${marker.replace("/", "~1")}`);
     expect(text).toContain(`{"matchLabels":{"${injectLabel}":"enabled"}}`);
     expect(text).toContain(`"managedDrivers","expression":"['${driverName}']"`);
   });
