@@ -1,0 +1,114 @@
+import { afterAll, afterEach, beforeAll, expect } from "vitest";
+import type { Gang, GangStatus } from "../../src/api/gang.ts";
+import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { gangLabel } from "../../src/api/names.ts";
+import type { FleetHandle } from "../../src/simulator/fleet-agent.ts";
+import { type Observer, observe } from "./observer.ts";
+import { type Stack, type StackOptions, startStack } from "./stack.ts";
+import { create, createNamespace, gang, member, remove, type Workload } from "./workloads.ts";
+
+/** One system for the tests of a file, each in a namespace of its own. */
+export interface Scene {
+  readonly stack: Stack;
+  readonly fleet: FleetHandle;
+  readonly seen: Observer;
+  /** Begins a test: what follows is in a namespace of its own. */
+  freshNamespace(labels?: Record<string, string>): Promise<void>;
+  namespace(): string;
+  apply(...objects: Workload[]): Promise<void>;
+  drop(object: Workload): Promise<void>;
+  pods(): Pod[];
+  pod(name: string): Pod | undefined;
+  claims(): ResourceClaim[];
+  gangs(): Gang[];
+  status(gangName: string): GangStatus | undefined;
+  until: Observer["until"];
+  /** Pods with the label of the gang. */
+  membersOf(gangName: string): Pod[];
+  scheduled(gangName: string): Promise<Gang>;
+  /** The devices of a pod as its claims hold them: `pool/device`, sorted. */
+  devicesOf(pod: Pod | undefined): string[];
+  /** A Gang of one pod set `ranks` and its pods, each with a claim from `template`. */
+  createGang(name: string, pods: number, spec?: object, template?: string): Promise<void>;
+}
+
+export const isBound = (pod: Pod): boolean => pod.spec.nodeName !== undefined;
+
+export const isReady = (pod: Pod): boolean =>
+  pod.status?.conditions?.some((c) => c.type === "Ready" && c.status === "True") ?? false;
+
+/**
+ * Registers the hooks of a test file: one control plane with fleet and planner; and after every test that invariants
+ * held at every revision ever seen, and that deleting the namespace leaves nothing behind.
+ */
+export function useScene(options: StackOptions): Scene {
+  let stack: Stack;
+  let seen: Observer;
+  let namespaces = 0;
+  let ns = "";
+
+  beforeAll(async () => {
+    stack = await startStack(options);
+    seen = await observe(stack.admin);
+  });
+
+  afterAll(async () => {
+    await seen?.stop();
+    await stack?.stop();
+  });
+
+  afterEach(async () => {
+    expect(seen.violations()).toEqual([]);
+    expect(stack.fleet?.violations).toEqual([]);
+    await stack.admin.request("DELETE", `/api/v1/namespaces/${ns}`);
+    await seen.until(
+      `${ns} is empty`,
+      () => seen.pods(ns).length + seen.claims(ns).length + seen.gangs(ns).length === 0,
+    );
+  });
+
+  return {
+    get stack() {
+      return stack;
+    },
+    get fleet() {
+      if (stack.fleet === undefined) throw new Error("this scene has no node agents");
+      return stack.fleet;
+    },
+    get seen() {
+      return seen;
+    },
+    namespace: () => ns,
+    apply: (...objects) => create(stack.admin, ns, ...objects),
+    drop: (object) => remove(stack.admin, ns, object),
+    pods: () => seen.pods(ns),
+    pod: (name) => seen.pods(ns).find((pod) => pod.metadata.name === name),
+    claims: () => seen.claims(ns),
+    gangs: () => seen.gangs(ns),
+    status: (name) => seen.gang(ns, name)?.status,
+    until: (what, found, timeoutMs) => seen.until(what, found, timeoutMs),
+    async freshNamespace(labels = {}) {
+      namespaces += 1;
+      ns = `test-${namespaces}`;
+      await createNamespace(stack.admin, ns, labels);
+    },
+    membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
+    scheduled: (name) =>
+      seen.until(`gang ${name} is scheduled`, () => {
+        const found = seen.gang(ns, name);
+        return found?.status?.phase === "Scheduled" ? found : undefined;
+      }),
+    devicesOf(pod) {
+      const claims = seen.claims(ns).filter((claim) => claim.metadata.ownerReferences?.[0]?.uid === pod?.metadata.uid);
+      return claims
+        .flatMap((claim) => claim.status?.allocation?.devices?.results ?? [])
+        .map((d) => `${d.pool}/${d.device}`)
+        .sort();
+    },
+    async createGang(name, pods, spec = {}, template = "four") {
+      await create(stack.admin, ns, gang(name, { podSets: [{ name: "ranks", count: pods }], ...spec }));
+      const members = Array.from({ length: pods }, (_, index) => member(name, "ranks", index, template));
+      await Promise.all(members.map((pod) => create(stack.admin, ns, pod)));
+    },
+  };
+}
