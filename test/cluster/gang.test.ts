@@ -1,6 +1,3 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { Agent, request } from "undici";
 import { describe, expect, test } from "vitest";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
@@ -12,7 +9,7 @@ import { claimTemplate, gang, member, statefulSet } from "../support/workloads.t
  * nodes with eight GPUs each.
  */
 const scene = useScene({ fleet: uniformFleet({ nodes: 10, nodesPerRack: 5 }) });
-const { freshNamespace, namespace, apply, drop, pods, pod, claims, gangs, status, until } = scene;
+const { freshNamespace, namespace, apply, drop, pods, pod, claims, gangs, status, until, metric } = scene;
 const { membersOf, scheduled, devicesOf, createGang } = scene;
 
 describe("a gang", () => {
@@ -208,7 +205,7 @@ describe("the planner killed with SIGKILL", () => {
 describe("pods that are no members", () => {
   test("with a claim in an injected namespace are placed alone; ordinary pods never reach the extender", async () => {
     await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
-    const before = await extenderRequests();
+    const before = await metric("kllama_extender_requests_total");
     await apply(claimTemplate("one", 1));
     const ordinary = Array.from({ length: 5 }, (_, index) => ({
       ...member("none", "ranks", index),
@@ -217,17 +214,6 @@ describe("pods that are no members", () => {
     await apply(...ordinary, { ...member("none", "ranks", 0, "one"), metadata: { name: "single" } });
     await until("all are ready", () => pods().length === 6 && pods().every(isReady));
     expect(devicesOf(pod("single"))).toHaveLength(1);
-    expect(await extenderRequests()).toBe(before);
+    expect(await metric("kllama_extender_requests_total")).toBe(before);
   });
-
-  /** Calls of kube-scheduler, as the planner counts them. */
-  async function extenderRequests(): Promise<number> {
-    const file = (name: string) => readFile(join(scene.stack.plane.dataDir, name), "utf8");
-    const [cert, key, ca] = await Promise.all([file("scheduler.crt"), file("scheduler.key"), file("planner-ca.crt")]);
-    const dispatcher = new Agent({ connect: { cert, key, ca } });
-    const { body } = await request(`${scene.stack.plannerUrl}/metrics`, { dispatcher });
-    const lines = (await body.text()).split("\n").filter((line) => line.startsWith("kllama_extender_requests_total{"));
-    await dispatcher.close();
-    return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
-  }
 });

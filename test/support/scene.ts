@@ -1,3 +1,6 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Agent, request } from "undici";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { Gang, GangStatus } from "../../src/api/gang.ts";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
@@ -23,6 +26,8 @@ export interface Scene {
   gangs(): Gang[];
   status(gangName: string): GangStatus | undefined;
   until: Observer["until"];
+  /** Sum of the planner's metric over its labels, now. */
+  metric(name: string): Promise<number>;
   /** Pods with the label of the gang. */
   membersOf(gangName: string): Pod[];
   scheduled(gangName: string): Promise<Gang>;
@@ -92,6 +97,7 @@ export function useScene(options: StackOptions): Scene {
       ns = `test-${namespaces}`;
       await createNamespace(stack.admin, ns, labels);
     },
+    metric: (name) => metric(stack, name),
     membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
     scheduled: (name) =>
       seen.until(`gang ${name} is scheduled`, () => {
@@ -111,4 +117,14 @@ export function useScene(options: StackOptions): Scene {
       await Promise.all(members.map((pod) => create(stack.admin, ns, pod)));
     },
   };
+}
+
+async function metric(stack: Stack, name: string): Promise<number> {
+  const file = (path: string) => readFile(join(stack.plane.dataDir, path), "utf8");
+  const [cert, key, ca] = await Promise.all([file("scheduler.crt"), file("scheduler.key"), file("planner-ca.crt")]);
+  const dispatcher = new Agent({ connect: { cert, key, ca } });
+  const { body } = await request(`${stack.plannerUrl}/metrics`, { dispatcher });
+  const lines = (await body.text()).split("\n").filter((line) => line.split(/[{ ]/)[0] === name);
+  await dispatcher.close();
+  return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
 }
