@@ -1,0 +1,829 @@
+import { describe, expect, test } from "vitest";
+import { type GangStatus, gangSpec } from "../../../src/api/gang.ts";
+import { gangGate } from "../../../src/api/names.ts";
+import type { PlacedPod, Placement } from "../../../src/api/placement.ts";
+import { podConsumer } from "../../../src/gang/lifecycle/claims.ts";
+import {
+  type Context,
+  type Effect,
+  type GangRecord,
+  type GangState,
+  type LifecycleEvent,
+  newGangState,
+  type StepResult,
+} from "../../../src/gang/lifecycle/state.ts";
+import { step } from "../../../src/gang/lifecycle/step.ts";
+import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
+import { driver, exactly } from "../../builders.ts";
+
+/** A gang `g` of two pods `g-0` and `g-1`, planned for nodes `n0` and `n1` with one GPU each. Its clock says 100 s. */
+const nowMs = 100_000;
+const gangRef = { name: "g", uid: "gang-uid" };
+const guard = { apiGroup: "scheduling.kllama.ai", resource: "gangs", ...gangRef };
+
+function context(more: Partial<Context> = {}): Context {
+  const at = more.nowMs ?? nowMs;
+  return {
+    nowMs: at,
+    nowIso: () => new Date(at).toISOString().replace(/\.\d+Z$/, "Z"),
+    capacityVersion: 1,
+    nodeFits: () => true,
+    devicesFree: () => true,
+    groupReady: () => true,
+    ...more,
+  };
+}
+
+function gang(status: GangStatus = {}, more: Partial<GangRecord> = {}, spec: object = {}): GangRecord {
+  return {
+    namespace: "d",
+    ...gangRef,
+    generation: 1,
+    resourceVersion: "10",
+    deleting: false,
+    createdAtMs: 0,
+    labels: {},
+    spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }], scheduleTimeoutSeconds: 60, ...spec }),
+    problems: [],
+    status,
+    ...more,
+  };
+}
+
+function slot(index: number, node = `n${index}`): PlacedPod {
+  const devices = [{ request: "gpus", driver, pool: node, device: "gpu-0" }];
+  const claims = [{ claim: `c-${index}`, reference: "gpus", devices }];
+  return { pod: `g-${index}`, podSet: "ranks", index, node, claims };
+}
+
+const planned = { pods: [slot(0), slot(1)] };
+
+/** In a phase with the plan in its status, reserved ten seconds ago. */
+function gangIn(phase: NonNullable<GangStatus["phase"]>, status: GangStatus = {}, more: Partial<GangRecord> = {}) {
+  const full: GangStatus = { phase, observedGeneration: 1, members: "0/2", placement: planned, ...status };
+  return gang(full, { reservedAtMs: nowMs - 10_000, ...more });
+}
+
+function pod(index: number, more: Partial<PodRecord> = {}): PodRecord {
+  return {
+    uid: `u-${index}`,
+    namespace: "d",
+    name: `g-${index}`,
+    gang: "g",
+    index,
+    createdAtMs: 0,
+    priority: 0,
+    schedulerName: "default-scheduler",
+    gates: [gangGate],
+    bindMarker: true,
+    terminal: false,
+    deleting: false,
+    ready: false,
+    requests: { cpu: 1000 },
+    claims: [{ name: "gpus", claimName: `c-${index}` }],
+    nodeSelector: {},
+    tolerations: [],
+    ...more,
+  };
+}
+
+const released = (index: number, more: Partial<PodRecord> = {}) => pod(index, { gates: [], ...more });
+const bound = (index: number, node = `n${index}`) => released(index, { nodeName: node });
+
+function claim(index: number, more: Partial<ClaimRecord> = {}): ClaimRecord {
+  return {
+    uid: `claim-uid-${index}`,
+    namespace: "d",
+    name: `c-${index}`,
+    resourceVersion: "5",
+    spec: { devices: { requests: [exactly("gpus", 1)] } },
+    reservedFor: [],
+    finalizers: [],
+    deleting: false,
+    ownerPodUid: `u-${index}`,
+    ...more,
+  };
+}
+
+/** Allocated as `slot` says, for the pod and (`guarded`) for the gang. */
+function held(
+  index: number,
+  { guarded = true, node = `n${index}`, more = {} as Partial<ClaimRecord> } = {},
+): ClaimRecord {
+  const consumer = podConsumer({ name: `g-${index}`, uid: `u-${index}` });
+  return claim(index, {
+    allocation: {
+      devices: { results: slot(index, node).claims[0]!.devices },
+      nodeSelector: {
+        nodeSelectorTerms: [{ matchFields: [{ key: "metadata.name", operator: "In", values: [node] }] }],
+      },
+    },
+    reservedFor: guarded ? [guard, consumer] : [consumer],
+    ...more,
+  });
+}
+
+function stateOf(
+  record: GangRecord | undefined,
+  pods: PodRecord[],
+  claims: ClaimRecord[],
+  more: object = {},
+): GangState {
+  return {
+    ...newGangState("d/g"),
+    ...(record === undefined ? {} : { gang: record }),
+    pods: new Map(pods.map((each) => [each.uid, each])),
+    claims: new Map(claims.map((each) => [each.name, each])),
+    ...more,
+  };
+}
+
+const arrived = (index: number, node = `n${index}`, call = index + 1): LifecycleEvent => ({
+  type: "arrived",
+  podUid: `u-${index}`,
+  node,
+  call,
+});
+const tick: LifecycleEvent = { type: "tick" };
+
+/** Effects in short, in order. */
+function said({ effects }: Pick<StepResult, "effects">): string[] {
+  return effects.map((effect) => {
+    switch (effect.type) {
+      case "writeStatus":
+        return `${effect.status.phase}${effect.status.explanation === undefined ? "" : `: ${effect.status.explanation}`}`;
+      case "reserveClaim":
+        return `reserve ${effect.claim.name} on ${effect.node}`;
+      case "clearClaim":
+        return `clear ${effect.claim.name}`;
+      case "dropGuard":
+        return `drop guard of ${effect.claim.name}`;
+      case "releasePod":
+        return `release ${effect.pod.name} to ${effect.node}`;
+      case "bind":
+        return `bind ${effect.pod.name} to ${effect.node}`;
+      case "answer":
+        return `answer ${effect.call}: ${effect.error ?? "bound"}`;
+      default:
+        return effect.type;
+    }
+  });
+}
+
+function statusIn({ effects }: StepResult): GangStatus | undefined {
+  return effects.find((effect) => effect.type === "writeStatus")?.status;
+}
+
+const done = (effect: Effect | undefined): LifecycleEvent => ({ type: "done", effect: effect!, outcome: { ok: true } });
+const failed = (effect: Effect | undefined, reason = "Unreachable"): LifecycleEvent => ({
+  type: "done",
+  effect: effect!,
+  outcome: { ok: false, reason, message: "no" },
+});
+
+/** The effect is done and the watch shows the status that it wrote. */
+function written(result: StepResult): LifecycleEvent[] {
+  const effect = result.effects.find((each) => each.type === "writeStatus");
+  const { gang: record } = result.state;
+  const resourceVersion = String(Number(record!.resourceVersion) + 1);
+  return [{ type: "gang", gang: { ...record!, status: effect!.status, resourceVersion } }, done(effect)];
+}
+
+const noPlace: LifecycleEvent = {
+  type: "rejected",
+  rejection: {
+    gang: "g",
+    namespace: "d",
+    reason: "InsufficientDevices",
+    message: "no room",
+    blocking: [],
+    counterfactuals: [],
+  },
+  capacityVersion: 1,
+};
+const plan = (...pods: PlacedPod[]): LifecycleEvent => ({
+  type: "planned",
+  placement: { gang: "g", namespace: "d", pods, domains: {}, cost: { totalMs: 1 } } as unknown as Placement,
+});
+
+describe("a pending gang", () => {
+  test("that lacks members says so once, after two seconds without news", () => {
+    const first = step(stateOf(gang(), [pod(0)], [claim(0)]), [tick], context());
+    expect(said(first)).toEqual([]);
+    expect(first.wakeAtMs).toBe(nowMs + 2_000);
+    const early = step(first.state, [tick], context({ nowMs: nowMs + 1_999 }));
+    expect(said(early)).toEqual([]);
+    const second = step(early.state, [tick], context({ nowMs: nowMs + 2_000 }));
+    expect(said(second)).toEqual(["Pending: pod set ranks: 1 of 2 pods exist"]);
+    expect(statusIn(second)?.conditions?.map(({ type, status, reason }) => [type, status, reason])).toEqual([
+      ["Planned", "False", "WaitingForMembers"],
+      ["Scheduled", "False", "WaitingForMembers"],
+    ]);
+    const third = step(second.state, written(second), context({ nowMs: nowMs + 9_000 }));
+    expect(said(third)).toEqual([]);
+    expect(third.wakeAtMs).toBeUndefined();
+  });
+
+  test("waits two seconds anew when a member comes", () => {
+    const three = gang({}, {}, { podSets: [{ name: "ranks", count: 3 }] });
+    const first = step(stateOf(three, [pod(0)], [claim(0)]), [tick], context());
+    const more: LifecycleEvent[] = [
+      { type: "pod", pod: pod(1) },
+      { type: "claim", claim: claim(1) },
+    ];
+    const second = step(first.state, more, context({ nowMs: nowMs + 1_500 }));
+    expect(second.wakeAtMs).toBe(nowMs + 3_500);
+    expect(said(step(second.state, [tick], context({ nowMs: nowMs + 2_500 })))).toEqual([]);
+  });
+
+  const incomplete: Record<string, [PodRecord[], ClaimRecord[], string]> = {
+    "a claim is not created yet": [[pod(0), pod(1)], [claim(0)], "1 of 2 pods have their ResourceClaims"],
+    "a claim is on its way out": [
+      [pod(0), pod(1)],
+      [claim(0), claim(1, { deleting: true })],
+      "1 of 2 pods have their ResourceClaims",
+    ],
+    "a pod has failed": [[pod(0), pod(1, { terminal: true })], [claim(0), claim(1)], "1 of 2 pods exist"],
+    "a pod is being deleted": [[pod(0, { deleting: true }), pod(1)], [claim(0), claim(1)], "1 of 2 pods exist"],
+  };
+  for (const [title, [pods, claims, text]] of Object.entries(incomplete)) {
+    test(`is not planned while ${title}`, () => {
+      const first = step(stateOf(gang(), pods, claims), [tick], context());
+      const second = step(first.state, [tick], context({ nowMs: nowMs + 2_000 }));
+      expect(said(second)).toEqual([`Pending: pod set ranks: ${text}`]);
+    });
+  }
+
+  test("that is complete asks for one plan, and for no other before it is answered", () => {
+    const first = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+    expect(said(first)).toEqual(["plan"]);
+    expect(said(step(first.state, [tick, tick], context()))).toEqual([]);
+  });
+
+  test("needs only minCount members to be planned", () => {
+    const loose = gang({}, {}, { podSets: [{ name: "ranks", count: 2, minCount: 1 }] });
+    expect(said(step(stateOf(loose, [pod(0)], [claim(0)]), [tick], context()))).toEqual(["plan"]);
+  });
+
+  test("with a fault says all of it and is not planned", () => {
+    const record = gang({}, { problems: ["spec.constraints[0].level is blade; use one of rack, host"] });
+    const first = step(stateOf(record, [pod(0), pod(7)], [claim(0), claim(7)]), [tick], context());
+    expect(said(first)).toEqual([
+      "Pending: spec.constraints[0].level is blade; use one of rack, host; " +
+        "pod g-7 has index 7, but pod set ranks has count 2; raise the count or remove the pod",
+    ]);
+    expect(statusIn(first)?.conditions?.[0]?.reason).toBe("InvalidGang");
+  });
+
+  test("that was refused says why once, and asks again when capacity is freed, not sooner than after 250 ms", () => {
+    const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+    const refused = step(asking.state, [noPlace], context());
+    expect(said(refused)).toEqual(["Pending: no room"]);
+    const quiet = step(refused.state, written(refused), context({ nowMs: nowMs + 60_000 }));
+    expect(said(quiet)).toEqual([]);
+    const soon = step(quiet.state, [tick], context({ capacityVersion: 2, nowMs: nowMs + 100 }));
+    expect(said(soon)).toEqual([]);
+    expect(soon.wakeAtMs).toBe(nowMs + 250);
+    expect(said(step(soon.state, [tick], context({ capacityVersion: 2, nowMs: nowMs + 250 })))).toEqual(["plan"]);
+  });
+
+  const news: Record<string, LifecycleEvent[]> = {
+    "a member is replaced": [
+      { type: "podGone", uid: "u-1" },
+      { type: "pod", pod: pod(1, { uid: "u-9" }) },
+    ],
+    "its spec changes": [{ type: "gang", gang: gang({}, { generation: 2, resourceVersion: "11" }) }],
+  };
+  for (const [title, events] of Object.entries(news)) {
+    test(`that was refused asks again when ${title}`, () => {
+      const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+      const refused = step(asking.state, [noPlace], context());
+      expect(said(step(refused.state, events, context({ nowMs: nowMs + 250 })))).toEqual(["plan"]);
+    });
+  }
+
+  test("with a plan writes it as Reserved with the time, before anything else", () => {
+    const state = stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]);
+    const result = step(state, [plan(slot(0), slot(1))], context());
+    expect(said(result)).toEqual(["Reserved"]);
+    expect(statusIn(result)).toMatchObject({
+      placement: { pods: [slot(0), slot(1)], costMs: 1 },
+      reservedAt: "1970-01-01T00:01:40Z",
+      observedGeneration: 1,
+      members: "0/2",
+    });
+  });
+
+  test("writes its plan again upon the newer object after a conflict, and keeps it", () => {
+    const state = stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]);
+    const first = step(state, [plan(slot(0), slot(1))], context());
+    const conflict = step(first.state, [failed(first.effects[0], "Conflict")], context());
+    expect(said(conflict)).toEqual([]);
+    const newer: LifecycleEvent = { type: "gang", gang: gang({}, { resourceVersion: "11", labels: { a: "b" } }) };
+    const again = step(conflict.state, [newer], context({ nowMs: nowMs + 50 }));
+    expect(said(again)).toEqual(["Reserved"]);
+    expect(again.effects[0]).toMatchObject({ gang: { resourceVersion: "11" } });
+    expect(again.state.proposal?.pods).toHaveLength(2);
+  });
+
+  test("drops a plan that was made for an older spec", () => {
+    const state = stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]);
+    const first = step(state, [plan(slot(0), slot(1))], context());
+    const changed: LifecycleEvent = { type: "gang", gang: gang({}, { generation: 2, resourceVersion: "11" }) };
+    const second = step(first.state, [failed(first.effects[0], "Conflict"), changed], context());
+    expect(second.state.proposal).toBeUndefined();
+    expect(said(second)).toEqual(["plan"]);
+  });
+
+  test("asks for a plan of its own after a Gang of its name was deleted while it was planned", () => {
+    const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+    const events: LifecycleEvent[] = [
+      { type: "gangGone", uid: gangRef.uid },
+      { type: "gang", gang: gang({}, { uid: "another" }) },
+    ];
+    expect(said(step(asking.state, events, context()))).toEqual(["plan"]);
+  });
+
+  test("whose pods run already is scheduled where they are", () => {
+    const state = stateOf(gang(), [bound(0), bound(1)], [held(0, { guarded: false }), held(1, { guarded: false })]);
+    const result = step(state, [tick], context());
+    expect(said(result)).toEqual(["Scheduled"]);
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
+    expect(statusIn(result)?.members).toBe("2/2");
+  });
+
+  test("of which some run is planned around them", () => {
+    const asking = step(
+      stateOf(gang(), [bound(0), pod(1)], [held(0, { guarded: false }), claim(1)]),
+      [tick],
+      context(),
+    );
+    expect(said(asking)).toEqual(["plan"]);
+    const result = step(asking.state, [plan(slot(1))], context());
+    expect(said(result)).toEqual(["Reserved"]);
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
+  });
+});
+
+describe("a reserved gang", () => {
+  const pods = [pod(0), pod(1)];
+
+  test("reserves each claim for the gang and the pod, beside consumers that are there", () => {
+    const other = { resource: "pods", name: "watcher", uid: "w" };
+    const claims = [claim(0, { reservedFor: [other] }), claim(1)];
+    const result = step(stateOf(gangIn("Reserved"), pods, claims), [tick], context());
+    expect(said(result)).toEqual(["reserve c-0 on n0", "reserve c-1 on n1"]);
+    expect(result.effects[0]).toMatchObject({
+      claim: { uid: "claim-uid-0", resourceVersion: "5" },
+      placed: slot(0).claims[0],
+      reservedFor: [other, guard, podConsumer({ name: "g-0", uid: "u-0" })],
+    });
+    expect(said(step(result.state, [tick], context()))).toEqual([]);
+  });
+
+  test("lifts no gate before every claim is reserved", () => {
+    expect(said(step(stateOf(gangIn("Reserved"), pods, [held(0), claim(1)]), [tick], context()))).toEqual([
+      "reserve c-1 on n1",
+    ]);
+    const result = step(stateOf(gangIn("Reserved"), pods, [held(0), held(1)]), [tick], context());
+    expect(said(result)).toEqual(["release g-0 to n0", "release g-1 to n1"]);
+  });
+
+  test("reserves again a claim that lost its guard or its pod", () => {
+    const claims = [held(0, { guarded: false }), held(1, { more: { reservedFor: [guard] } })];
+    expect(said(step(stateOf(gangIn("Reserved"), pods, claims), [tick], context()))).toEqual([
+      "reserve c-0 on n0",
+      "reserve c-1 on n1",
+    ]);
+  });
+
+  test("nominates the node unless it is nominated, and leaves gates of others alone", () => {
+    const [first, second] = [pod(0, { nominatedNodeName: "n0" }), pod(1, { gates: ["example.com/wait"] })];
+    const result = step(stateOf(gangIn("Reserved"), [first, second], [held(0), held(1)]), [tick], context());
+    expect(result.effects).toMatchObject([{ type: "releasePod", pod: { name: "g-0" }, nominate: false }]);
+    expect(result.effects).toHaveLength(1);
+  });
+
+  test("commits once all are at the barrier, and not before", () => {
+    const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
+    const one = step(state, [arrived(0)], context());
+    expect(said(one)).toEqual([]);
+    const both = step(one.state, [arrived(1)], context());
+    expect(said(both)).toEqual(["Binding"]);
+    expect(statusIn(both)?.placement).toEqual(planned);
+    expect(said(step(both.state, [tick], context()))).toEqual([]);
+  });
+
+  const notThere: Record<string, [LifecycleEvent[], Partial<Context>]> = {
+    "one arrived for another node": [[arrived(0), arrived(1, "n7")], {}],
+    "one hung up": [[arrived(0), arrived(1), { type: "left", podUid: "u-1", call: 2 }], {}],
+    "one was deleted": [[arrived(0), arrived(1), { type: "podGone", uid: "u-1" }], {}],
+    "its PlacementGroup is not complete at the barrier": [[arrived(0), arrived(1)], { groupReady: () => false }],
+  };
+  for (const [title, [events, more]] of Object.entries(notThere)) {
+    test(`does not commit when ${title}`, () => {
+      const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
+      expect(said(step(state, events, context(more)))).not.toContain("Binding");
+    });
+  }
+
+  test("keeps a member at the barrier when only an older call of it hangs up", () => {
+    const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
+    const events = [
+      arrived(0),
+      arrived(1, "n1", 2),
+      arrived(1, "n1", 3),
+      { type: "left", podUid: "u-1", call: 2 } as const,
+    ];
+    expect(said(step(state, events, context()))).toEqual(["Binding"]);
+  });
+
+  test("is revoked when its time is over, not a millisecond earlier", () => {
+    const state = stateOf(gangIn("Reserved", { attempts: 2 }), [released(0), released(1)], [held(0), held(1)]);
+    const deadline = nowMs - 10_000 + 60_000;
+    const before = step(state, [arrived(0)], context({ nowMs: deadline - 1 }));
+    expect(said(before)).toEqual([]);
+    expect(before.wakeAtMs).toBe(deadline);
+    const after = step(before.state, [tick], context({ nowMs: deadline }));
+    expect(said(after)).toEqual(["Revoked: not all members arrived within 60 s (spec.scheduleTimeoutSeconds)"]);
+    expect(statusIn(after)).toMatchObject({ attempts: 3, conditions: [{ reason: "Revoked" }, { reason: "Revoked" }] });
+    expect(statusIn(after)).not.toHaveProperty("placement");
+    expect(statusIn(after)).not.toHaveProperty("reservedAt");
+  });
+
+  const troubles: Record<string, [GangState, Partial<Context>, string]> = {
+    "its spec changes": [
+      stateOf(gangIn("Reserved", {}, { generation: 2 }), pods, [held(0), held(1)]),
+      {},
+      "the Gang's spec changed",
+    ],
+    "its spec breaks a rule now": [
+      stateOf(gangIn("Reserved", {}, { problems: ["there is no ClusterTopology t"] }), pods, [held(0), held(1)]),
+      {},
+      "there is no ClusterTopology t",
+    ],
+    "a node is lost": [
+      stateOf(gangIn("Reserved"), pods, [held(0), held(1)]),
+      { nodeFits: (node) => node !== "n1" },
+      "node n1 no longer fits pod g-1",
+    ],
+    "a claim holds other devices": [
+      stateOf(gangIn("Reserved"), pods, [held(0), held(1, { node: "n5" })]),
+      {},
+      "claim c-1 was allocated by somebody else",
+    ],
+    "a member is bound elsewhere": [
+      stateOf(gangIn("Reserved"), [pod(0), bound(1, "n5")], [held(0), held(1)]),
+      {},
+      "pod g-1 was bound to node n5 by somebody else",
+    ],
+  };
+  for (const [title, [state, more, reason]] of Object.entries(troubles)) {
+    test(`is revoked at once when ${title}`, () => {
+      expect(said(step(state, [tick], context(more)))).toEqual([`Revoked: ${reason}`]);
+    });
+  }
+
+  test("is not revoked for the node of a member that runs there already", () => {
+    const state = stateOf(gangIn("Reserved"), [bound(0), pod(1)], [held(0, { guarded: false }), held(1)]);
+    const result = step(state, [tick], context({ nodeFits: (node) => node !== "n0" }));
+    expect(said(result)).toEqual(["release g-1 to n1"]);
+  });
+
+  test("gives a missing member five seconds, and each absence its own", () => {
+    const state = stateOf(gangIn("Reserved"), pods, [held(0), held(1)]);
+    const gone = step(state, [{ type: "podGone", uid: "u-1" }], context());
+    expect(gone.wakeAtMs).toBe(nowMs + 5_000);
+    const back = step(gone.state, [{ type: "pod", pod: pod(1) }], context({ nowMs: nowMs + 4_000 }));
+    expect(said(back)).not.toContainEqual(expect.stringContaining("Revoked"));
+    const again = step(back.state, [{ type: "podGone", uid: "u-1" }], context({ nowMs: nowMs + 6_000 }));
+    expect(again.wakeAtMs).toBe(nowMs + 11_000);
+    const late = step(again.state, [tick], context({ nowMs: nowMs + 11_000 }));
+    expect(said(late)).toEqual(["Revoked: pod g-1 is gone"]);
+  });
+
+  test("reserves for a recreated member only after its predecessor has let go", () => {
+    const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+    const state = stateOf(gangIn("Reserved"), [pod(0), fresh], [held(0), held(1), claim(9)]);
+    const waiting = step(state, [tick], context({ devicesFree: (_, placed) => placed.index !== 1 }));
+    // The old claim loses its guard only: its consumer is a pod that is not known here any more.
+    expect(said(waiting)).toEqual(["drop guard of c-1"]);
+    const free = step(waiting.state, [done(waiting.effects[0]), { type: "claimGone", name: "c-1" }], context());
+    expect(said(free)).toEqual(["reserve c-9 on n1"]);
+  });
+
+  test("does not reserve for a recreated member while a reservation for its predecessor is under way", () => {
+    const before = step(stateOf(gangIn("Reserved"), pods, [held(0), claim(1)]), [tick], context());
+    expect(said(before)).toEqual(["reserve c-1 on n1"]);
+    const events: LifecycleEvent[] = [
+      { type: "podGone", uid: "u-1" },
+      { type: "pod", pod: pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] }) },
+      { type: "claim", claim: claim(9) },
+    ];
+    expect(said(step(before.state, events, context()))).toEqual([]);
+  });
+});
+
+describe("a revoked gang", () => {
+  const revoked = (attempts = 1) =>
+    gangIn("Revoked", { placement: undefined, explanation: "node n1 no longer fits pod g-1", attempts } as GangStatus);
+
+  test("refuses every held call with the reason and gives every reservation back in one update each", () => {
+    const state = stateOf(revoked(), [released(0), released(1)], [held(0), held(1)]);
+    const result = step(state, [arrived(0), arrived(1)], context());
+    expect(said(result)).toEqual([
+      "answer 1: gang d/g was revoked: node n1 no longer fits pod g-1",
+      "answer 2: gang d/g was revoked: node n1 no longer fits pod g-1",
+      "clear c-0",
+      "clear c-1",
+    ]);
+    expect(result.state.arrivals.size).toBe(0);
+  });
+
+  test("takes only its guard from claims of pods that run, or that it does not know", () => {
+    const stranger = held(1, { more: { reservedFor: [guard, { resource: "pods", name: "x", uid: "x" }] } });
+    const state = stateOf(revoked(), [bound(0), released(1)], [held(0), stranger]);
+    const result = step(state, [tick], context());
+    expect(said(result)).toEqual(["drop guard of c-0", "drop guard of c-1"]);
+    expect(result.effects).toMatchObject([{ reservedFor: [{ uid: "u-0" }] }, { reservedFor: [{ uid: "x" }] }]);
+  });
+
+  test("becomes pending only when nothing is held any more", () => {
+    const first = step(stateOf(revoked(), [released(0)], [held(0), claim(1)]), [tick], context());
+    expect(said(first)).toEqual(["clear c-0"]);
+    expect(said(step(first.state, [done(first.effects[0])], context()))).toEqual(["clear c-0"]);
+    const cleared = step(first.state, [{ type: "claim", claim: claim(0) }, done(first.effects[0])], context());
+    expect(said(cleared)).toEqual(["Pending: node n1 no longer fits pod g-1"]);
+  });
+
+  for (const [attempts, pauseMs] of [
+    [1, 1_000],
+    [2, 2_000],
+    [5, 16_000],
+    [7, 60_000],
+    [50, 60_000],
+  ] as const) {
+    test(`is planned again ${pauseMs} ms after attempt ${attempts}`, () => {
+      const state = stateOf(revoked(attempts), [released(0), released(1)], [claim(0), claim(1)]);
+      const pending = step(state, [tick], context());
+      const waiting = step(pending.state, written(pending), context({ nowMs: nowMs + 1 }));
+      expect(said(waiting)).toEqual([]);
+      expect(waiting.wakeAtMs).toBe(nowMs + pauseMs);
+      expect(said(step(waiting.state, [tick], context({ nowMs: nowMs + pauseMs })))).toEqual(["plan"]);
+    });
+  }
+});
+
+describe("a committed gang", () => {
+  test("binds all its members, also those whose calls were lost with an older process", () => {
+    const state = stateOf(gangIn("Binding"), [released(0), released(1)], [held(0), held(1)]);
+    expect(said(step(state, [arrived(0)], context()))).toEqual(["bind g-0 to n0", "bind g-1 to n1"]);
+  });
+
+  test("answers each call when its binding is known, and is scheduled when all are", () => {
+    const state = stateOf(gangIn("Binding"), [released(0), released(1)], [held(0), held(1)]);
+    const first = step(state, [arrived(0), arrived(1)], context());
+    const one = step(first.state, [done(first.effects[0])], context());
+    expect(said(one)).toEqual(["drop guard of c-0", "answer 1: bound"]);
+    const both = step(one.state, [done(first.effects[1])], context());
+    expect(said(both)).toEqual(["drop guard of c-1", "answer 2: bound", "Scheduled"]);
+    expect(statusIn(both)).toMatchObject({ members: "2/2", placement: planned });
+    expect(statusIn(both)?.conditions?.map(({ type, status }) => [type, status])).toEqual([
+      ["Degraded", "False"],
+      ["Planned", "True"],
+      ["Scheduled", "True"],
+    ]);
+  });
+
+  test("is not revoked any more, neither by time nor by a change of its spec", () => {
+    const state = stateOf(gangIn("Binding", {}, { generation: 2 }), [released(0), released(1)], [held(0), held(1)]);
+    expect(said(step(state, [tick], context({ nowMs: nowMs + 3_600_000 })))).toEqual([
+      "bind g-0 to n0",
+      "bind g-1 to n1",
+    ]);
+  });
+
+  test("lifts a gate that a crash left before it binds", () => {
+    const state = stateOf(gangIn("Binding"), [pod(0), released(1)], [held(0), held(1)]);
+    const first = step(state, [tick], context());
+    expect(said(first)).toEqual(["release g-0 to n0", "bind g-1 to n1"]);
+    const next = step(first.state, [done(first.effects[0]), { type: "pod", pod: released(0) }], context());
+    expect(said(next)).toEqual(["bind g-0 to n0"]);
+  });
+
+  test("does not bind a member that was recreated since: its devices are not reserved", () => {
+    const fresh = released(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+    const state = stateOf(gangIn("Binding"), [released(0), fresh], [held(0), claim(9)]);
+    const first = step(state, [tick], context());
+    expect(said(first)).toEqual(["bind g-0 to n0"]);
+    const next = step(first.state, [done(first.effects[0])], context());
+    expect(said(next)).toEqual(["drop guard of c-0", "Scheduled"]);
+    expect(statusIn(next)?.conditions?.find(({ type }) => type === "Degraded")).toMatchObject({
+      status: "True",
+      message: "pod set ranks: 1 of 2 members are bound",
+    });
+  });
+
+  test("tries a failed binding again after 50 ms, 100 ms, … at most 5 s, and only that", () => {
+    let result = step(
+      stateOf(gangIn("Binding"), [released(0), bound(1)], [held(0), held(1, { guarded: false })]),
+      [tick],
+      context(),
+    );
+    let at = nowMs;
+    const pauses: number[] = [];
+    for (let attempt = 0; attempt < 9; attempt++) {
+      expect(said(result)).toEqual(["bind g-0 to n0"]);
+      const paused = step(result.state, [failed(result.effects[0])], context({ nowMs: at }));
+      expect(said(paused)).toEqual([]);
+      pauses.push((paused.wakeAtMs ?? 0) - at);
+      at = paused.wakeAtMs ?? 0;
+      expect(said(step(paused.state, [tick], context({ nowMs: at - 1 })))).toEqual([]);
+      result = step(paused.state, [tick], context({ nowMs: at }));
+    }
+    expect(pauses).toEqual([50, 100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+  });
+});
+
+describe("a scheduled gang", () => {
+  const whole = { members: "2/2", reservedAt: "1970-01-01T00:01:30Z" };
+  /** At rest: what `writeScheduled` says of it stands in its status. */
+  function rested(pods: PodRecord[], claims: ClaimRecord[], status: GangStatus = {}): GangState {
+    const first = step(stateOf(gangIn("Scheduled", { ...whole, ...status }), pods, claims), [tick], context());
+    return statusIn(first) === undefined ? first.state : step(first.state, written(first), context()).state;
+  }
+  const running = [bound(0), bound(1)];
+  const own = [held(0, { guarded: false }), held(1, { guarded: false })];
+  const lost: Partial<Context> = { nodeFits: (node) => node !== "n1" };
+
+  test("at rest asks for nothing and needs no clock", () => {
+    const result = step(rested(running, own), [tick], context({ nowMs: nowMs + 3_600_000, capacityVersion: 9 }));
+    expect(said(result)).toEqual([]);
+    expect(result.wakeAtMs).toBeUndefined();
+  });
+
+  test("loses the guards of its running pods", () => {
+    const state = rested(running, own);
+    const result = step(state, [{ type: "claim", claim: held(0) }], context());
+    expect(said(result)).toEqual(["drop guard of c-0"]);
+  });
+
+  test("keeps the place of a member that comes back: reserve, release, bind at its call", () => {
+    const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+    const reservation = [guard, podConsumer({ name: "g-1", uid: "u-9" })];
+    const taken = held(1, { more: { name: "c-9", uid: "claim-uid-9", reservedFor: reservation } });
+    const gone = step(
+      rested(running, own),
+      [
+        { type: "podGone", uid: "u-1" },
+        { type: "claimGone", name: "c-1" },
+      ],
+      context(),
+    );
+    expect(said(gone)).toEqual(["Scheduled"]);
+    const back = step(
+      gone.state,
+      [...written(gone), { type: "pod", pod: fresh }, { type: "claim", claim: claim(9) }],
+      context(),
+    );
+    expect(said(back)).toEqual(["reserve c-9 on n1"]);
+    const reserved = step(back.state, [done(back.effects[0]), { type: "claim", claim: taken }], context());
+    expect(said(reserved)).toEqual(["release g-1 to n1"]);
+    const called: LifecycleEvent[] = [
+      done(reserved.effects[0]),
+      { type: "pod", pod: { ...fresh, gates: [] } },
+      { type: "arrived", podUid: "u-9", node: "n1", call: 7 },
+    ];
+    expect(said(step(reserved.state, called, context()))).toEqual(["bind g-1 to n1"]);
+  });
+
+  test("says once that it is degraded, and once that it is whole again", () => {
+    const gone = step(rested(running, own), [{ type: "podGone", uid: "u-1" }], context());
+    expect(statusIn(gone)).toMatchObject({ members: "1/2" });
+    expect(statusIn(gone)?.conditions?.find(({ type }) => type === "Degraded")).toMatchObject({
+      status: "True",
+      reason: "MembersMissing",
+      message: "pod set ranks: 1 of 2 members are bound",
+    });
+    const quiet = step(gone.state, written(gone), context());
+    expect(said(quiet)).toEqual([]);
+    const back = step(quiet.state, [{ type: "pod", pod: bound(1) }], context());
+    expect(statusIn(back)?.conditions?.find(({ type }) => type === "Degraded")?.status).toBe("False");
+  });
+
+  test("places a member anew whose node is gone, beside those that run", () => {
+    const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+    const events: LifecycleEvent[] = [
+      { type: "pod", pod: fresh },
+      { type: "claim", claim: claim(9) },
+    ];
+    const asking = step(rested([bound(0)], [own[0]!]), events, context(lost));
+    expect(said(asking)).toEqual(["plan"]);
+    const moved = { ...slot(1, "n5"), claims: [{ ...slot(1, "n5").claims[0]!, claim: "c-9" }] };
+    const result = step(asking.state, [plan(moved)], context(lost));
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), moved]);
+    const next = step(result.state, written(result), context(lost));
+    expect(next.state.proposal).toBeUndefined();
+    expect(said(next)).toEqual(["reserve c-9 on n5"]);
+  });
+
+  test("gives back what a member holds on its lost node, and refuses its call, before it is planned", () => {
+    const state = rested([bound(0), released(1)], [own[0]!, held(1)]);
+    const first = step(state, [arrived(1)], context(lost));
+    expect(said(first)).toEqual(["clear c-1", "answer 2: node n1 is gone; the pod is planned anew"]);
+    const next = step(first.state, [done(first.effects[0]), { type: "claim", claim: claim(1) }], context(lost));
+    expect(said(next)).toContain("plan");
+  });
+
+  test("leaves members that run on a lost node alone", () => {
+    expect(said(step(rested(running, own), [tick], context({ nodeFits: () => false })))).toEqual([]);
+  });
+
+  test("asks for room for surplus members and writes their places beside the others", () => {
+    const record = gang(
+      { phase: "Scheduled", observedGeneration: 1, members: "1/2", placement: { pods: [slot(0)] } },
+      {},
+      {
+        podSets: [{ name: "ranks", count: 2, minCount: 1 }],
+      },
+    );
+    const first = step(stateOf(record, [bound(0), pod(1)], [own[0]!, claim(1)]), [tick], context());
+    expect(said(first)).toContain("plan");
+    const result = step(first.state, [...written(first), plan(slot(1))], context());
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
+  });
+
+  test("whose count shrinks lets go of the highest places", () => {
+    const smaller = gangIn("Scheduled", whole, { generation: 2 });
+    const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: 1 }] });
+    const result = step(stateOf({ ...smaller, spec }, [bound(0)], [own[0]!]), [tick], context());
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0)]);
+    expect(statusIn(result)).toMatchObject({ observedGeneration: 2, members: "1/1" });
+  });
+
+  test("keeps the live name of a member that came back under another", () => {
+    const renamed = { ...bound(1), uid: "u-9", name: "g-x7k2p" };
+    const result = step(rested([bound(0)], [own[0]!]), [{ type: "pod", pod: renamed }], context());
+    expect(statusIn(result)?.placement?.pods.map((each) => each.pod)).toEqual(["g-0", "g-x7k2p"]);
+  });
+});
+
+describe("a Gang that is gone", () => {
+  for (const [title, record] of Object.entries({
+    deleted: undefined,
+    "being deleted": gangIn("Reserved", {}, { deleting: true }),
+  })) {
+    test(`(${title}) refuses calls and gives back what was reserved`, () => {
+      const state = stateOf(record, [released(0), bound(1)], [held(0), held(1)]);
+      expect(said(step(state, [arrived(0)], context()))).toEqual([
+        "answer 1: Gang d/g does not exist; create it or remove the label from the pod",
+        "clear c-0",
+        "drop guard of c-1",
+      ]);
+    });
+  }
+
+  test("leaves the claim of a member alone that is being bound at this moment, until that is known", () => {
+    const binding = step(stateOf(gangIn("Binding"), [released(0), bound(1)], [held(0), held(1)]), [tick], context());
+    expect(said(binding)).toContain("bind g-0 to n0");
+    const gone = step(binding.state, [{ type: "gangGone", uid: gangRef.uid }], context());
+    expect(said(gone)).toEqual([]);
+    const bind = binding.effects.find(({ type }) => type === "bind");
+    expect(said(step(gone.state, [done(bind)], context()))).toEqual(["drop guard of c-0"]);
+    const unclear = step(gone.state, [failed(bind)], context());
+    expect(said(unclear)).toEqual([]);
+    expect(unclear.wakeAtMs).toBe(nowMs + 50);
+    expect(said(step(unclear.state, [tick], context({ nowMs: nowMs + 50 })))).toEqual(["clear c-0"]);
+  });
+
+  test("is not taken for another of its name: events of the older one change nothing", () => {
+    const result = step(
+      stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]),
+      [{ type: "gangGone", uid: "an older one" }],
+      context(),
+    );
+    expect(result.state.gang?.uid).toBe(gangRef.uid);
+    expect(said(result)).toEqual([]);
+  });
+});
+
+describe("step", () => {
+  test("changes nothing in the state that it is given", () => {
+    const state = stateOf(gangIn("Reserved"), [pod(0), pod(1)], [claim(0), claim(1)]);
+    const copy = structuredClone(state);
+    step(state, [arrived(0), { type: "podGone", uid: "u-1" }, { type: "claimGone", name: "c-0" }], context());
+    expect(state).toEqual(copy);
+  });
+
+  test("gives the same effects for an event seen twice", () => {
+    const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
+    expect(said(step(state, [arrived(0), arrived(0), arrived(1), arrived(1)], context()))).toEqual(["Binding"]);
+  });
+
+  test("asks for no effect twice while it is under way, and again once it is done without news", () => {
+    const first = step(stateOf(gangIn("Reserved"), [pod(0), pod(1)], [held(0), claim(1)]), [tick], context());
+    expect(said(first)).toEqual(["reserve c-1 on n1"]);
+    expect(said(step(first.state, [tick], context()))).toEqual([]);
+    expect(said(step(first.state, [done(first.effects[0])], context()))).toEqual(["reserve c-1 on n1"]);
+  });
+});
