@@ -502,6 +502,21 @@ describe("a reserved gang", () => {
     expect(said(late)).toEqual(["Revoked: pod g-1 is gone"]);
   });
 
+  test("gives a missing member its five seconds in a later reservation too", () => {
+    const gone = step(
+      stateOf(gangIn("Reserved"), pods, [held(0), held(1)]),
+      [{ type: "podGone", uid: "u-1" }],
+      context(),
+    );
+    const revoked: LifecycleEvent = { type: "gang", gang: gangIn("Revoked", {}, { resourceVersion: "11" }) };
+    const between = step(gone.state, [revoked], context({ nowMs: nowMs + 1_000 }));
+    const later = nowMs + 30_000;
+    const reserved = gangIn("Reserved", {}, { resourceVersion: "12", reservedAtMs: later });
+    const again = step(between.state, [{ type: "gang", gang: reserved }], context({ nowMs: later }));
+    expect(said(again)).not.toContainEqual(expect.stringContaining("Revoked"));
+    expect(again.wakeAtMs).toBe(later + 5_000);
+  });
+
   test("reserves for a recreated member only after its predecessor has let go", () => {
     const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
     const state = stateOf(gangIn("Reserved"), [pod(0), fresh], [held(0), held(1), claim(9)]);
@@ -707,8 +722,22 @@ describe("a scheduled gang", () => {
     });
     const quiet = step(gone.state, written(gone), context());
     expect(said(quiet)).toEqual([]);
-    const back = step(quiet.state, [{ type: "pod", pod: bound(1) }], context());
+    const back = step(quiet.state, [{ type: "pod", pod: bound(1) }], context({ nowMs: nowMs + 7_000 }));
+    expect(statusIn(back)?.conditions?.map(({ type, lastTransitionTime }) => [type, lastTransitionTime])).toEqual([
+      ["Degraded", "1970-01-01T00:01:47Z"],
+      ["Planned", "1970-01-01T00:01:40Z"],
+      ["Scheduled", "1970-01-01T00:01:40Z"],
+    ]);
     expect(statusIn(back)?.conditions?.find(({ type }) => type === "Degraded")?.status).toBe("False");
+  });
+
+  test("reserves nothing at its old place while a new place for it is being written", () => {
+    const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+    const state = rested([bound(0), fresh], [own[0]!, claim(9)]);
+    const moving = step({ ...state, inFlight: new Map() }, [plan(slot(1, "n5"))], context(lost));
+    expect(said(moving)).toEqual(["Scheduled"]);
+    // The node is back before the status is written.
+    expect(said(step(moving.state, [tick], context()))).toEqual([]);
   });
 
   test("places a member anew whose node is gone, beside those that run", () => {
