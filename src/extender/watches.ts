@@ -15,6 +15,7 @@ import {
   projectTopology,
 } from "../kube/project.ts";
 import { createReflector, type InvalidObject, type Reflector } from "../kube/reflector.ts";
+import type { Timing } from "../kube/timing.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
 import type { Coordinator } from "./coordinator.ts";
@@ -30,6 +31,7 @@ export function createWatches(
   model: ClusterModel,
   coordinator: Coordinator,
   reports: WatchReports,
+  timing: Timing,
 ): ReadonlyMap<string, Reflector<unknown>> {
   const watches = new Map<string, Reflector<unknown>>();
 
@@ -51,6 +53,7 @@ export function createWatches(
       },
       onInvalid: (object) => reports.invalid(kind, object),
       onError: (error, fatal) => reports.error(kind, error, fatal),
+      timing,
     });
     watches.set(kind, reflector as Reflector<unknown>);
   }

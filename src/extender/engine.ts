@@ -1,0 +1,263 @@
+import type { Logger } from "pino";
+import { driverName, schedulingGroup, version } from "../api/names.ts";
+import { toAllocation } from "../dra/allocator/result.ts";
+import { type KubeClient, KubeError } from "../kube/client.ts";
+import { createEventRecorder, type EventRecorder } from "../kube/events.ts";
+import { createElector, type Elector } from "../kube/lease.ts";
+import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
+import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
+import { type ClusterModel, createClusterModel } from "../topology/model.ts";
+import { type Coordinator, type CoordinatorPorts, createCoordinator } from "./coordinator.ts";
+import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
+import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
+import type { PlannerMetrics } from "./metrics.ts";
+import type { ExtenderBackend } from "./server.ts";
+import { createWatches } from "./watches.ts";
+import { createWriteQueue, type WriteQueue } from "./writes.ts";
+
+export interface EngineOptions {
+  client: KubeClient;
+  log: Pick<Logger, "info" | "warn" | "fatal">;
+  metrics: PlannerMetrics;
+  /** Unique for every process, as the Lease's holder. */
+  identity: string;
+  /** Namespace of the Lease. */
+  namespace: string;
+  managedDrivers?: readonly string[];
+  /** Called when the Lease was lost: the process must end, because another replica plans now. */
+  onLost: () => void;
+  /** kube-scheduler gives up a bind call after `httpTimeout` (30 s); we answer before. */
+  holdBindMs?: number;
+  /** Writes to the API server under way at a time. */
+  writeLimit?: number;
+  /** Called after each successful write, before anything is decided from it: where tests kill the process. */
+  onWritten?: (effect: WriteEffect) => void;
+  timing?: Timing;
+}
+
+/** The planner without its door: it watches, decides and writes. All its time and chance come from `timing`. */
+export interface Engine {
+  /** What the door serves. */
+  backend: ExtenderBackend;
+  /** Resolves once this replica leads and decides. */
+  active: Promise<void>;
+  stats(): ReturnType<Coordinator["stats"]>;
+  /** Kind → milliseconds since its watch was last heard. */
+  staleMs(): ReadonlyMap<string, number>;
+  /** Takes part in the election; before, the world is only watched. */
+  elect(): void;
+  /** Answers all held calls, so that the door can close. */
+  refuseCalls(): void;
+  /** Hands over: waits for the writes under way, then gives the Lease up. */
+  stop(): Promise<void>;
+}
+
+/** Starts watching at once. */
+export function startEngine(options: EngineOptions): Engine {
+  const { client, log, metrics, identity, timing = systemTiming } = options;
+  const drivers = options.managedDrivers ?? [driverName];
+  const model = createClusterModel({ managedDrivers: drivers });
+  const closing = new AbortController();
+  const recorder = createEventRecorder({ client, component: "kllama-planner", instance: identity, timing });
+  const calls = createHeldCalls(() => coordinator, timing, options.holdBindMs ?? 25_000);
+  const allocation = allocationBuilder(model, timing);
+  const queue: WriteQueue = createWriteQueue(
+    { total: options.writeLimit ?? 32, background: 2, patienceMs: 5_000 },
+    async (effect) => {
+      const written = await timedWrite(client, effect, allocation, metrics);
+      if (written.outcome.ok) options.onWritten?.(effect);
+      return written;
+    },
+    (effect, owner, written) => report(coordinator, log, effect, owner, written),
+    timing.nowMs,
+  );
+  const coordinator: Coordinator = createCoordinator(
+    model,
+    new Set(drivers),
+    ports({ timing, queue, recorder, calls, metrics, closing: closing.signal, flush: () => coordinator.flush() }),
+  );
+  const watches = createWatches(
+    client,
+    model,
+    coordinator,
+    {
+      invalid: (kind, object) => {
+        metrics.invalidObjects.inc({ kind });
+        log.warn({ kind, object: object.key, error: String(object.error) }, "object left out: it cannot be read");
+      },
+      error: (kind, error, fatal) => {
+        log[fatal ? "fatal" : "warn"]({ kind, error: error.message }, fatal ? "watch stopped" : "watch interrupted");
+        if (fatal) throw error;
+      },
+    },
+    timing,
+  );
+  for (const watch of watches.values()) watch.start();
+
+  const active = Promise.withResolvers<void>();
+  let leading = false;
+  const elector = createElector({
+    client,
+    namespace: options.namespace,
+    name: "kllama-planner",
+    identity,
+    timing,
+    onStartedLeading: (epoch) => {
+      void Promise.all([...watches.values()].map((watch) => watch.waitForSync())).then(
+        () => {
+          leading = true;
+          metrics.leader.set(1);
+          log.info({ epoch, ...coordinator.stats() }, "planning");
+          coordinator.activate();
+          active.resolve();
+        },
+        (error) => log.warn({ error: String(error) }, "stopped before the first sync"),
+      );
+    },
+    onStoppedLeading: (reason) => {
+      leading = false;
+      metrics.leader.set(0);
+      if (reason === "lost") options.onLost();
+    },
+    onError: (error) => log.warn({ error: String(error) }, "lease"),
+  });
+
+  return {
+    backend: {
+      bind: (request, signal) => {
+        if (!leading || !elector.isLeader()) return Promise.resolve("this replica of the kllama planner does not lead");
+        return calls.hold(request, signal);
+      },
+      plannedNode: (podUid) => {
+        const node = coordinator.plannedNode(podUid);
+        return node === undefined ? { refusal: "the gang of this pod is not placed yet" } : { node };
+      },
+      ready: () => readiness(leading, elector, watches),
+    },
+    active: active.promise,
+    stats: coordinator.stats,
+    staleMs: () => new Map([...watches].map(([kind, watch]) => [kind, watch.staleMs()])),
+    elect: elector.start,
+    refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
+    async stop() {
+      await Promise.all([...watches.values()].map((watch) => watch.stop()));
+      await queue.idle();
+      closing.abort();
+      await elector.release();
+      await recorder.close();
+    },
+  };
+}
+
+/** A flush waits this long for what else comes, so that a burst of watch events costs one decision per gang. */
+const gatherMs = 2;
+
+function ports(parts: {
+  timing: Timing;
+  queue: WriteQueue;
+  recorder: EventRecorder;
+  calls: HeldCalls;
+  metrics: PlannerMetrics;
+  closing: AbortSignal;
+  flush: () => void;
+}): CoordinatorPorts {
+  const { timing, queue, recorder, calls, metrics, closing, flush } = parts;
+  // The wall clock at the start plus what the monotonic one counted since: deadlines never step.
+  const originMs = timing.wallClock().getTime() - timing.nowMs();
+  const nowMs = (): number => originMs + timing.nowMs();
+  return {
+    write: (effect, owner) => queue.push(effect, owner),
+    event: ({ kind, namespace, name, uid }, { reason, note, warning }) => {
+      const apiVersion = kind === "Pod" ? "v1" : `${schedulingGroup}/${version}`;
+      recorder.record({
+        regarding: { apiVersion, kind, namespace, name, uid },
+        type: warning ? "Warning" : "Normal",
+        reason,
+        note,
+      });
+    },
+    answer: calls.answer,
+    nowMs,
+    nowIso: () => wholeSeconds(timing.wallClock()),
+    schedule: (delayMs) => {
+      void timing.sleep(delayMs < 1 ? gatherMs : delayMs, closing).then(() => {
+        if (!closing.aborted) flush();
+      });
+    },
+    planned: (outcome, milliseconds, explored, reason) => {
+      metrics.plans.inc({ outcome, reason });
+      metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
+      metrics.explored.inc(explored);
+    },
+  };
+}
+
+/** Followers are ready too: they answer, and take over warm. */
+function readiness(
+  leading: boolean,
+  elector: Elector,
+  watches: ReadonlyMap<string, { synced: boolean }>,
+): { ready: boolean; reason: string } {
+  const waiting = [...watches].filter(([, watch]) => !watch.synced).map(([kind]) => kind);
+  if (waiting.length > 0) return { ready: false, reason: `not synced: ${waiting.join(", ")}` };
+  if (leading) return { ready: true, reason: "planning" };
+  const leader = elector.leader();
+  if (leader === "") return { ready: false, reason: "nobody leads yet" };
+  return { ready: true, reason: `standing by; ${leader} plans` };
+}
+
+async function timedWrite(
+  client: KubeClient,
+  effect: WriteEffect,
+  allocation: AllocationBuilder,
+  metrics: PlannerMetrics,
+): Promise<Written> {
+  const stop = metrics.writeSeconds.startTimer({ effect: effect.type });
+  const written = await applyWrite(client, effect, allocation);
+  stop();
+  metrics.writes.inc({ effect: effect.type, outcome: written.outcome.ok ? "ok" : written.outcome.reason });
+  return written;
+}
+
+function report(
+  coordinator: Coordinator,
+  log: EngineOptions["log"],
+  effect: WriteEffect,
+  owner: string,
+  written: Written,
+): void {
+  const { outcome, gang, pod, claim } = written;
+  if (!outcome.ok && outcome.reason !== "Conflict" && outcome.reason !== "NotFound") {
+    log.warn({ gang: owner, effect: effect.id, reason: outcome.reason, error: outcome.message }, "write failed");
+  }
+  if (effect.type === "writeStatus" && outcome.ok) {
+    log.info({ gang: owner, phase: effect.status.phase, explanation: effect.status.explanation }, "gang");
+  }
+  coordinator.written(effect, owner, {
+    outcome,
+    ...(gang === undefined ? {} : { gang: projectGang(gang as never) }),
+    ...(pod === undefined ? {} : { pod: projectPod(pod) }),
+    ...(claim === undefined ? {} : { claim: projectClaim(claim) }),
+  });
+}
+
+/** Builds `status.allocation` from the newest claim, classes and inventory; a vanished device fails the effect. */
+function allocationBuilder(model: ClusterModel, timing: Timing): AllocationBuilder {
+  return (effect) => {
+    const claim = model.claim(effect.claim.namespace, effect.claim.name);
+    const nodeIndex = model.view.indexOf(effect.node);
+    const inventory = nodeIndex === undefined ? undefined : model.view.inventory(nodeIndex);
+    if (claim === undefined || inventory === undefined) throw gone(`claim ${effect.claim.name} or node ${effect.node}`);
+    const placed = effect.placed.devices.map(({ request, driver, pool, device }) => {
+      const entry = inventory.devices[inventory.indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
+      if (entry === undefined) throw gone(`device ${driver}/${pool}/${device}`);
+      return { request, device: entry };
+    });
+    const nowIso = wholeSeconds(timing.wallClock());
+    return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, nowIso);
+  };
+}
+
+function gone(what: string): KubeError {
+  return new KubeError(`${what} is gone`, { status: 404, reason: "NotFound" });
+}
