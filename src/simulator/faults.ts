@@ -1,8 +1,9 @@
 import type { Node, Taint } from "../api/kubernetes.ts";
+import type { DeviceLosses } from "../dra/driver/inventory.ts";
 import { isNotFound, type KubeClient } from "../kube/client.ts";
 import { wholeSeconds } from "../kube/timing.ts";
 import { lostDevicesAnnotation, lostNodeLabel } from "./names.ts";
-import { type DeviceLosses, nodeManifest, nodeSlices, type SimulatedNode } from "./objects.ts";
+import { nodeManifest, nodeSlices, type SimulatedNode } from "./objects.ts";
 import { lossesOf, nodePath, publishNode } from "./publish.ts";
 
 /**

@@ -1,6 +1,7 @@
+import { type DeviceLosses, lossOf } from "../dra/driver/inventory.ts";
 import { parseQuantity } from "../topology/quantity.ts";
 import type { CounterUse, Hardware } from "./device-ledger.ts";
-import { type DeviceLosses, isDeviceLost, nodeSlices, type SimulatedNode } from "./objects.ts";
+import { nodeSlices, type SimulatedNode } from "./objects.ts";
 
 /** What the simulator knows of a node besides its type. */
 export interface NodeState {
@@ -33,7 +34,7 @@ export function createHardware(nodes: readonly SimulatedNode[]): FleetHardware {
     node: (name) => byName.get(name),
     setState: (node, state) => void states.set(node, state),
     isDown: (node) => states.get(node)?.down ?? true,
-    isLost: (node, device) => isDeviceLost(device, states.get(node)?.losses ?? {}),
+    isLost: (node, device) => lossOf(device, states.get(node)?.losses ?? {}) !== undefined,
     counters: (node, device) => typeOf(node)?.counters.get(device),
     capacity: (node, counter) => typeOf(node)?.capacity.get(counter) ?? 0,
     devices: () => nodes.reduce((total, node) => total + (typeOf(node.name)?.counters.size ?? 0), 0),

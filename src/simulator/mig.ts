@@ -1,3 +1,5 @@
+import type { MigGeometry } from "../dra/driver/inventory.ts";
+
 /**
  * MIG geometry: which partitions a board can be cut into, and what each takes of the board.
  *
@@ -5,34 +7,6 @@
  * (NVIDIA mig-parted #120, gpu-operator #1303). Usable memory varies with firmware. A real driver asks NVML instead:
  * profile IDs and names differ between boards.
  */
-
-/** What a partition or a whole board has, and takes of its counters. Memory in MiB. */
-export interface MigAmounts {
-  memoryMebibytes: number;
-  multiprocessors: number;
-  copyEngines: number;
-  decoders: number;
-  encoders: number;
-  jpegEngines: number;
-  ofaEngines: number;
-}
-
-export interface MigProfile {
-  name: string;
-  /** NVIDIA's GPU instance profile ID. */
-  id: number;
-  computeSlices: number;
-  memorySlices: number;
-  /** First memory slice of every possible placement. */
-  starts: readonly number[];
-  amounts: MigAmounts;
-}
-
-export interface MigGeometry {
-  computeSlices: number;
-  memorySlices: number;
-  profiles: readonly MigProfile[];
-}
 
 export const migBoards = ["a100-40gb", "a100-80gb", "h100-80gb"] as const;
 export type MigBoard = (typeof migBoards)[number];

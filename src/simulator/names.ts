@@ -14,6 +14,3 @@ export const lostDevicesAnnotation = "simulator.kllama.ai/lost-devices";
 
 /** Label (`true`) of a Node that was made unreachable: kwok's stages must leave it alone. */
 export const lostNodeLabel = "simulator.kllama.ai/lost";
-
-/** Key of the taint on a lost device. */
-export const lostDeviceTaint = "gpu.kllama.ai/gpu-lost";

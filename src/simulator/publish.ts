@@ -1,10 +1,11 @@
 import type { Node, ResourceSlice } from "../api/kubernetes.ts";
+import type { DeviceLosses } from "../dra/driver/inventory.ts";
+import { differingFields, sliceChanges } from "../dra/driver/slice-changes.ts";
 import type { KubeClient } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
 import { lostDevicesAnnotation, simulatedNode } from "./names.ts";
-import { type DeviceLosses, type NodeManifest, nodeManifest, nodeSlices, type SimulatedNode } from "./objects.ts";
+import { type NodeManifest, nodeManifest, nodeSlices, type SimulatedNode } from "./objects.ts";
 import { forEachLimited } from "./parallel.ts";
-import { differingFields, sliceChanges } from "./slice-changes.ts";
 
 /** Writes Nodes and ResourceSlices, and only what differs from what is there. */
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import type { Device, ResourceSlice } from "../../../src/api/kubernetes.ts";
-import { differingFields, sliceChanges } from "../../../src/simulator/slice-changes.ts";
+import type { Device, ResourceSlice } from "../../../../src/api/kubernetes.ts";
+import { differingFields, sliceChanges } from "../../../../src/dra/driver/slice-changes.ts";
 
 /** `["a b", "c"]`: two slices, the first with devices a and b. */
 function pool(slices: readonly string[], uid = "node-1") {

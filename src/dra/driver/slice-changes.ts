@@ -1,4 +1,4 @@
-import type { ResourceSlice } from "../api/kubernetes.ts";
+import type { ResourceSlice } from "../../api/kubernetes.ts";
 
 /** What turns a node's published slices into the wanted ones; to be done in the order of the fields. */
 export interface SliceChanges {

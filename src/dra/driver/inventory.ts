@@ -1,0 +1,120 @@
+/**
+ * What one machine has, however it was found out: by NVML, by `nvidia-smi`, by sysfs or from a simulated fleet. Plain
+ * data; slices, preparation and CDI specs follow from it.
+ */
+
+export interface Inventory {
+  gpus: readonly Gpu[];
+  losses: DeviceLosses;
+}
+
+export interface Gpu {
+  /** N of `/dev/nvidiaN`; names the device `gpu-N`. */
+  minor: number;
+  /** `GPU-…`, different for every board in the world. */
+  uuid: string;
+  productName: string;
+  brand: string;
+  architecture: string;
+  /** Three numbers: `9.0.0`. */
+  cudaComputeCapability: string;
+  driverVersion: string;
+  cudaDriverVersion: string;
+  memoryBytes: number;
+  /** As Linux writes it: `0000:1b:00.0`. */
+  pciBusID: string;
+  /** `pci0000:1a`; absent where sysfs does not tell. */
+  pcieRoot?: string;
+  numaNode?: number;
+  /** The same on all GPUs of the cluster that NVLink joins; at most 64 characters. */
+  nvlinkDomain?: string;
+  /** `CLUSTER_UUID.CLIQUE_ID` of a multi-node NVLink domain. */
+  clique?: string;
+  /** Present: partitions of the board are created when a claim asks for one. */
+  mig?: MigGeometry;
+}
+
+/** Which partitions a board can be cut into, and what each takes of the board. */
+export interface MigGeometry {
+  computeSlices: number;
+  memorySlices: number;
+  /** Small to large; the last one is the whole board. */
+  profiles: readonly MigProfile[];
+}
+
+interface MigProfile {
+  name: string;
+  /** NVIDIA's GPU instance profile ID. */
+  id: number;
+  computeSlices: number;
+  memorySlices: number;
+  /** First memory slice of every possible placement. */
+  starts: readonly number[];
+  amounts: MigAmounts;
+}
+
+/** What a partition or a whole board has, and takes of its counters. Memory in MiB. */
+export interface MigAmounts {
+  memoryMebibytes: number;
+  multiprocessors: number;
+  copyEngines: number;
+  decoders: number;
+  encoders: number;
+  jpegEngines: number;
+  ofaEngines: number;
+}
+
+/** Device name → what is wrong with it. The loss of a GPU is that of its partitions too. */
+export type DeviceLosses = Readonly<Record<string, DeviceLoss>>;
+
+/** A device that broke: it keeps its place with a taint, or disappears from the slices. */
+interface DeviceLoss {
+  how: "taint" | "remove";
+  /** RFC 3339; becomes the taint's `timeAdded`. */
+  since: string;
+}
+
+/** A device that may be allocated: a whole GPU, or a partition of it. */
+export interface InventoryDevice {
+  name: string;
+  gpu: Gpu;
+  partition?: { profile: MigProfile; start: number };
+}
+
+/**
+ * All devices by GPU: the GPU itself, then its partitions from small to large. GPUs of one NVLink domain stand side by
+ * side, so that an allocator that takes the first ones that match fills one domain before the next.
+ */
+export function devicesByGpu(gpus: readonly Gpu[]): InventoryDevice[][] {
+  return inDomainOrder(gpus).map((gpu) => [
+    { name: gpuName(gpu), gpu },
+    ...(gpu.mig?.profiles ?? []).flatMap((profile) =>
+      profile.starts.map((start) => ({
+        name: partitionName(gpu, profile, start),
+        gpu,
+        partition: { profile, start },
+      })),
+    ),
+  ]);
+}
+
+/** What is wrong with the device, or with the GPU it is a part of. */
+export function lossOf(device: string, losses: DeviceLosses): DeviceLoss | undefined {
+  return losses[device.replace(/-mig-.*$/, "")] ?? losses[device];
+}
+
+export function gpuName(gpu: Gpu): string {
+  return `gpu-${gpu.minor}`;
+}
+
+function partitionName(gpu: Gpu, profile: MigProfile, start: number): string {
+  const label = profile.name.replaceAll(".", "").replaceAll("+", "-");
+  return `${gpuName(gpu)}-mig-${label}-${profile.id}-${start}`;
+}
+
+function inDomainOrder(gpus: readonly Gpu[]): Gpu[] {
+  const byMinor = gpus.toSorted((a, b) => a.minor - b.minor);
+  const domainOf = (gpu: Gpu): string => gpu.nvlinkDomain ?? gpu.uuid;
+  const domains = [...new Set(byMinor.map(domainOf))];
+  return domains.flatMap((domain) => byMinor.filter((gpu) => domainOf(gpu) === domain));
+}
