@@ -23,9 +23,9 @@ const level = withRules(
       .max(16)
       .optional()
       .describe(
-        "Node labels; the first one that a node has names its domain. A node with none is in no domain of the level.",
+        "Node labels; the first one that a node has names its domain. A node with none is in no domain of the level, unless deviceAttribute tells domains inside it.",
       ),
-    /** Fully qualified attribute of devices, for levels inside a host. */
+    /** Fully qualified attribute of devices, for domains inside a host; beside `nodeLabels`: inside hosts that have none of them. */
     deviceAttribute: z
       .string()
       .min(3)
@@ -33,7 +33,7 @@ const level = withRules(
       .regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\/[A-Za-z_][A-Za-z0-9_]*$/)
       .optional()
       .describe(
-        "Attribute of devices, with its domain, whose value names the device's domain inside the host, for example resource.kubernetes.io/numaNode.",
+        "Attribute of devices, with its domain, whose value names the device's domain inside the host, for example resource.kubernetes.io/numaNode. Beside nodeLabels it counts on nodes that have none of them: a host by itself may be an NVLink domain.",
       ),
     gigabytesPerSecond: gigabytesPerSecond.describe(
       "Bandwidth between two ends that share this level and no narrower one, in 10^9 bytes per second and direction.",
@@ -42,10 +42,10 @@ const level = withRules(
   }),
   [
     {
-      rule: "has(self.nodeLabels) != has(self.deviceAttribute)",
-      message: "a level is told either by nodeLabels or by deviceAttribute; give exactly one of them",
+      rule: "has(self.nodeLabels) || has(self.deviceAttribute)",
+      message: "a level is told by nodeLabels, by deviceAttribute, or by both; give at least one of them",
       messageExpression:
-        "'level ' + self.name + ' is told either by nodeLabels or by deviceAttribute; give exactly one of them'",
+        "'level ' + self.name + ' is told by nodeLabels, by deviceAttribute, or by both; give at least one of them'",
     },
   ],
 ).describe("One level of the topology.");
@@ -66,8 +66,8 @@ export const clusterTopologySpec = withRules(
   }),
   [
     {
-      rule: `${celNeighbours(maxLevels)}.all(i, i >= size(self.levels) || !has(self.levels[i - 1].deviceAttribute) || has(self.levels[i].deviceAttribute))`,
-      message: "levels with deviceAttribute lie inside a host: list them after all levels with nodeLabels",
+      rule: `${celNeighbours(maxLevels)}.all(i, i >= size(self.levels) || has(self.levels[i - 1].nodeLabels) || !has(self.levels[i].nodeLabels))`,
+      message: "levels with deviceAttribute alone lie inside a host: list them after all levels with nodeLabels",
       fieldPath: ".levels",
     },
   ],

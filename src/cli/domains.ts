@@ -1,7 +1,7 @@
 import type { PlacedPod } from "../api/placement.ts";
-import { createFabric, type DeviceLevel, type Fabric } from "../topology/fabric.ts";
-import { assembleInventory, attributeValue, type DeviceEntry, type NodeInventory } from "../topology/inventory.ts";
-import { builtInTopology } from "../topology/levels.ts";
+import { podPlace, sharedDomains } from "../gang/cost.ts";
+import { assembleInventory, type NodeInventory } from "../topology/inventory.ts";
+import { type ClusterModel, createClusterModel } from "../topology/model.ts";
 import type { ClusterState } from "./placements.ts";
 
 /** Names the domains that all pods of a gang share. */
@@ -13,62 +13,31 @@ export interface DomainFinder {
 }
 
 export function createDomainFinder(state: Pick<ClusterState, "nodes" | "slices" | "topologies">): DomainFinder {
-  const indexOf = new Map(state.nodes.map((node, index) => [node.name, index]));
-  const inventories = nodeInventories(state);
-  const fabrics = new Map<string, Fabric>();
-
-  function fabricOf(topology: string): Fabric {
-    const known = fabrics.get(topology);
-    if (known !== undefined) return known;
-    const fabric = createFabric(state.topologies.find(({ name }) => name === topology)?.spec ?? builtInTopology);
-    for (const [index, node] of state.nodes.entries()) fabric.setNode(index, node);
-    fabrics.set(topology, fabric);
-    return fabric;
-  }
-
+  const { view } = hardwareModel(state);
   return {
-    deviceCount: [...inventories.values()].reduce((sum, inventory) => sum + inventory.devices.length, 0),
+    deviceCount: view.nodes.reduce((sum, _, node) => sum + view.inventory(node).devices.length, 0),
     shared(topology, pods) {
-      const fabric = fabricOf(topology);
-      const domains: Record<string, string> = {};
-      const nodes = [...new Set(pods.map((pod) => pod.node))];
-      let path = nodes[0] ?? "";
-      for (const level of fabric.nodeLevels) {
-        const [id, ...others] = new Set(nodes.map((name) => level.domainOf[indexOf.get(name) ?? -1] ?? -1));
-        if (id === undefined || others.length > 0) continue;
-        const domain = level.domains[id];
-        if (domain === undefined) continue;
-        domains[level.name] = domain.path;
-        path = domain.path;
-      }
-      const inventory = nodes.length === 1 ? inventories.get(nodes[0]!) : undefined;
-      if (inventory === undefined) return domains;
-      const devices = devicesOf(pods, inventory);
-      for (const level of fabric.deviceLevels) {
-        const value = sharedValue(devices, level);
-        if (value !== undefined) domains[level.name] = `${path}/${value}`;
-      }
-      return domains;
+      const places = pods.map((pod) => podPlace(view, pod));
+      const known = places.filter((place) => place !== undefined);
+      // Pods on a node that is gone share nothing with the others.
+      return known.length < places.length
+        ? {}
+        : sharedDomains(view, view.fabric(topology) ?? view.fabric("default")!, known);
     },
   };
+}
+
+/** Nodes, what they publish, and topologies; nothing is held. */
+function hardwareModel(state: Pick<ClusterState, "nodes" | "slices" | "topologies">): ClusterModel {
+  const model = createClusterModel({ managedDrivers: [] });
+  for (const { name, spec } of state.topologies) model.upsertTopology(name, spec);
+  for (const node of state.nodes) model.upsertNode(node);
+  for (const slice of state.slices) model.upsertSlice(slice);
+  return model;
 }
 
 /** Node name → what it publishes. */
 export function nodeInventories(state: Pick<ClusterState, "nodes" | "slices">): ReadonlyMap<string, NodeInventory> {
   const slices = Map.groupBy(state.slices, (slice) => slice.nodeName ?? "");
   return new Map(state.nodes.map((node) => [node.name, assembleInventory(node, slices.get(node.name) ?? [])]));
-}
-
-function devicesOf(pods: readonly PlacedPod[], inventory: NodeInventory): DeviceEntry[] {
-  const placed = pods.flatMap((pod) => pod.claims.flatMap((claim) => claim.devices));
-  return placed.flatMap(({ driver, pool, device }) => {
-    const index = inventory.indexOf.get(`${driver}/${pool}/${device}`);
-    return index === undefined ? [] : [inventory.devices[index]!];
-  });
-}
-
-/** The attribute's value that all devices have, without its type; undefined when they differ or one lacks it. */
-function sharedValue(devices: readonly DeviceEntry[], level: DeviceLevel): string | undefined {
-  const [value, ...others] = new Set(devices.map((device) => attributeValue(device, level.attribute)));
-  return value === undefined || others.length > 0 ? undefined : value.slice(value.indexOf(":") + 1);
 }

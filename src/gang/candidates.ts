@@ -1,62 +1,73 @@
 import type { NodeLevel } from "../topology/fabric.ts";
-import { attributeValue } from "../topology/inventory.ts";
-import type { ShapeTable } from "./fit.ts";
+import { countSlots, type ShapeTable } from "./fit.ts";
 import { contains, type GroupDomain, type GroupDomains } from "./group-domain.ts";
-import type { Bundle, Group, Problem } from "./problem.ts";
-import { compactNodes, compareDomains, compareNodes, type LazyOrder, lazyOrder, thenLazily } from "./score.ts";
+import { type Bundle, deviceLevelOn, type Group, type LevelRef, type Problem, valuesInside } from "./problem.ts";
+import {
+  compactNodes,
+  compareNodes,
+  comparePlaces,
+  type DomainPlace,
+  type LazyOrder,
+  lazyOrder,
+  thenLazily,
+} from "./score.ts";
 import type { SpreadCount } from "./spread.ts";
 
 /** Domains that a group may be given, tightest first, inside those of the groups it shares slots with. */
 export function candidateDomains(problem: Problem, g: number, domains: GroupDomains): LazyOrder<GroupDomain> {
   const group = problem.groups[g]!;
   const { ref, fabric } = group.rule;
-  const table = heaviestTable(problem, group);
   const around = domains.related[g]!.flatMap((other) => domains.of(other) ?? []);
-  const nodes = smallestNodes(around);
+  // Pinned pods that leave the domain open are all on one host.
+  const region = group.pins[0] ? [group.pins[0].node] : smallestNodes(around);
+  const large = largeEnough(problem, group);
+  const places: DomainPlace[] = [];
   if (ref.kind === "node") {
     const { level } = ref;
-    const ids = nodes
-      ? [...new Set(nodes.map((node) => level.domainOf[node] ?? -1))].filter((id) => id >= 0)
+    const ids = region
+      ? new Set(region.map((node) => level.domainOf[node] ?? -1))
       : level.domains.flatMap((domain) => domain?.id ?? []);
-    const large = largeEnough(problem, group, level);
-    const order = lazyOrder(ids.filter(large), compareDomains(fabric, table, level.index));
-    return {
-      at(position) {
-        const domain = order.at(position);
-        return domain === undefined ? undefined : { kind: "node", level, domain };
-      },
-    };
+    for (const domain of ids) if (domain >= 0 && large.domain(level, domain)) places.push({ domain });
   }
-  const hosts = (nodes ?? [...problem.view.nodes.keys()]).filter(
-    (node) =>
-      around.every((domain) => contains(domain, node)) && group.slots.every((slot) => canHost(problem, slot, node)),
-  );
-  const order = lazyOrder(
-    hosts,
-    compareNodes(fabric, table, (node) => table.slots[node]!),
-  );
-  return flatten(order, (node) =>
-    valuesOn(problem, group, node, ref.level.attribute).map((value) => ({
+  if (ref.kind === "device" || ref.level.inside) {
+    for (const host of region ?? problem.view.nodes.keys()) {
+      const told = deviceLevelOn(ref, host) && around.every((domain) => contains(domain, host));
+      if (told && large.host(host)) places.push({ host });
+    }
+  }
+  const order = lazyOrder(places, comparePlaces(fabric, heaviestTable(problem, group), ref));
+  return flatten(order, ({ domain, host }): GroupDomain[] => {
+    if (domain !== undefined) return ref.kind === "node" ? [{ kind: "node", level: ref.level, domain }] : [];
+    const level = deviceLevelOn(ref, host)!;
+    return valuesOn(problem, group, host, ref, level.attribute).map((value) => ({
       kind: "device",
-      level: ref.level,
-      node,
+      level,
+      node: host,
       value,
-    })),
-  );
+    }));
+  });
 }
 
-/** Tells the domains that have room for each shape of a group by itself, whatever else this unit needs. */
-function largeEnough(problem: Problem, group: Group, level: NodeLevel): (domain: number) => boolean {
+/** Tells the domains, and the hosts, that have room for each shape of a group by itself, whatever else this unit needs. */
+function largeEnough(problem: Problem, group: Group) {
+  const pods = podsByTable(problem, group);
+  return {
+    domain: ({ index }: NodeLevel, domain: number): boolean =>
+      [...pods].every(([table, count]) => table.sums(group.rule.fabric, index, "slots")[domain]! >= count),
+    host: (node: number): boolean =>
+      group.slots.every((slot) => canHost(problem, slot, node)) &&
+      [...pods].every(([table, count]) => table.slots[node]! >= count),
+  };
+}
+
+/** Pods of each shape that a group brings; those with a hold of their own take nothing that is free. */
+function podsByTable(problem: Problem, group: Group): ReadonlyMap<ShapeTable, number> {
   const pods = new Map<ShapeTable, number>();
   for (const slot of group.slots) {
     const table = problem.tables[slot]!;
     if (!problem.slots[slot]!.own) pods.set(table, (pods.get(table) ?? 0) + 1);
   }
-  const bounds = [...pods].map(([table, count]) => ({
-    count,
-    slots: table.sums(group.rule.fabric, level.index, "slots"),
-  }));
-  return (domain) => bounds.every(({ count, slots }) => slots[domain]! >= count);
+  return pods;
 }
 
 function canHost(problem: Problem, slot: number, node: number): boolean {
@@ -72,11 +83,28 @@ function heaviestTable(problem: Problem, group: Group): ShapeTable {
   return best;
 }
 
-/** Values that a group on this node could share; one undefined value when none of its pods has devices. */
-function valuesOn(problem: Problem, group: Group, node: number, attribute: string): (string | undefined)[] {
-  if (group.slots.every((slot) => problem.tables[slot]!.shape.claims.length === 0)) return [undefined];
-  const { devices } = problem.view.inventory(node);
-  return [...new Set(devices.flatMap((entry) => attributeValue(entry, attribute) ?? []))].sort();
+/** Values on this node that have room for a group; one undefined value when none of its pods has devices. */
+function valuesOn(
+  problem: Problem,
+  group: Group,
+  node: number,
+  ref: LevelRef,
+  attribute: string,
+): (string | undefined)[] {
+  const { view } = problem;
+  const inventory = view.inventory(node);
+  const values = valuesInside(view, node, attribute);
+  if (group.slots.every((slot) => problem.tables[slot]!.shape.claims.length === 0)) {
+    return ref.kind === "device" || values.length > 0 ? [undefined] : [];
+  }
+  if (values.length < 2) return values;
+  const { record } = view.nodes[node]!;
+  return values.filter((value) =>
+    [...podsByTable(problem, group)].every(([{ shape }, count]) => {
+      const room = countSlots(shape, record, count, inventory, () => view.usage(node), [{ attribute, value }]);
+      return room >= count;
+    }),
+  );
 }
 
 /** Every element of the outer order gives a few inner ones; made when reached. */

@@ -1,11 +1,12 @@
 import type { GangSpec } from "../api/gang.ts";
-import type { PlacementCost } from "../api/placement.ts";
+import type { PlacedPod, PlacementCost } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
+import { deviceKey } from "../topology/pod-table.ts";
 import { type LevelLink, linkMilliseconds, linksOf } from "./links.ts";
-import type { LevelRef } from "./problem.ts";
+import { deviceLevelOn, type LevelRef, levelsOf } from "./problem.ts";
 
 /** Where one pod is: its node and the devices there, by index. */
 export interface PodPlace {
@@ -15,42 +16,62 @@ export interface PodPlace {
   readonly devices: readonly number[];
 }
 
+/** Where a placed pod is; undefined: its node is gone. Devices that the node no longer publishes are left out. */
+export function podPlace(
+  view: ModelView,
+  { podSet, index, node: name, claims }: Pick<PlacedPod, "podSet" | "index" | "node" | "claims">,
+): PodPlace | undefined {
+  const node = view.indexOf(name);
+  if (node === undefined) return undefined;
+  const { indexOf } = view.inventory(node);
+  const devices = claims.flatMap((claim) =>
+    claim.devices.flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
+  );
+  return { podSet, index, node, devices };
+}
+
 /** What one step of a tensor-parallel group sums over its ranks: 8192 tokens × 1024 features × 2 bytes. */
 const allReduceBytes = 16 * 1024 * 1024;
 const defaultKvBytes = 1e9;
 
-/** The level at which a set of pods is together: the narrowest that all share, `nodeLevels` and then device levels. */
+/** The link over which a set of pods reach one another: that of the narrowest level that all share. */
 function narrowestLink(view: ModelView, fabric: Fabric, pods: readonly PodPlace[]): LevelLink {
-  const links = linksOf(fabric);
   const peers = !pods.some((pod) => usesPartition(view, pod));
-  const usable = links.filter(({ ref }) => ref === undefined || peers || !/nvlink/i.test(ref.level.name));
-  return usable.findLast(({ ref }) => ref === undefined || shares(view, ref, pods)) ?? links[0]!;
+  const joins = (ref: LevelRef) => (peers || !/nvlink/i.test(ref.level.name)) && shares(view, ref, pods);
+  return linksOf(fabric, joins).at(-1)!;
 }
 
-/** Path of the domain that holds all pods at a level; undefined: they are in several, or in none. */
-export function sharedDomain(
-  view: ModelView,
-  fabric: Fabric,
-  ref: LevelRef,
-  pods: readonly PodPlace[],
-): string | undefined {
+/** Level → path of the domain that holds all pods; levels at which they are in several, or in none, are left out. */
+export function sharedDomains(view: ModelView, fabric: Fabric, pods: readonly PodPlace[]): Record<string, string> {
+  const domains: Record<string, string> = {};
+  for (const ref of levelsOf(fabric)) {
+    const path = sharedDomain(view, fabric, ref, pods);
+    if (path !== undefined) domains[ref.level.name] = path;
+  }
+  return domains;
+}
+
+function sharedDomain(view: ModelView, fabric: Fabric, ref: LevelRef, pods: readonly PodPlace[]): string | undefined {
   if (pods.length === 0 || !shares(view, ref, pods)) return undefined;
   const { node } = pods[0]!;
-  if (ref.kind === "node") return ref.level.domains[ref.level.domainOf[node]!]!.path;
+  const inside = deviceLevelOn(ref, node);
+  if (!inside) return ref.kind === "node" ? ref.level.domains[ref.level.domainOf[node]!]!.path : undefined;
   const host = fabric.nodeLevels.findLast(({ domainOf }) => domainOf[node]! >= 0);
-  const value = deviceValues(view, ref.level.attribute, pods)[0]!;
+  const value = deviceValues(view, inside.attribute, pods)[0]!;
   return `${host ? host.domains[host.domainOf[node]!]!.path : view.nodes[node]!.record.name}/${value.slice(value.indexOf(":") + 1)}`;
 }
 
 function shares(view: ModelView, ref: LevelRef, pods: readonly PodPlace[]): boolean {
   const { node } = pods[0]!;
-  if (ref.kind === "node") {
-    const { domainOf } = ref.level;
-    return domainOf[node]! >= 0 && pods.every((pod) => domainOf[pod.node] === domainOf[node]);
+  const inside = deviceLevelOn(ref, node);
+  if (inside) {
+    if (pods.some((pod) => pod.node !== node)) return false;
+    const values = deviceValues(view, inside.attribute, pods);
+    return values.length === 1 && values[0] !== "";
   }
-  if (pods.some((pod) => pod.node !== node)) return false;
-  const values = deviceValues(view, ref.level.attribute, pods);
-  return values.length === 1 && values[0] !== "";
+  if (ref.kind === "device") return false;
+  const { domainOf } = ref.level;
+  return domainOf[node]! >= 0 && pods.every((pod) => domainOf[pod.node] === domainOf[node]);
 }
 
 function deviceValues(view: ModelView, attribute: string, pods: readonly PodPlace[]): string[] {

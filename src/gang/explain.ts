@@ -1,13 +1,14 @@
 import type { Blocking, Rejection, RejectionReason } from "../api/placement.ts";
-import { allocateOnNode, isAllocationFailure } from "../dra/allocator/allocate.ts";
+import { isAllocationFailure } from "../dra/allocator/allocate.ts";
 import type { Domain } from "../topology/fabric.ts";
 import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
-import { roomFor, type Shape, type ShapeTable, shapeRefusal } from "./fit.ts";
+import { bestDomain } from "./best-domain.ts";
+import { chooseDevices, roomFor, type Shape, type ShapeTable, shapeRefusal } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
-import { buildProblem, type Group, type Problem, pinnedDomains } from "./problem.ts";
+import { buildProblem, type Group, type Problem, pinnedDomains, valuesInside } from "./problem.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
 interface Verdict {
@@ -141,9 +142,9 @@ function capacityVerdict(view: ModelView, shape: Shape): Verdict | undefined {
   let nearest:
     | { message: string; needed: number; available: number; resource: string; reason: RejectionReason }
     | undefined;
-  for (const { index } of large.toSorted((a, b) => comparePlain(a.record.name, b.record.name))) {
+  for (const { index, record } of large.toSorted((a, b) => comparePlain(a.record.name, b.record.name))) {
     const inventory = view.inventory(index);
-    const choice = allocateOnNode(inventory, emptyUsage(inventory), shape.claims, shape.options);
+    const choice = chooseDevices(shape, record, inventory, emptyUsage(inventory));
     if (!isAllocationFailure(choice)) return undefined;
     if (!nearest || choice.available > nearest.available) nearest = choice;
   }
@@ -270,40 +271,21 @@ function groupVerdict(problem: Problem, group: Group, mine: readonly number[]): 
   return undefined;
 }
 
-/** The domain with most room for a shape among those that the group may use. */
-function bestDomain(problem: Problem, group: Group, table: ShapeTable): { path: string | undefined; room: number } {
-  const { ref, fabric } = group.rule;
-  if (ref.kind === "device") {
-    let path: string | undefined;
-    let room = 0;
-    for (const node of problem.view.nodes) {
-      const slots = node ? table.slots[node.index]! : 0;
-      if (!node || (slots <= room && path !== undefined && !(slots === room && node.record.name < path))) continue;
-      room = slots;
-      path = node.record.name;
-    }
-    return { path, room };
-  }
-  const sums = table.sums(fabric, ref.level.index, "slots");
-  const pinned = new Set(group.pins.map(({ node }) => ref.level.domainOf[node]!));
-  let best: Domain | undefined;
-  for (const domain of ref.level.domains) {
-    if (!domain || (pinned.size > 0 && !pinned.has(domain.id))) continue;
-    const difference = best ? sums[domain.id]! - sums[best.id]! : 1;
-    if (difference > 0 || (difference === 0 && domain.key < best!.key)) best = domain;
-  }
-  return { path: best?.path, room: best ? sums[best.id]! : 0 };
-}
-
-/** Nodes that have room but lack the labels of the level. */
-function missingText(problem: Problem, { rule: { ref } }: Group, table: ShapeTable): string {
+/** Nodes that the pods could use but that are in no domain of the level. */
+function missingText({ view }: Problem, { rule: { ref } }: Group, { slots, admits }: ShapeTable): string {
   if (ref.kind !== "node") return "";
-  let missing = 0;
-  for (const node of problem.view.nodes) {
-    if (node && ref.level.domainOf[node.index]! < 0 && table.slots[node.index]! > 0) missing++;
-  }
+  const { name, nodeLabels, domainOf, inside } = ref.level;
+  const missing = view.nodes.filter((node) => {
+    if (!node || domainOf[node.index]! >= 0) return false;
+    if (!inside) return slots[node.index]! > 0;
+    const devices = admits[node.index] === 1 && view.inventory(node.index).devices.length > 0;
+    return devices && valuesInside(view, node.index, inside.attribute).length === 0;
+  }).length;
   if (missing === 0) return "";
-  return `; ${plural(missing, "node")} with room ${missing === 1 ? "lacks" : "lack"} the labels of ${ref.level.name} (${ref.level.nodeLabels.slice(0, 2).join(", ")})`;
+  const lack = missing === 1 ? "lacks" : "lack";
+  const labels = `the labels of ${name} (${nodeLabels.slice(0, 2).join(", ")})`;
+  if (!inside) return `; ${plural(missing, "node")} with room ${lack} ${labels}`;
+  return `; ${plural(missing, "node")} ${lack} ${labels}, and devices that tell ${inside.attribute}`;
 }
 
 /** Each part has a place by itself, all of them together have none. */

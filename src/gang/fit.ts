@@ -1,6 +1,7 @@
 import { bindMarker, memberMarker } from "../api/names.ts";
 import {
   type AllocateOptions,
+  type AllocationFailure,
   allocateOnNode,
   type DeviceChoice,
   isAllocationFailure,
@@ -8,6 +9,7 @@ import {
 import { type ClaimProblem, type CompiledClaim, compileClaim, isClaimProblem } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { changeUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { levelValue } from "../topology/levels.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
 import { matchesNodeSelector, nodeRefusal } from "./node-match.ts";
@@ -23,9 +25,22 @@ export interface Shape {
   readonly claims: readonly CompiledClaim[];
   /** Claims that have devices already: they tie the pod to nodes. */
   readonly allocated: readonly ClaimRecord[];
-  readonly options: AllocateOptions;
+  /** How devices for one pod are to be chosen on a node. */
+  optionsOn(node: NodeRecord): AllocateOptions;
   /** Devices that one pod needs at least. */
   readonly devices: number;
+}
+
+/** Devices of one pod share the value of the attribute, except on nodes that have one of the labels. */
+export interface Alone {
+  readonly attribute: string;
+  readonly unlessLabels: readonly string[];
+}
+
+/** A device attribute whose value earlier choices have fixed. */
+export interface Together {
+  readonly attribute: string;
+  readonly value: string;
 }
 
 /** More slots than this on one node are not told apart. */
@@ -79,17 +94,40 @@ export function shapeRefusal(shape: Shape, node: NodeRecord): string | undefined
 /** How many pods of the shape a node takes as it is, one after the other. */
 function slotsOn(view: ModelView, index: number, shape: Shape): number {
   const { record, load } = view.nodes[index]!;
-  return countSlots(shape, roomFor(shape.demands, record.allocatable, load.used), view.inventory(index), () =>
+  return countSlots(shape, record, roomFor(shape.demands, record.allocatable, load.used), view.inventory(index), () =>
     view.usage(index),
   );
 }
 
+/** Chooses devices for one pod of the shape; those of earlier pods may have fixed values of attributes. */
+export function chooseDevices(
+  { claims, optionsOn }: Shape,
+  node: NodeRecord,
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  together: readonly Together[] = [],
+): DeviceChoice | AllocationFailure {
+  const options = optionsOn(node);
+  if (together.length === 0) return allocateOnNode(inventory, usage, claims, options);
+  return allocateOnNode(inventory, usage, claims, {
+    ...options,
+    together: [...(options.together ?? []), ...together],
+  });
+}
+
 /** As many pods of the shape as devices allow, at most `room`. */
-export function countSlots(shape: Shape, room: number, inventory: NodeInventory, usage: () => NodeUsage): number {
+export function countSlots(
+  shape: Shape,
+  node: NodeRecord,
+  room: number,
+  inventory: NodeInventory,
+  usage: () => NodeUsage,
+  together: readonly Together[] = [],
+): number {
   if (room === 0 || shape.claims.length === 0) return room;
   let trial = usage();
   for (let slots = 0; slots < room; slots++) {
-    const choice = allocateOnNode(inventory, trial, shape.claims, shape.options);
+    const choice = chooseDevices(shape, node, inventory, trial, together);
     if (isAllocationFailure(choice)) return slots;
     if (slots === 0) trial = copyUsage(trial);
     takeDevices(inventory, trial, choice, 1);
@@ -268,14 +306,14 @@ function oldest(tables: ReadonlyMap<string, MutableTable>): string {
 }
 
 /**
- * The shape of a pod whose claims exist. `alone`: attributes whose value all devices of this one pod share.
+ * The shape of a pod whose claims exist. `alone`: what all devices of this one pod have in common.
  * `islands`: attributes that name islands inside a host, broad to narrow; undefined: the allocator's own.
  */
 export function shapeOf(
   pod: PodRecord,
   claims: readonly ClaimRecord[],
   cache: FitCache,
-  alone: readonly string[],
+  alone: readonly Alone[],
   islands: readonly string[] | undefined,
 ): Shape | ClaimProblem {
   const pending: CompiledClaim[] = [];
@@ -302,8 +340,12 @@ export function shapeOf(
     alone,
     islands ?? null,
   ]);
-  const options: AllocateOptions = { together: alone.map((attribute) => ({ attribute })), ...(islands && { islands }) };
-  return { key, pod, demands, claims: pending, allocated, options, devices: leastDevices(pending) };
+  const options: AllocateOptions = { together: alone, ...(islands && { islands }) };
+  const optionsOn = (node: NodeRecord): AllocateOptions => {
+    const binding = alone.filter(({ unlessLabels }) => levelValue(unlessLabels, node) === undefined);
+    return binding.length === alone.length ? options : { ...options, together: binding };
+  };
+  return { key, pod, demands, claims: pending, allocated, optionsOn, devices: leastDevices(pending) };
 }
 
 function leastDevices(claims: readonly CompiledClaim[]): number {

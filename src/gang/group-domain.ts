@@ -1,6 +1,6 @@
 import type { DeviceLevel, NodeLevel } from "../topology/fabric.ts";
 import { createDomainLoads } from "./loads.ts";
-import { type Group, type Problem, pinnedValues } from "./problem.ts";
+import { deviceLevelOn, type Group, type Problem, pinnedValues, valuesInside } from "./problem.ts";
 
 /** The domain that a group has been given. */
 export type GroupDomain =
@@ -15,7 +15,7 @@ export interface GroupDomains {
   /** False, and nothing changed: related groups are elsewhere, or the domain is too full. */
   assign(group: number, domain: GroupDomain): boolean;
   unassign(group: number): void;
-  /** Gives groups with pinned pods the domains of those; false: that cannot be. */
+  /** Gives groups with pinned pods the domains of those, unless `isOpen`; false: that cannot be. */
   assignPinned(): boolean;
   /** Tells the nodes that lie in the domains of all groups in the list; groups without a domain do not matter. */
   inside(list: readonly number[]): (node: number) => boolean;
@@ -52,7 +52,7 @@ export function createGroupDomains(problem: Problem): GroupDomains {
       groups.every((group, g) => {
         if (group.pins.length === 0) return true;
         const domain = pinnedDomain(problem, group);
-        return domain !== undefined && assign(g, domain);
+        return domain !== undefined && (isOpen(problem, group) || assign(g, domain));
       }),
     inside: (list) => (node) =>
       list.every((group) => {
@@ -88,17 +88,32 @@ function overlaps(
   return narrow.level.domains[narrow.domain]!.ancestors[broad.level.index] === broad.domain;
 }
 
+/**
+ * Has the search to choose a domain for the group? Not where pinned pods are in one already; those without devices are
+ * on a host, but leave open which of the domains inside it the devices of the others come from.
+ */
+export function isOpen(problem: Problem, group: Group): boolean {
+  if (group.pins.length === 0) return true;
+  const domain = pinnedDomain(problem, group);
+  const undecided = domain?.kind === "device" && domain.value === undefined;
+  return undecided && group.slots.some((slot) => problem.tables[slot]!.shape.claims.length > 0);
+}
+
 /** The one domain that pinned pods are in; undefined: they are in several, or in none. */
 function pinnedDomain(problem: Problem, { rule, pins }: Group): GroupDomain | undefined {
   const { ref } = rule;
-  if (ref.kind === "node") {
-    const domains = new Set(pins.map(({ node }) => ref.level.domainOf[node] ?? -1));
-    const [domain] = domains;
-    return domains.size === 1 && domain! >= 0 ? { kind: "node", level: ref.level, domain: domain! } : undefined;
+  const { node } = pins[0]!;
+  const level = deviceLevelOn(ref, node);
+  if (level) {
+    const values = new Set(pins.flatMap((pin) => pinnedValues(problem.view, pin, level.attribute)));
+    if (pins.some((pin) => pin.node !== node) || values.size > 1 || values.has("")) return undefined;
+    // Of a level that labels tell elsewhere, a host without such devices is in no domain.
+    if (ref.kind === "node" && valuesInside(problem.view, node, level.attribute).length === 0) return undefined;
+    const [value] = values;
+    return { kind: "device", level, node, value };
   }
-  const nodes = new Set(pins.map(({ node }) => node));
-  const values = new Set(pins.flatMap((pin) => pinnedValues(problem.view, pin, ref.level.attribute)));
-  if (nodes.size !== 1 || values.size > 1 || values.has("")) return undefined;
-  const [value] = values;
-  return { kind: "device", level: ref.level, node: pins[0]!.node, value };
+  if (ref.kind === "device") return undefined;
+  const domains = new Set(pins.map((pin) => ref.level.domainOf[pin.node] ?? -1));
+  const [domain] = domains;
+  return domains.size === 1 && domain! >= 0 ? { kind: "node", level: ref.level, domain: domain! } : undefined;
 }

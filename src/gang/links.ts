@@ -1,6 +1,6 @@
 import type { TopologyLevel } from "../api/cluster-topology.ts";
 import type { Fabric } from "../topology/fabric.ts";
-import type { LevelRef } from "./problem.ts";
+import { type LevelRef, levelsOf } from "./problem.ts";
 
 export type Link = Pick<TopologyLevel, "gigabytesPerSecond" | "microseconds">;
 
@@ -10,14 +10,15 @@ export interface LevelLink {
   readonly link: Link;
 }
 
-/** Links of a topology from broad to narrow. A level without figures has those of the next broader one. */
-export function linksOf(fabric: Fabric): LevelLink[] {
+/**
+ * Links of a topology from broad to narrow, for ends that share every level that `shared` tells; the others are left
+ * out. A level without figures has those of the next broader one that the ends share: two GPUs of one host are no
+ * faster by that than what joins them.
+ */
+export function linksOf(fabric: Fabric, shared: (ref: LevelRef) => boolean = () => true): LevelLink[] {
   const links: LevelLink[] = [{ ref: undefined, link: fabric.spec.beyond ?? {} }];
-  const levels: LevelRef[] = [
-    ...fabric.nodeLevels.map((level): LevelRef => ({ kind: "node", level })),
-    ...fabric.deviceLevels.map((level): LevelRef => ({ kind: "device", level })),
-  ];
-  for (const ref of levels) {
+  for (const ref of levelsOf(fabric)) {
+    if (!shared(ref)) continue;
     const broader = links.at(-1)!.link;
     links.push({ ref, link: { ...broader, ...figures(ref.level.link) } });
   }

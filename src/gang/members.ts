@@ -186,7 +186,7 @@ export function constraintFaults(
   const faults: GangFault[] = [];
   const level = levels.find(({ name }) => name === constraint.level);
   if (!level) faults.push(unknownLevel(`${field}.level`, constraint.level, levels));
-  if (level?.deviceAttribute && constraint.type === "spread") {
+  if (level && !level.nodeLabels && constraint.type === "spread") {
     faults.push(invalid(`${field}.level ${level.name} is inside a host; spread over a level that has nodeLabels`));
   }
   if (constraint.type === "colocate" && constraint.maxSkew !== undefined) {

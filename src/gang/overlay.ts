@@ -1,14 +1,18 @@
-import { allocateOnNode, type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
+import { type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
 import { changeUsage, type NodeUsage } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
-import { copyUsage, countSlots, demandsOf, roomFor, type Shape, type ShapeTable, takeDevices } from "./fit.ts";
+import {
+  chooseDevices,
+  copyUsage,
+  countSlots,
+  demandsOf,
+  roomFor,
+  type Shape,
+  type ShapeTable,
+  type Together,
+  takeDevices,
+} from "./fit.ts";
 import type { OwnHold } from "./problem.ts";
-
-/** A device attribute whose value earlier choices have fixed. */
-export interface Together {
-  readonly attribute: string;
-  readonly value: string;
-}
 
 /** What a search has put on nodes so far, above what the model holds. The model itself is never changed. */
 export interface Overlay {
@@ -76,11 +80,7 @@ export function createOverlay(view: ModelView): Overlay {
   };
   const choose = (node: number, shape: Shape, usage: NodeUsage, together: readonly Together[]) => {
     if (shape.claims.length === 0) return nothing;
-    const options =
-      together.length === 0
-        ? shape.options
-        : { ...shape.options, together: [...(shape.options.together ?? []), ...together] };
-    const choice = allocateOnNode(view.inventory(node), usage, shape.claims, options);
+    const choice = chooseDevices(shape, view.nodes[node]!.record, view.inventory(node), usage, together);
     return isAllocationFailure(choice) ? undefined : choice;
   };
 
@@ -124,7 +124,8 @@ export function createOverlay(view: ModelView): Overlay {
       if (!layer) return table.slots[node]!;
       if (table.admits[node] !== 1) return 0;
       const { shape } = table;
-      return countSlots(shape, roomOn(node, shape, layer), view.inventory(node), () => layer.usage);
+      const { record } = view.nodes[node]!;
+      return countSlots(shape, record, roomOn(node, shape, layer), view.inventory(node), () => layer.usage);
     },
     get touched() {
       return layers.size > 0;

@@ -4,7 +4,7 @@ import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
 import { deviceKey } from "../topology/pod-table.ts";
 import type { PodRecord } from "../topology/records.ts";
-import { type FitCache, fitCache, type ShapeTable, shapeOf } from "./fit.ts";
+import { type Alone, type FitCache, fitCache, type ShapeTable, shapeOf } from "./fit.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
@@ -28,7 +28,7 @@ export interface PreparedUnit {
   readonly rules: readonly Rule[];
   /** Topology of the PlacementGroup, else of the first gang. */
   readonly fabric: Fabric;
-  tableOf(slot: Slot, alone: readonly string[]): ShapeTable;
+  tableOf(slot: Slot, alone: readonly Alone[]): ShapeTable;
 }
 
 /** Why a gang cannot even be searched a place for. */
@@ -92,7 +92,7 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
     tableOf(slot, alone) {
       const known = tables.get(slot) ?? new Map<string, ShapeTable>();
       tables.set(slot, known);
-      const key = alone.join();
+      const key = JSON.stringify(alone);
       const table = known.get(key) ?? tableFor(slot, gangs[slot.gang]!.fabric, cache, alone);
       known.set(key, table);
       return table;
@@ -238,12 +238,12 @@ function slotFault(
 }
 
 /** Islands as a ClusterTopology of the user's own names them; undefined: the allocator knows the usual ones. */
-function islandsOf({ spec, deviceLevels }: Fabric): string[] | undefined {
-  if (spec === builtInTopology || deviceLevels.length === 0) return undefined;
-  return deviceLevels.map(({ attribute }) => attribute);
+function islandsOf({ spec }: Fabric): string[] | undefined {
+  const attributes = new Set(spec.levels.flatMap(({ deviceAttribute }) => deviceAttribute ?? []));
+  return spec === builtInTopology || attributes.size === 0 ? undefined : [...attributes];
 }
 
-function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly string[]): ShapeTable {
+function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly Alone[]): ShapeTable {
   const shape = shapeOf(slot.pod, slot.claims, cache, alone, islandsOf(fabric));
   if ("reason" in shape) throw new Error(`claims of pod ${slot.pod.name} were checked before: ${shape.message}`);
   return cache.table(shape);

@@ -3,9 +3,10 @@ import type { DeviceChoice } from "../dra/allocator/allocate.ts";
 import type { DeviceLevel, Fabric, NodeLevel } from "../topology/fabric.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import type { HeldPod, ModelView } from "../topology/model.ts";
+import { comparePlain } from "../topology/natural-order.ts";
 import { deviceKey } from "../topology/pod-table.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
-import type { ShapeTable } from "./fit.ts";
+import type { Alone, ShapeTable } from "./fit.ts";
 
 /** A place for one pod that the planner has to find. */
 export interface Slot {
@@ -58,6 +59,12 @@ export interface Decided {
 export type LevelRef =
   | { readonly kind: "node"; readonly level: NodeLevel }
   | { readonly kind: "device"; readonly level: DeviceLevel };
+
+/** The level in terms of devices, on a node where devices tell its domains; undefined: labels do, or nothing does. */
+export function deviceLevelOn(ref: LevelRef, node: number): DeviceLevel | undefined {
+  if (ref.kind === "device") return ref.level;
+  return (ref.level.domainOf[node] ?? -1) >= 0 ? undefined : ref.level.inside;
+}
 
 /** A constraint of a gang, of its slices or of its PlacementGroup, before it meets the slots. */
 export interface Rule {
@@ -117,12 +124,23 @@ export interface Problem {
   readonly decided: readonly Decided[];
 }
 
+/** All levels of a fabric, broad to narrow. */
+export function levelsOf({ nodeLevels, deviceLevels }: Fabric): LevelRef[] {
+  return [
+    ...nodeLevels.map((level): LevelRef => ({ kind: "node", level })),
+    ...deviceLevels.map((level): LevelRef => ({ kind: "device", level })),
+  ];
+}
+
 /** Finds the level of a fabric by name. */
 export function levelOf(fabric: Fabric, name: string): LevelRef | undefined {
-  const level = fabric.nodeLevels.find((each) => each.name === name);
-  if (level) return { kind: "node", level };
-  const device = fabric.deviceLevels.find((each) => each.name === name);
-  return device && { kind: "device", level: device };
+  return levelsOf(fabric).find(({ level }) => level.name === name);
+}
+
+/** Domains inside a host: values of the attribute that its devices have, sorted. */
+export function valuesInside(view: ModelView, node: number, attribute: string): string[] {
+  const { devices } = view.inventory(node);
+  return [...new Set(devices.flatMap((entry) => attributeValue(entry, attribute) ?? []))].sort();
 }
 
 /** Values of a device attribute that a pinned pod's devices have. */
@@ -139,8 +157,9 @@ export function pinnedValues(view: ModelView, pin: Pin, attribute: string): stri
 /** Paths of the domains in which pinned pods of a group are, sorted. */
 export function pinnedDomains(view: ModelView, { rule: { ref }, pins }: Group): string[] {
   const paths = pins.flatMap((pin) => {
-    if (ref.kind === "node") return ref.level.domains[ref.level.domainOf[pin.node] ?? -1]?.path ?? [];
-    return pinnedValues(view, pin, ref.level.attribute).map(
+    const inside = deviceLevelOn(ref, pin.node);
+    if (!inside) return ref.kind === "node" ? (ref.level.domains[ref.level.domainOf[pin.node] ?? -1]?.path ?? []) : [];
+    return pinnedValues(view, pin, inside.attribute).map(
       (value) => `${view.nodes[pin.node]!.record.name}/${value.slice(value.indexOf(":") + 1)}`,
     );
   });
@@ -149,7 +168,7 @@ export function pinnedDomains(view: ModelView, { rule: { ref }, pins }: Group): 
 
 /**
  * Brings slots, pins and rules together.
- * @param tableOf slot counts for a slot, all devices of which share the attributes given
+ * @param tableOf slot counts for a slot, all devices of which are as `alone` says
  */
 export function buildProblem(input: {
   view: ModelView;
@@ -158,23 +177,21 @@ export function buildProblem(input: {
   decided: readonly Decided[];
   rules: readonly Rule[];
   fabric: Fabric;
-  tableOf: (slot: Slot, alone: readonly string[]) => ShapeTable;
+  tableOf: (slot: Slot, alone: readonly Alone[]) => ShapeTable;
 }): Problem {
   const { view, slots, rules, fabric, decided } = input;
   const pins = [...input.pins, ...decided.map(pinOf)];
-  const alone = slots.map((): string[] => []);
+  const alone = slots.map(() => new Map<string, Alone>());
   const sets: { rule: Rule; slots: number[]; pins: Pin[] }[] = [];
   for (const rule of rules) {
     for (const set of setsOf(rule, slots, pins)) {
       if (set.slots.length === 0) continue;
       sets.push({ rule, ...set });
-      if (rule.kind === "colocate" && rule.ref.kind === "device") {
-        for (const slot of set.slots)
-          if (!alone[slot]!.includes(rule.ref.level.attribute)) alone[slot]!.push(rule.ref.level.attribute);
-      }
+      const demand = rule.kind === "colocate" ? aloneUnder(rule.ref) : undefined;
+      if (demand) for (const slot of set.slots) alone[slot]!.set(JSON.stringify(demand), demand);
     }
   }
-  const tables = slots.map((slot, i) => input.tableOf(slot, alone[i]!.toSorted()));
+  const tables = slots.map((slot, i) => input.tableOf(slot, inKeyOrder(alone[i]!)));
   const groups: Group[] = sets
     .filter(({ rule }) => rule.kind === "colocate")
     .map((set) => ({ ...set, signature: signatureOf(set, slots, tables) }));
@@ -183,6 +200,16 @@ export function buildProblem(input: {
   );
   const bundles = bundlesOf(slots, tables, groups, spreads);
   return { view, slots, tables, groups, spreads, bundles, fabric, decided };
+}
+
+/** What a level demands of the devices of each pod by itself. */
+function aloneUnder({ kind, level }: LevelRef): Alone | undefined {
+  if (kind === "device") return { attribute: level.attribute, unlessLabels: [] };
+  return level.inside && { attribute: level.inside.attribute, unlessLabels: level.nodeLabels };
+}
+
+function inKeyOrder<T>(map: ReadonlyMap<string, T>): T[] {
+  return [...map].sort(([a], [b]) => comparePlain(a, b)).map(([, value]) => value);
 }
 
 function pinOf({ slot, place }: Decided): Pin {

@@ -1,11 +1,10 @@
 import type { PlacedClaim, PlacedPod, Placement, PlacementCost } from "../api/placement.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import { deviceKey } from "../topology/pod-table.ts";
 import type { ClaimRecord } from "../topology/records.ts";
-import { addCosts, gangCost, type PodPlace, pairingCost, sharedDomain } from "./cost.ts";
+import { addCosts, gangCost, type PodPlace, pairingCost, podPlace, sharedDomains } from "./cost.ts";
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
-import type { Decided, LevelRef } from "./problem.ts";
+import type { Decided } from "./problem.ts";
 
 /** The answer for one gang of a unit; `decided` are the new places of all its gangs. */
 export function placementOf(
@@ -22,22 +21,13 @@ export function placementOf(
     .map((each) => placedPod(model, each))
     .sort((a, b) => order.get(a.podSet)! - order.get(b.podSet)! || a.index - b.index);
   const places = podPlaces(model, prepared, gang, decided);
-  const domains: Record<string, string> = {};
-  const levels: LevelRef[] = [
-    ...fabric.nodeLevels.map((level): LevelRef => ({ kind: "node", level })),
-    ...fabric.deviceLevels.map((level): LevelRef => ({ kind: "device", level })),
-  ];
-  for (const ref of levels) {
-    const path = sharedDomain(model.view, fabric, ref, places);
-    if (path !== undefined) domains[ref.level.name] = path;
-  }
   return {
     gang: request.name,
     namespace: request.namespace,
     ...(role !== undefined && { role }),
     ...(unit.placementGroup && { placementGroup: unit.placementGroup.name }),
     pods,
-    domains,
+    domains: sharedDomains(model.view, fabric, places),
     cost: costOf(model, unit, prepared, gang, decided),
   };
 }
@@ -65,14 +55,9 @@ function allocatedDevices(claim: ClaimRecord): PlacedClaim["devices"] {
 
 /** Where all pods of a gang are: those that were placed before and the new ones. */
 function podPlaces(model: ClusterModel, prepared: PreparedUnit, gang: number, decided: readonly Decided[]): PodPlace[] {
-  const pinned = prepared.pins.flatMap((pin): PodPlace[] => {
-    if (pin.gang !== gang || !pin.placed) return [];
-    const { indexOf } = model.view.inventory(pin.node);
-    const devices = pin.placed.claims.flatMap((claim) =>
-      claim.devices.flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
-    );
-    return [{ podSet: pin.podSet, index: pin.index, node: pin.node, devices }];
-  });
+  const pinned = prepared.pins.flatMap(({ gang: of, placed }) =>
+    of === gang && placed ? (podPlace(model.view, placed) ?? []) : [],
+  );
   const placed = decided.flatMap((each): PodPlace[] => {
     if (each.slot.gang !== gang) return [];
     const { podSet, index } = each.slot;

@@ -1,6 +1,7 @@
 import type { Fabric } from "../topology/fabric.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { ShapeTable } from "./fit.ts";
+import type { LevelRef } from "./problem.ts";
 
 /**
  * A list whose next best element is found when it is asked for: a search mostly needs the first, and sorting five
@@ -81,7 +82,7 @@ function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number) {
 }
 
 /** Tighter domains first: fewer spare devices (pods without devices: fewer slots), then within fuller surroundings. */
-export function compareDomains(fabric: Fabric, table: ShapeTable, level: number) {
+function compareDomains(fabric: Fabric, table: ShapeTable, level: number) {
   const { domains } = fabric.nodeLevels[level]!;
   const spare = table.sums(fabric, level, "spare");
   const slots = table.sums(fabric, level, "slots");
@@ -91,6 +92,32 @@ export function compareDomains(fabric: Fabric, table: ShapeTable, level: number)
     slots[a]! - slots[b]! ||
     surroundings(domains[a]!.nodes[0]!, domains[b]!.nodes[0]!) ||
     comparePlain(domains[a]!.key, domains[b]!.key);
+}
+
+/** Where domains of a level are: one of node labels by its id, or a host that has some inside. */
+export type DomainPlace =
+  | { readonly domain: number; readonly host?: undefined }
+  | { readonly host: number; readonly domain?: undefined };
+
+/**
+ * Tighter places first. Hosts among themselves as nodes, domains among themselves as domains; between the two what is
+ * spare decides, then slots, then the host goes first, so that what spans hosts stays whole.
+ */
+export function comparePlaces(fabric: Fabric, table: ShapeTable, ref: LevelRef) {
+  const hosts = compareNodes(fabric, table, (node) => table.slots[node]!);
+  if (ref.kind === "device") return (a: DomainPlace, b: DomainPlace): number => hosts(a.host!, b.host!);
+  const { index } = ref.level;
+  const domains = compareDomains(fabric, table, index);
+  const sums = { slots: table.sums(fabric, index, "slots"), spare: table.sums(fabric, index, "spare") };
+  const amount = (what: "slots" | "spare", { domain, host }: DomainPlace): number =>
+    domain === undefined ? table[what][host]! : sums[what][domain]!;
+  return (a: DomainPlace, b: DomainPlace): number => {
+    const difference = amount("spare", a) - amount("spare", b) || amount("slots", a) - amount("slots", b);
+    if (difference !== 0) return difference;
+    if (a.domain !== undefined && b.domain !== undefined) return domains(a.domain, b.domain);
+    if (a.host !== undefined && b.host !== undefined) return hosts(a.host, b.host);
+    return a.host === undefined ? 1 : -1;
+  };
 }
 
 /** Where to look for the nodes of one bundle. */

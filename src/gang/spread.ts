@@ -1,5 +1,5 @@
 import { comparePlain } from "../topology/natural-order.ts";
-import type { Problem, Spread } from "./problem.ts";
+import { type Problem, type Spread, valuesInside } from "./problem.ts";
 
 /** Counts the pods of one spread constraint per domain, and says which domains may still get one. */
 export interface SpreadCount {
@@ -16,15 +16,17 @@ export interface SpreadCount {
  */
 export function createSpreadCount(problem: Problem, spread: Spread, inside: (node: number) => boolean): SpreadCount {
   const { level, rule } = spread;
+  const domainOf = domainNumbers(problem, spread);
   const counts = new Map<number, number>();
   const tables = new Set(spread.slots.map((slot) => problem.tables[slot]!));
   for (const { index } of problem.view.nodes.flatMap((node) => node ?? [])) {
-    const domain = level.domainOf[index]!;
-    if (domain >= 0 && inside(index) && [...tables].some((table) => table.admits[index] === 1)) counts.set(domain, 0);
+    const domain = domainOf(index);
+    if (domain !== none && inside(index) && [...tables].some((table) => table.admits[index] === 1))
+      counts.set(domain, 0);
   }
   for (const pin of spread.pins) {
-    const domain = level.domainOf[pin.node] ?? -1;
-    if (domain >= 0) counts.set(domain, (counts.get(domain) ?? 0) + 1);
+    const domain = domainOf(pin.node);
+    if (domain !== none) counts.set(domain, (counts.get(domain) ?? 0) + 1);
   }
   let remaining = spread.slots.length;
   const total = remaining + [...counts.values()].reduce((sum, each) => sum + each, 0);
@@ -45,14 +47,14 @@ export function createSpreadCount(problem: Problem, spread: Spread, inside: (nod
     return lacking <= remaining && highest <= most;
   };
   const add = (node: number, by: 1 | -1) => {
-    const domain = level.domainOf[node]!;
+    const domain = domainOf(node);
     counts.set(domain, counts.get(domain)! + by);
     remaining -= by;
   };
   return {
     add,
     allows(node) {
-      if (!counts.has(level.domainOf[node] ?? -1)) return false;
+      if (!counts.has(domainOf(node))) return false;
       add(node, 1);
       const allowed = canBecomeEven();
       add(node, -1);
@@ -61,10 +63,11 @@ export function createSpreadCount(problem: Problem, spread: Spread, inside: (nod
     interleave(nodes, compare) {
       const byDomain = new Map<number, number[]>();
       for (const node of nodes.toSorted(compare)) {
-        const domain = level.domainOf[node] ?? -1;
+        const domain = domainOf(node);
         byDomain.set(domain, [...(byDomain.get(domain) ?? []), node]);
       }
-      const key = (domain: number) => level.domains[domain]?.key ?? "";
+      const key = (domain: number) =>
+        level.domains[domain]?.key ?? problem.view.nodes[hostOf(domain)]?.record.name ?? "";
       const queues = [...byDomain]
         .sort(([a], [b]) => (counts.get(a) ?? 0) - (counts.get(b) ?? 0) || comparePlain(key(a), key(b)))
         .map(([, queue]) => queue);
@@ -74,5 +77,27 @@ export function createSpreadCount(problem: Problem, spread: Spread, inside: (nod
       }
       return order;
     },
+  };
+}
+
+const none = -1;
+const hostOf = (domain: number) => -2 - domain;
+
+/**
+ * Node → number of its domain. A host that has domains of the level inside counts as one, below `none`: pods on two
+ * hosts are surely apart, pods on one are not told apart.
+ */
+function domainNumbers({ view }: Problem, { level }: Spread): (node: number) => number {
+  const { domainOf, inside } = level;
+  if (!inside) return (node) => domainOf[node] ?? none;
+  const hosts = new Map<number, number>();
+  return (node) => {
+    const known = hosts.get(node);
+    if (known !== undefined) return known;
+    const labelled = domainOf[node] ?? none;
+    const told = () => valuesInside(view, node, inside.attribute).length > 0;
+    const domain = labelled !== none || !told() ? labelled : hostOf(node);
+    hosts.set(node, domain);
+    return domain;
   };
 }

@@ -1,3 +1,4 @@
+import { isOpen } from "./group-domain.ts";
 import type { Bundle, Group, Problem } from "./problem.ts";
 
 /** One decision of the search. `sibling`: the latest earlier step for something alike, whose order of values it goes on with. */
@@ -5,7 +6,7 @@ export type Step =
   | { readonly kind: "group"; readonly group: number; readonly sibling: number | undefined }
   | { readonly kind: "slot"; readonly bundle: number; readonly slot: number; readonly sibling: number | undefined };
 
-/** Groups without pins, broad levels and large groups first; then bundles, those with the largest pods first. */
+/** Groups whose domain is open, broad levels and large groups first; then bundles, those with the largest pods first. */
 export function stepsOf(problem: Problem): Step[] {
   const { groups, bundles, slots, tables } = problem;
   const breadth = ({ rule: { ref, fabric } }: Group) =>
@@ -13,7 +14,7 @@ export function stepsOf(problem: Problem): Step[] {
   const weight = (list: readonly number[]) =>
     list.reduce((sum, slot) => sum + 1 + 1000 * tables[slot]!.shape.devices, 0);
   const groupOrder = [...groups.keys()]
-    .filter((g) => groups[g]!.pins.length === 0)
+    .filter((g) => isOpen(problem, groups[g]!))
     .sort(
       (a, b) =>
         breadth(groups[a]!) - breadth(groups[b]!) || weight(groups[b]!.slots) - weight(groups[a]!.slots) || a - b,

@@ -21,6 +21,8 @@ export interface NodeLevel {
   readonly name: string;
   readonly index: number;
   readonly nodeLabels: readonly string[];
+  /** Its domains inside hosts that have none of the labels; absent: such hosts are in no domain of it. */
+  readonly inside?: DeviceLevel;
   readonly link: Pick<TopologyLevel, "gigabytesPerSecond" | "microseconds">;
   /** Domain id → domain; undefined where an id is not in use. */
   readonly domains: readonly (Domain | undefined)[];
@@ -62,10 +64,10 @@ export function createFabric(spec: ClusterTopologySpec): Fabric {
   const levels: MutableLevel[] = [];
   const deviceLevels: DeviceLevel[] = [];
   for (const level of spec.levels) {
-    if (level.nodeLabels) levels.push(newLevel(level, level.nodeLabels, levels.length));
-    else if (level.deviceAttribute) {
-      deviceLevels.push({ name: level.name, attribute: level.deviceAttribute, link: level });
-    }
+    const { name, nodeLabels, deviceAttribute: attribute } = level;
+    const inside = attribute === undefined ? undefined : { name, attribute, link: level };
+    if (nodeLabels) levels.push({ ...newLevel(level, nodeLabels, levels.length), ...(inside && { inside }) });
+    else if (inside) deviceLevels.push(inside);
   }
   const orderKeys = new Map<number, string>();
   let structureVersion = 0;

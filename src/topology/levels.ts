@@ -4,6 +4,9 @@ import type { NodeRecord } from "./records.ts";
 /** The label that names a host; a node without it is named by itself. */
 const hostnameLabel = "kubernetes.io/hostname";
 
+/** Names the set of GPUs that NVLink joins, on one host or several; partitions have none. */
+const nvlinkAttribute = "gpu.kllama.ai/nvlinkDomain";
+
 /**
  * Levels of a cluster without a ClusterTopology named `default`, broad to narrow. Each reads what clouds, NVIDIA's
  * tools and topograph write; the first label that a node has counts.
@@ -13,12 +16,16 @@ const hostnameLabel = "kubernetes.io/hostname";
  * | region, zone | `topology.kubernetes.io/…` |
  * | block | topograph tier 1 (and its older `spine`, `block`), Google block, AWS layer 2, OCI network block |
  * | rack | topograph tier 0 (older `leaf`), `topology.kubernetes.io/rack`, Google sub-block, AWS layer 3, OCI rack, Volcano ToR |
- * | nvlink-domain | `nvidia.com/gpu.clique`, topograph accelerator domain, CoreWeave, AWS UltraServer |
+ * | nvlink-domain | `nvidia.com/gpu.clique`, topograph accelerator domain, CoreWeave, AWS UltraServer; else `nvlink` |
  * | host | `kubernetes.io/hostname`, else the node's name |
  * | numa, pcie-root, nvlink | attributes of devices, inside one host |
  *
- * `gpu.clique` comes before the labels of third parties: it is what the fabric itself reports. Link figures are assumptions for
- * one GPU and one direction: 400 Gb/s rails in a rack, half of that in a block, NVLink 5 between hosts, NVLink 4 inside one.
+ * `gpu.clique` comes before the labels of third parties: it is what the fabric itself reports. On a host without any of
+ * those labels NVLink ends at the host, and its GPUs say how far it reaches: all 8 of a DGX H100 are one domain, each
+ * bridged pair of PCIe cards is one of 2, and MIG partitions, which reach no peer, are in none.
+ *
+ * Link figures are assumptions for one GPU and one direction: 400 Gb/s rails in a rack, half of that in a block, NVLink 5
+ * between hosts, NVLink 4 inside one.
  */
 export const builtInTopology: ClusterTopologySpec = {
   levels: [
@@ -60,13 +67,14 @@ export const builtInTopology: ClusterTopologySpec = {
         "ds.coreweave.com/nvlink.domain",
         "topology.k8s.aws/ultraserver-id",
       ],
+      deviceAttribute: nvlinkAttribute,
       gigabytesPerSecond: 900,
       microseconds: 2,
     },
     { name: "host", nodeLabels: [hostnameLabel] },
     { name: "numa", deviceAttribute: "resource.kubernetes.io/numaNode" },
     { name: "pcie-root", deviceAttribute: "resource.kubernetes.io/pcieRoot" },
-    { name: "nvlink", deviceAttribute: "gpu.kllama.ai/nvlinkDomain", gigabytesPerSecond: 450, microseconds: 1 },
+    { name: "nvlink", deviceAttribute: nvlinkAttribute, gigabytesPerSecond: 450, microseconds: 1 },
   ],
   beyond: { gigabytesPerSecond: 12.5, microseconds: 50 },
 };

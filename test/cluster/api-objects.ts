@@ -164,17 +164,17 @@ const clusterTopologies: Omit<ObjectCase, "plural">[] = [
     name: "a level told by nothing",
     spec: { levels: [{ name: "rack" }] },
     refusal:
-      "spec.levels[0]: Invalid value: level rack is told either by nodeLabels or by deviceAttribute; give exactly",
+      "spec.levels[0]: Invalid value: level rack is told by nodeLabels, by deviceAttribute, or by both; give at least",
   },
   {
-    name: "a level told twice",
-    spec: { levels: [{ ...rack, ...numa }] },
-    refusal: "level numa is told either by nodeLabels or by deviceAttribute",
+    name: "a level told by labels, and by devices where there are none",
+    spec: { levels: [{ ...numa, ...rack }, { ...rack, name: "host" }, numa] },
   },
   {
     name: "a node level inside a host",
     spec: { levels: [numa, rack] },
-    refusal: "spec.levels: Invalid value: levels with deviceAttribute lie inside a host: list them after all levels",
+    refusal:
+      "spec.levels: Invalid value: levels with deviceAttribute alone lie inside a host: list them after all levels",
   },
   {
     name: "an attribute without domain",

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import type { ClusterTopologySpec } from "../../src/api/cluster-topology.ts";
 import type { GangConstraint } from "../../src/api/gang.ts";
 import type { PlacedPod } from "../../src/api/placement.ts";
 import type { PlacementGroupConstraint } from "../../src/api/placement-group.ts";
@@ -8,6 +9,7 @@ import { clusterOf, gangIn, type NodeSketch, plansOf } from "../support/cluster.
 import {
   brokenRule,
   type OracleNode,
+  type OraclePlace,
   type OraclePod,
   type OracleRule,
   placementExists,
@@ -18,6 +20,7 @@ interface Case {
   nodes: {
     zone: string | undefined;
     rack: string | undefined;
+    island: string | undefined;
     cpu: number;
     gpus: number;
     used: number;
@@ -46,10 +49,11 @@ interface Case {
 }
 type Level = OracleRule["level"];
 
-const level = fc.constantFrom<Level>("zone", "rack", "host");
+const level = fc.constantFrom<Level>("zone", "rack", "island", "host");
 const node = fc.record({
   zone: fc.option(fc.constantFrom("z1", "z2"), { nil: undefined, freq: 8 }),
   rack: fc.option(fc.constantFrom("r1", "r2"), { nil: undefined, freq: 6 }),
+  island: fc.option(fc.constantFrom("i1", "i2"), { nil: undefined, freq: 1 }),
   cpu: fc.integer({ min: 1, max: 4 }),
   gpus: fc.constantFrom(0, 2, 4),
   used: fc.integer({ min: 0, max: 3 }),
@@ -94,24 +98,48 @@ interface World {
   preferred: OracleRule[];
 }
 
+/** `island` is told by a label, on hosts without it by devices. */
+const topology: ClusterTopologySpec = {
+  levels: [
+    { name: "zone", nodeLabels: ["zone"] },
+    { name: "rack", nodeLabels: ["rack"] },
+    { name: "island", nodeLabels: ["island"], deviceAttribute: "resource.kubernetes.io/numaNode" },
+    { name: "host", nodeLabels: ["kubernetes.io/hostname"] },
+    { name: "numa", deviceAttribute: "resource.kubernetes.io/numaNode" },
+  ],
+};
+
 const taint = { key: "k", value: "v", effect: "NoSchedule" };
 
 function worldOf(sample: Case, nodeName = (i: number) => `n${i}`, order = <T>(list: T[]) => list): World {
   const sketches = sample.nodes.map(
-    ({ zone, rack, cpu, gpus, used, tainted }, i): NodeSketch => ({
+    ({ zone, rack, island, cpu, gpus, used, tainted }, i): NodeSketch => ({
       name: nodeName(i),
       ...(zone && { zone }),
       ...(rack && { rack }),
       gpus,
       used: Math.min(used, gpus),
-      more: { allocatable: { cpu: cpu * 1000, pods: 110 }, taints: tainted ? [taint] : [] },
+      more: {
+        allocatable: { cpu: cpu * 1000, pods: 110 },
+        taints: tainted ? [taint] : [],
+        ...(island && { labels: { island } }),
+      },
     }),
   );
-  const model = clusterOf(order(sketches));
-  const nodes = sample.nodes.map(({ zone, rack, cpu, gpus, used, tainted }, i): OracleNode => {
+  const model = clusterOf(order(sketches), topology);
+  const nodes = sample.nodes.map(({ zone, rack, island, cpu, gpus, used, tainted }, i): OracleNode => {
     const held = Math.min(used, gpus);
     const first = Math.max(0, gpus / 2 - held);
-    return { name: nodeName(i), zone, rack, cpu, free: [first, gpus - held - first], tainted };
+    return {
+      name: nodeName(i),
+      zone,
+      rack,
+      island,
+      cpu,
+      devices: gpus > 0,
+      free: [first, gpus - held - first],
+      tainted,
+    };
   });
   const pods: OraclePod[] = [];
   const required: OracleRule[] = [];
@@ -207,7 +235,7 @@ function checkFit({ nodes, pods }: World, placed: readonly PlacedPod[]): void {
       expect(pool).toBe(nodeName);
       expect(taken.has(`${pool}/${device}`), `${pool}/${device} is given once`).toBe(false);
       taken.add(`${pool}/${device}`);
-      numas.add(Number(device.split("-")[1]) < totalOf(nodeName, nodes) / 2 ? 0 : 1);
+      numas.add(numaOf(nodeName, device, nodes));
     }
     if (pod.oneNuma) expect(numas.size).toBeLessThanOrEqual(1);
     expect(half[0] + half[1]).toBeGreaterThanOrEqual(devices.length);
@@ -218,6 +246,21 @@ function checkFit({ nodes, pods }: World, placed: readonly PlacedPod[]): void {
 const totals = new WeakMap<readonly OracleNode[], Map<string, number>>();
 function totalOf(name: string, nodes: readonly OracleNode[]): number {
   return totals.get(nodes)!.get(name)!;
+}
+
+function numaOf(node: string, device: string, nodes: readonly OracleNode[]): number {
+  return Number(device.split("-")[1]) < totalOf(node, nodes) / 2 ? 0 : 1;
+}
+
+/** Where each pod of the oracle is: pinned ones have no devices. */
+function oraclePlaces({ nodes, pods }: World, placed: readonly PlacedPod[]): OraclePlace[] {
+  const byName = new Map(placed.map((each) => [each.pod, each]));
+  return pods.map((pod) => {
+    if (pod.pinned !== undefined) return { node: pod.pinned, numas: [] };
+    const { node: name, claims } = byName.get(`${pod.gang}-${pod.podSet}-${pod.index}`)!;
+    const devices = claims.flatMap((claim) => claim.devices);
+    return { node: name, numas: devices.map(({ device }) => numaOf(name, device, nodes)) };
+  });
 }
 
 const newPods = (world: World) => world.pods.filter(({ pinned }) => pinned === undefined);
@@ -237,8 +280,7 @@ test("the planner finds a placement exactly when there is one, and what it finds
       const placed = plansOf(result).flatMap(({ placement }) => placement.pods);
       expect(placed).toHaveLength(newPods(world).length);
       checkFit(world, placed);
-      const nodeOf = new Map(placed.map(({ pod, node: name }) => [pod, name]));
-      const places = world.pods.map((pod) => pod.pinned ?? nodeOf.get(`${pod.gang}-${pod.podSet}-${pod.index}`)!);
+      const places = oraclePlaces(world, placed);
       expect(brokenRule(world.nodes, world.pods, places, world.required)).toBeUndefined();
       // Preferred rules in order: each is kept that could be kept beside those before it.
       const kept = [...world.required];

@@ -17,6 +17,8 @@ export interface NodeSketch {
   used?: number;
   /** NUMA node of each GPU; default: the first half 0, the second half 1. */
   numa?: (gpu: number) => number;
+  /** NVLink domain of each GPU; default: none is told. */
+  nvlink?: (gpu: number) => string;
   more?: Partial<NodeRecord>;
 }
 
@@ -44,7 +46,10 @@ export function addNode(model: ClusterModel, sketch: NodeSketch): void {
   const labels = { ...(zone && { zone }), ...(rack && { rack }), "kubernetes.io/hostname": name, ...more.labels };
   model.upsertNode(nodeRecord(name, { ...more, labels }));
   if (count > 0) {
-    const devices = gpus(count, (gpu) => ({ "resource.kubernetes.io/numaNode": numa(gpu) }));
+    const devices = gpus(count, (gpu) => ({
+      "resource.kubernetes.io/numaNode": numa(gpu),
+      ...(sketch.nvlink && { nvlinkDomain: sketch.nvlink(gpu) }),
+    }));
     model.upsertSlice(sliceRecord(name, devices));
   }
   for (let gpu = 0; gpu < used; gpu++) {

@@ -8,7 +8,11 @@ export interface OracleNode {
   name: string;
   zone: string | undefined;
   rack: string | undefined;
+  /** Label of the level that is told by a label, else by the NUMA node of devices. */
+  island: string | undefined;
   cpu: number;
+  /** Has it GPUs, whoever holds them? */
+  devices: boolean;
   /** Free GPUs per NUMA node. */
   free: [number, number];
   tainted: boolean;
@@ -30,7 +34,7 @@ export interface OraclePod {
 /** Pods by `covers` share a domain of the level, or are spread over it. */
 export interface OracleRule {
   type: GangConstraint["type"];
-  level: "zone" | "rack" | "host";
+  level: "zone" | "rack" | "island" | "host";
   maxSkew: number;
   required: boolean;
   covers: (pod: OraclePod) => boolean;
@@ -38,11 +42,17 @@ export interface OracleRule {
   part: (pod: OraclePod) => string;
 }
 
-const levels = ["zone", "rack", "host"] as const;
+/** Where a pod is: its node, and the NUMA nodes that its devices come from. */
+export interface OraclePlace {
+  node: string;
+  numas: readonly number[];
+}
+
+const levels = ["zone", "rack", "island", "host"] as const;
 
 /** Whole path of the node's domain; undefined: the node lacks the label. */
 function domainPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
-  const values = { zone: node.zone, rack: node.rack, host: node.name };
+  const values = { zone: node.zone, rack: node.rack, island: node.island, host: node.name };
   if (values[level] === undefined) return undefined;
   return levels
     .slice(0, levels.indexOf(level) + 1)
@@ -50,11 +60,28 @@ function domainPath(node: OracleNode, level: OracleRule["level"]): string | unde
     .join("/");
 }
 
-/** Why an assignment (pod → node, parallel to `pods`) breaks a rule; undefined: it does not. */
+/** Do pods at these places share one domain of the level? */
+function together(nodes: readonly OracleNode[], places: readonly OraclePlace[], level: OracleRule["level"]): boolean {
+  const byName = new Map(nodes.map((node) => [node.name, node]));
+  const paths = new Set(places.map(({ node }) => domainPath(byName.get(node)!, level)));
+  if (paths.size > 1) return false;
+  if (!paths.has(undefined)) return true;
+  // No label: one host that has devices, and one NUMA node on it. Pods without devices have the host alone in common.
+  const hosts = new Set(places.map(({ node }) => node));
+  const numas = new Set(places.flatMap((place) => place.numas));
+  return level === "island" && hosts.size === 1 && byName.get([...hosts][0]!)!.devices && numas.size <= 1;
+}
+
+/** The domain that a spread counts a pod in: inside unlabelled hosts domains are not told apart. */
+function spreadPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
+  return domainPath(node, level) ?? (level === "island" && node.devices ? `host ${node.name}` : undefined);
+}
+
+/** Why an assignment (pod → place, parallel to `pods`) breaks a rule; undefined: it does not. */
 export function brokenRule(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
-  places: readonly string[],
+  places: readonly OraclePlace[],
   rules: readonly OracleRule[],
 ): string | undefined {
   const byName = new Map(nodes.map((node) => [node.name, node]));
@@ -66,11 +93,12 @@ export function brokenRule(
     for (const members of sets.values()) {
       // A rule binds pods to come; those that run already may stay as they are.
       if (members.every(([, pod]) => pod.pinned !== undefined)) continue;
-      const paths = members.map(([i]) => domainPath(byName.get(places[i]!)!, rule.level));
+      const at = members.map(([i]) => places[i]!);
       if (rule.type === "colocate") {
-        if (paths.includes(undefined) || new Set(paths).size > 1) return `${rule.type} ${rule.level}`;
+        if (!together(nodes, at, rule.level)) return `${rule.type} ${rule.level}`;
         continue;
       }
+      const paths = at.map(({ node }) => spreadPath(byName.get(node)!, rule.level));
       const free = members.flatMap(([, pod], i) => (pod.pinned === undefined ? [paths[i]] : []));
       if (free.includes(undefined)) return `spread ${rule.level}`;
       const around = broaderDomain(
@@ -83,7 +111,7 @@ export function brokenRule(
       );
       const counts = new Map<string, number>();
       for (const node of nodes) {
-        const path = domainPath(node, rule.level);
+        const path = spreadPath(node, rule.level);
         const admits = members.some(([, pod]) => pod.pinned === undefined && (!node.tainted || pod.tolerates));
         if (path !== undefined && admits && around(node)) counts.set(path, 0);
       }
@@ -98,12 +126,12 @@ export function brokenRule(
 function broaderDomain(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
-  places: readonly string[],
+  places: readonly OraclePlace[],
   rules: readonly OracleRule[],
   spread: OracleRule,
   members: readonly number[],
 ): (node: OracleNode) => boolean {
-  const first = nodes.find(({ name }) => name === places[members[0]!])!;
+  const first = nodes.find(({ name }) => name === places[members[0]!]!.node)!;
   const broader = rules.filter(
     (rule) =>
       rule.required &&
@@ -112,7 +140,7 @@ function broaderDomain(
       members.every((i) => rule.covers(pods[i]!)) &&
       new Set(members.map((i) => rule.part(pods[i]!))).size === 1,
   );
-  return (node) => broader.every(({ level }) => domainPath(node, level) === domainPath(first, level));
+  return (node) => broader.every(({ level }) => spreadPath(node, level) === spreadPath(first, level));
 }
 
 /** Is there any assignment that fits the nodes and keeps all rules? */
@@ -121,14 +149,14 @@ export function placementExists(
   pods: readonly OraclePod[],
   rules: readonly OracleRule[],
 ): boolean {
-  const places: string[] = [];
+  const places: OraclePlace[] = [];
   const cpu = new Map(nodes.map((node) => [node.name, node.cpu]));
   const free = new Map(nodes.map((node) => [node.name, [...node.free] as [number, number]]));
   const next = (i: number): boolean => {
     if (i === pods.length) return brokenRule(nodes, pods, places, rules) === undefined;
     const pod = pods[i]!;
     if (pod.pinned !== undefined) {
-      places.push(pod.pinned);
+      places.push({ node: pod.pinned, numas: [] });
       const found = next(i + 1);
       places.pop();
       return found;
@@ -143,7 +171,7 @@ export function placementExists(
         cpu.set(node.name, cpu.get(node.name)! - pod.cpu);
         gpus[0] -= onFirst;
         gpus[1] -= onSecond;
-        places.push(node.name);
+        places.push({ node: node.name, numas: [...(onFirst > 0 ? [0] : []), ...(onSecond > 0 ? [1] : [])] });
         const found = next(i + 1);
         places.pop();
         gpus[0] += onFirst;

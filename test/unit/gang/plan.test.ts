@@ -271,6 +271,155 @@ describe("constraints", () => {
     const gang = gangIn(model, "g", { w: { count: 2, gpus: 2 } }, { constraints: [together("numa")] });
     expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n2[4,5]", "g-w-1@n2[6,7]"]);
   });
+
+  test("a running pod without devices pins the host of a device level, and leaves open which of its domains", () => {
+    const model = clusterOf([
+      { name: "n1", rack: "r", gpus: 8, used: 2 },
+      { name: "n2", rack: "r", gpus: 4 },
+    ]);
+    const placed = [{ pod: "g-leader-0", podSet: "leader", index: 0, node: "n1", claims: [] }];
+    const sets = { leader: { count: 1 }, w: { count: 2, gpus: 2 } };
+    const gang = gangIn(model, "g", sets, { constraints: [together("numa")] }, placed);
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n1[4,5]", "g-w-1@n1[6,7]"]);
+  });
+});
+
+describe("an NVLink domain", () => {
+  const inOne = { constraints: [together("nvlink-domain")] };
+  const clique = (name: string) => ({ more: { labels: { "nvidia.com/gpu.clique": name } } });
+  const tray = (name: string, more: Partial<NodeSketch> = {}): NodeSketch => ({
+    name,
+    gpus: 4,
+    ...clique("nvl.1"),
+    ...more,
+  });
+  const dgx = (name: string, more: Partial<NodeSketch> = {}): NodeSketch => ({
+    name,
+    gpus: 8,
+    nvlink: () => name,
+    ...more,
+  });
+  const bridged = (name: string, more: Partial<NodeSketch> = {}): NodeSketch => ({
+    name,
+    gpus: 4,
+    nvlink: (gpu) => `${name}.${gpu < 2 ? "left" : "right"}`,
+    ...more,
+  });
+  const builtIn = (...nodes: NodeSketch[]) => clusterOf(nodes, builtInTopology);
+  const placed = (model: ReturnType<typeof clusterOf>, set: Parameters<typeof gangIn>[2][string], spec = inOne) =>
+    picture(plan(model, { gangs: [gangIn(model, "g", { w: set }, spec)] }));
+
+  test("is a DGX host by itself: its GPUs tell it, no label does", () => {
+    const model = builtIn(dgx("dgx-0"), dgx("dgx-1"));
+    expect(placed(model, { count: 2, gpus: 4 })).toEqual(["g-w-0@dgx-0[0,1,2,3]", "g-w-1@dgx-0[4,5,6,7]"]);
+    const [result] = plansOf(plan(model, { gangs: [gangIn(model, "h", { w: { count: 1, gpus: 8 } }, inOne)] }));
+    expect(result!.placement.domains).toMatchObject({ "nvlink-domain": "dgx-0/dgx-0", nvlink: "dgx-0/dgx-0" });
+  });
+
+  test("does not reach from one DGX host to the next", () => {
+    const model = builtIn(dgx("dgx-0"), dgx("dgx-1"));
+    expect(placed(model, { count: 4, gpus: 4 })).toEqual([
+      "g: NoDomainFits: the gang needs room for 4 pods of 4 gpu.kllama.ai devices in one nvlink-domain; the best, dgx-0, has room for 2",
+    ]);
+  });
+
+  test("is a pair of bridged cards, not their host", () => {
+    const model = builtIn(bridged("pcie-0"), bridged("pcie-1"));
+    expect(placed(model, { count: 1, gpus: 2 })).toEqual(["g-w-0@pcie-0[0,1]"]);
+    expect(placed(model, { count: 2, gpus: 1 })).toEqual(["g-w-0@pcie-0[0]", "g-w-1@pcie-0[1]"]);
+    expect(placed(model, { count: 2, gpus: 2 })).toEqual([
+      "g: NoDomainFits: the gang needs room for 2 pods of 2 gpu.kllama.ai devices in one nvlink-domain; the best, pcie-0, has room for 1",
+    ]);
+    expect(placed(model, { count: 1, gpus: 4 })[0]).toContain("g: NoMatchingDevice");
+  });
+
+  test("is the pair that is free when one card of the other is taken", () => {
+    expect(placed(builtIn(bridged("pcie-0", { used: 1 })), { count: 2, gpus: 1 })).toEqual([
+      "g-w-0@pcie-0[2]",
+      "g-w-1@pcie-0[3]",
+    ]);
+  });
+
+  test("holds no MIG partition: they reach no peer", () => {
+    const model = builtIn({ name: "mig" });
+    const boards = [0, 1].map((index) => migBoard(index));
+    for (const { devices } of boards) devices[0]!.attributes!["nvlinkDomain"] = { string: "mig" };
+    for (const slice of migSlices("mig", boards)) model.upsertSlice(slice);
+    expect(placed(model, { count: 2, gpus: 1 })).toEqual(["g-w-0@mig[0]", "g-w-1@mig[1]"]);
+    const [refused] = placed(model, { count: 2, requests: [partition("p", "3g")] });
+    expect(refused).toContain(
+      "g: NoMatchingDevice: no node has devices that pod set w asks for, even if all were free",
+    );
+    expect(refused).toContain("with one value of gpu.kllama.ai/nvlinkDomain are needed, 0 are free");
+  });
+
+  test("is what the label says where there is one, whatever devices tell", () => {
+    const model = builtIn(tray("tray-0", { nvlink: () => "tray-0" }), tray("tray-1"));
+    expect(placed(model, { count: 2, gpus: 4 })).toEqual(["g-w-0@tray-0[0,1,2,3]", "g-w-1@tray-1[0,1,2,3]"]);
+  });
+
+  test("is the tightest that holds the gang: a host before a rack of trays, the rack when the host is too small", () => {
+    const model = builtIn(...[0, 1, 2, 3].map((i) => tray(`tray-${i}`)), dgx("dgx"));
+    const nodes = (count: number) => [
+      ...new Set(placed(model, { count, gpus: 4 }).map((pod) => pod.replace(/.*@|\[.*/g, ""))),
+    ];
+    expect(nodes(2)).toEqual(["dgx"]);
+    expect(nodes(3)).toEqual(["tray-0", "tray-1", "tray-2"]);
+  });
+
+  test("holds each slice of a gang, hosts and racks mixed", () => {
+    const model = builtIn(tray("tray-0"), tray("tray-1"), dgx("dgx"));
+    const set = { count: 4, gpus: 4, slices: [{ size: 2, level: "nvlink-domain" }] };
+    const pods = placed(model, set, { constraints: [] });
+    expect(pods.map((pod) => pod.replace(/\[.*/, ""))).toEqual([
+      "g-w-0@dgx",
+      "g-w-1@dgx",
+      "g-w-2@tray-0",
+      "g-w-3@tray-1",
+    ]);
+  });
+
+  test("that a running pod is in holds those to come", () => {
+    const model = builtIn(dgx("dgx-0"), dgx("dgx-1"));
+    model.upsertClaim(allocatedClaim("mine", "dgx-1", ["gpu-3"], []));
+    const devices = [{ request: "gpu", driver: "gpu.kllama.ai", pool: "dgx-1", device: "gpu-3" }];
+    const claims = [{ claim: "mine", reference: "gpu", devices }];
+    const running = [{ pod: "g-w-0", podSet: "w", index: 0, node: "dgx-1", claims }];
+    const gang = (count: number) => gangIn(model, "g", { w: { count, gpus: 4 } }, inOne, running);
+    expect(picture(plan(model, { gangs: [gang(2)] }))).toEqual(["g-w-1@dgx-1[4,5,6,7]"]);
+    expect(picture(plan(model, { gangs: [gang(3)] }))).toEqual([
+      "g: NoDomainFits: the gang needs room for 2 pods of 4 gpu.kllama.ai devices in one nvlink-domain; the nvlink-domain of its running pods, dgx-1, has room for 1",
+    ]);
+  });
+
+  test("counts once per host in a spread", () => {
+    const model = builtIn(dgx("dgx-0"), dgx("dgx-1"), { name: "cpu" });
+    const spread: GangConstraint[] = [{ type: "spread", level: "nvlink-domain", mode: "required" }];
+    const pods = placed(model, { count: 4, gpus: 1 }, { constraints: spread });
+    const counts = Object.groupBy(pods, (pod) => pod.replace(/.*@|\[.*/g, ""));
+    expect(Object.entries(counts).map(([node, on]) => `${node} ${on!.length}`)).toEqual(["dgx-0 2", "dgx-1 2"]);
+  });
+
+  test("that no node is in is asked for by label and attribute", () => {
+    expect(placed(builtIn({ name: "plain", gpus: 8 }), { count: 1, gpus: 1 })[0]).toContain("g: NoMatchingDevice");
+    const cpus = placed(builtIn({ name: "plain", gpus: 8 }), { count: 1 });
+    expect(cpus).toEqual([
+      "g: NoDomainFits: the gang needs room for 1 pod of cpu 1 in one nvlink-domain; no node is in one; 1 node lacks the labels of nvlink-domain (nvidia.com/gpu.clique, accelerator.topograph.run/domain), and devices that tell gpu.kllama.ai/nvlinkDomain",
+    ]);
+  });
+
+  test("does not make two cards of one host fast that no bridge joins", () => {
+    const model = builtIn(bridged("pcie", { more: { labels: { "topology.kubernetes.io/rack": "r" } } }));
+    const costOf = (gpus: number) => {
+      const gang = gangIn(model, `g${gpus}`, { w: { count: 1, gpus } });
+      return plansOf(plan(model, { gangs: [gang] }))[0]!.placement.cost.byLink[0]!;
+    };
+    const [bridge, host] = [costOf(2), costOf(4)];
+    expect([bridge.level, host.level]).toEqual(["nvlink", "host"]);
+    // All-reduce of 16 MiB: 2 ranks move it once at 450 GB/s, 4 ranks move 1.5 times as much at the rack's 50.
+    expect(bridge.milliseconds).toBeCloseTo(16.8 / 450 + 0.002, 2);
+    expect(host.milliseconds).toBeCloseTo((1.5 * 16.8) / 50 + 0.036, 2);
+  });
 });
 
 describe("members", () => {
