@@ -1,10 +1,8 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { Agent, request } from "undici";
 import { afterAll, afterEach, beforeAll, expect } from "vitest";
 import type { Gang, GangStatus } from "../../src/api/gang.ts";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
+import { plannerMetrics, sumSeries } from "../../src/cli/system/metrics.ts";
 import type { FleetHandle } from "../../src/simulator/fleet-agent.ts";
 import { type Observer, observe } from "./observer.ts";
 import { type Stack, type StackOptions, startStack } from "./stack.ts";
@@ -97,7 +95,7 @@ export function useScene(options: StackOptions): Scene {
       ns = `test-${namespaces}`;
       await createNamespace(stack.admin, ns, labels);
     },
-    metric: (name) => metric(stack, name),
+    metric: async (name) => sumSeries(await plannerMetrics(stack.extender), name),
     membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
     scheduled: (name) =>
       seen.until(`gang ${name} is scheduled`, () => {
@@ -117,14 +115,4 @@ export function useScene(options: StackOptions): Scene {
       await Promise.all(members.map((pod) => create(stack.admin, ns, pod)));
     },
   };
-}
-
-async function metric(stack: Stack, name: string): Promise<number> {
-  const file = (path: string) => readFile(join(stack.plane.dataDir, path), "utf8");
-  const [cert, key, ca] = await Promise.all([file("scheduler.crt"), file("scheduler.key"), file("planner-ca.crt")]);
-  const dispatcher = new Agent({ connect: { cert, key, ca } });
-  const { body } = await request(`${stack.plannerUrl}/metrics`, { dispatcher });
-  const lines = (await body.text()).split("\n").filter((line) => line.split(/[{ ]/)[0] === name);
-  await dispatcher.close();
-  return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
 }

@@ -1,24 +1,22 @@
-import { type ChildProcess, fork } from "node:child_process";
-import { writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { extenderEntries } from "../../src/api/extender-configuration.ts";
+import type { Child } from "../../src/cli/system/children.ts";
+import {
+  type ExtenderAccess,
+  install,
+  kubeconfigOf,
+  plannerFlags,
+  prepareExtender,
+  prepareProcess,
+  startBase,
+  startScheduler,
+} from "../../src/cli/system/system.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
-import { installManifests } from "../../src/kube/install.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import type { Fleet } from "../../src/simulator/fleet.ts";
 import { type FleetHandle, startFleet } from "../../src/simulator/fleet-agent.ts";
 import { fleetNodes } from "../../src/simulator/objects.ts";
 import { publishFleet } from "../../src/simulator/publish.ts";
-import {
-  type ControlPlane,
-  type ControlPlaneOptions,
-  startControlPlane,
-} from "../../tools/control-plane/control-plane.ts";
-
-const root = fileURLToPath(new URL("../..", import.meta.url));
+import type { ControlPlane, ControlPlaneOptions } from "../../tools/control-plane/control-plane.ts";
 
 export interface StackOptions extends Omit<ControlPlaneOptions, "components"> {
   fleet: Fleet;
@@ -31,8 +29,6 @@ export interface StackOptions extends Omit<ControlPlaneOptions, "components"> {
 /** One of kllama's processes, as a child that tests may kill. */
 interface Service {
   readonly pid: number | undefined;
-  /** Everything it logged, JSON lines. */
-  readonly log: string[];
   kill(signal: NodeJS.Signals): Promise<void>;
   /** Starts it (again) and waits until it is ready. */
   start(environment?: Record<string, string>): Promise<void>;
@@ -48,25 +44,24 @@ export interface Stack {
   fleet?: FleetHandle;
   planner: Service;
   operator?: Service;
-  /** Where the extender listens. */
-  plannerUrl: string;
+  /** Where the extender listens, and how kube-scheduler is let in. */
+  extender: ExtenderAccess;
   stop(): Promise<void>;
 }
 
 export async function startStack(options: StackOptions): Promise<Stack> {
   return await startUpon(options, async (plane, admin, stops) => {
-    await installManifests(
-      admin,
-      manifests("crds", "deploy/rbac.yaml", "deploy/policies.yaml", "deploy/device-classes.yaml"),
-    );
+    await install(admin);
     await waitForPolicies(admin);
-    const { planner, url } = await startPlannerOf(plane, stops);
+    const extender = await prepareExtender(plane);
+    const planner = await startService(plane, "planner", plannerFlags(extender), stops);
+    await startScheduler(plane, extender);
     const fleet = await startFleetOf(plane, options, stops);
-    const operator = options.operator === true ? await startOperatorOf(plane, stops) : undefined;
+    const operator = options.operator === true ? await startService(plane, "operator", [], stops) : undefined;
     return {
       ...(fleet === undefined ? {} : { fleet }),
       planner,
-      plannerUrl: url,
+      extender,
       ...(operator === undefined ? {} : { operator }),
     };
   });
@@ -77,7 +72,7 @@ export async function startStockStack(
   options: Omit<StackOptions, "operator">,
 ): Promise<Pick<Stack, "plane" | "admin" | "stop">> {
   return await startUpon(options, async (plane, admin, stops) => {
-    await installManifests(admin, manifests("deploy/rbac.yaml", "deploy/device-classes.yaml"));
+    await install(admin, { stock: true });
     await plane.startScheduler({});
     await startFleetOf(plane, options, stops);
     return {};
@@ -85,13 +80,10 @@ export async function startStockStack(
 }
 
 async function startUpon<T>(
-  options: StackOptions,
+  { fleet: _fleet, operator: _operator, ...base }: StackOptions,
   build: (plane: ControlPlane, admin: KubeClient, stops: (() => Promise<void>)[]) => Promise<T>,
 ): Promise<T & Pick<Stack, "plane" | "admin" | "stop">> {
-  const plane = await startControlPlane({
-    ...options,
-    components: ["kube-controller-manager", ...(options.nodeAgents === false ? [] : (["kwok"] as const))],
-  });
+  const plane = await startBase(base);
   const stops: (() => Promise<void>)[] = [() => plane.stop()];
   const stop = async (): Promise<void> => {
     for (const each of stops.splice(0)) await each();
@@ -106,17 +98,13 @@ async function startUpon<T>(
   }
 }
 
-function manifests(...paths: string[]): string[] {
-  return paths.map((path) => join(root, path));
-}
-
 async function startFleetOf(
   plane: ControlPlane,
   { fleet, nodeAgents = true }: StackOptions,
   stops: (() => Promise<void>)[],
 ): Promise<FleetHandle | undefined> {
-  const account = await plane.serviceAccountKubeconfig("kllama-system", "kllama-simulator");
-  const client = createClient(await loadConnection({ kubeconfigPath: account.path }), { userAgent: "fleet" });
+  const kubeconfigPath = await kubeconfigOf(plane, "simulate-fleet");
+  const client = createClient(await loadConnection({ kubeconfigPath }), { userAgent: "fleet" });
   stops.unshift(() => client.close());
   if (!nodeAgents) {
     await publishFleet({ client, nodes: fleetNodes(fleet), parallelism: 32 });
@@ -129,101 +117,28 @@ async function startFleetOf(
 
 const silent = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
-async function startPlannerOf(
+async function startService(
   plane: ControlPlane,
+  name: "planner" | "operator",
+  flags: readonly string[],
   stops: (() => Promise<void>)[],
-): Promise<{ planner: Service; url: string }> {
-  const port = await freePort();
-  const url = `https://127.0.0.1:${port}`;
-  const server = await plane.issueCertificate({
-    commonName: "kllama-planner",
-    ipAddresses: ["127.0.0.1"],
-    usages: ["server"],
-  });
-  const client = await plane.issueCertificate({ commonName: "system:kube-scheduler", usages: ["client"] });
-  const file = (name: string) => join(plane.dataDir, name);
-  await Promise.all([
-    writeFile(file("planner.crt"), server.certificatePem),
-    writeFile(file("planner.key"), server.keyPem, { mode: 0o600 }),
-    writeFile(file("scheduler.crt"), client.certificatePem),
-    writeFile(file("scheduler.key"), client.keyPem, { mode: 0o600 }),
-    writeFile(file("planner-ca.crt"), plane.authorityPem),
-  ]);
-  const account = await plane.serviceAccountKubeconfig("kllama-system", "kllama-planner");
-  const planner = service([
-    "planner",
-    "--kubeconfig",
-    account.path,
-    "--listen",
-    `127.0.0.1:${port}`,
-    "--tls-cert",
-    file("planner.crt"),
-    "--tls-key",
-    file("planner.key"),
-    "--client-ca",
-    file("planner-ca.crt"),
-    "--client-name",
-    "system:kube-scheduler",
-  ]);
-  stops.unshift(() => planner.kill("SIGTERM"));
-  await planner.start();
-  const tls = { caFile: file("planner-ca.crt"), certFile: file("scheduler.crt"), keyFile: file("scheduler.key") };
-  await plane.startScheduler({ extenders: extenderEntries({ url, tls }), percentageOfNodesToScore: 100 });
-  return { planner, url };
-}
-
-async function startOperatorOf(plane: ControlPlane, stops: (() => Promise<void>)[]): Promise<Service> {
-  const account = await plane.serviceAccountKubeconfig("kllama-system", "kllama-operator");
-  const operator = service(["operator", "--kubeconfig", account.path]);
-  stops.unshift(() => operator.kill("SIGTERM"));
-  await operator.start();
-  return operator;
-}
-
-function service(args: readonly string[]): Service {
-  const log: string[] = [];
-  let child: ChildProcess | undefined;
-  let exit: Promise<void> = Promise.resolve();
+): Promise<Service> {
+  const launch = await prepareProcess(plane, name, flags);
+  let child: Child = launch();
+  stops.unshift(() => child.stop());
+  await child.ready;
   return {
     get pid() {
-      return child?.pid;
+      return child.pid;
     },
-    log,
     async kill(signal) {
-      if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
       child.kill(signal);
-      await exit;
+      await child.exited;
     },
-    async start(environment = {}) {
-      const started = fork(join(root, "src/cli/main.ts"), args, {
-        // As bin/kllama runs it.
-        execArgv: ["--max-semi-space-size=4", "--heap-growing-percent=25"],
-        env: { ...process.env, ...environment },
-        stdio: ["ignore", "ignore", "pipe", "ipc"],
-      });
-      child = started;
-      exit = new Promise((resolve) => started.once("exit", () => resolve()));
-      started.stderr?.setEncoding("utf8").on("data", (text: string) => {
-        log.push(...text.split("\n").filter((line) => line !== ""));
-      });
-      await new Promise<void>((resolve, reject) => {
-        started.on("message", (message) => message === "ready" && resolve());
-        started.once("exit", (code, signal) =>
-          reject(new Error(`${args[0]} ended (${code ?? signal}) before it was ready:\n${log.slice(-20).join("\n")}`)),
-        );
-      });
+    async start(environment) {
+      child = launch(environment);
+      await child.ready;
     },
-    exited: () => exit,
+    exited: () => child.exited,
   };
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const address = probe.address();
-      probe.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-    });
-  });
 }

@@ -16,11 +16,20 @@ import type { Streams } from "../command.ts";
 import { drawPlacements } from "../picture.ts";
 import { devicesHeldTwice, placementsOf } from "../placements.ts";
 import { onStopSignals } from "../signals.ts";
-import type { Child } from "./children.ts";
-import { type ExtenderAccess, install, prepareExtender, startBase, startKllama, startScheduler } from "./cluster.ts";
+import type { Child } from "../system/children.ts";
+import { endText } from "../system/log-end.ts";
+import { plannerMetrics } from "../system/metrics.ts";
+import {
+  type ExtenderAccess,
+  install,
+  plannerFlags,
+  prepareExtender,
+  prepareProcess,
+  startBase,
+  startScheduler,
+} from "../system/system.ts";
 import { type Expected, expectedOf, type Progressed } from "./expected.ts";
-import { endText } from "./log-end.ts";
-import { readCluster, readRefusals, readSearch, watchUntilReady } from "./observe.ts";
+import { readCluster, readRefusals, searchStats, watchUntilReady } from "./observe.ts";
 import { createProgress, type Progress } from "./progress.ts";
 
 export interface DemoOptions {
@@ -108,7 +117,7 @@ async function startAll(options: DemoOptions, { progress, cleanup }: Running): P
   const dataDir = options.keepData ? await mkdtemp(join(tmpdir(), "kllama-demo-")) : undefined;
   if (dataDir !== undefined) cleanup.defer(async () => progress.line(`Data, logs and kubeconfigs are in ${dataDir}`));
   return progress.step("etcd, kube-apiserver, kube-controller-manager, kwok", () => {
-    const starting = startBase(version, binaries, dataDir);
+    const starting = startBase({ version, binaries, ...(dataDir === undefined ? {} : { dataDir }) });
     cleanup.defer(async () => {
       await (await starting.catch(() => undefined))?.stop();
     });
@@ -119,7 +128,7 @@ async function startAll(options: DemoOptions, { progress, cleanup }: Running): P
 async function installAll(
   controlPlane: ControlPlane,
   options: DemoOptions,
-  { progress, cleanup, children, broken }: Running,
+  { progress, cleanup, children, broken, interrupted }: Running,
 ): Promise<{ client: KubeClient; access: ExtenderAccess }> {
   const connection = await loadConnection({ kubeconfigPath: controlPlane.admin.path });
   const client = createClient(connection, { userAgent: "kllama-demo" });
@@ -134,15 +143,20 @@ async function installAll(
   ]);
   cleanup.defer(async () => void (await Promise.all([...children].map((child) => child.stop()))));
   for (const name of componentNames) watchComponent(controlPlane, name, broken);
-  const kllama = await startKllama(controlPlane, extender, options.fleetFile, (child) => {
+  const start = async (name: "planner" | "operator" | "simulate-fleet", flags: readonly string[]): Promise<void> => {
+    const launch = await prepareProcess(controlPlane, name, flags);
+    // What starts once the others are being stopped would be missed.
+    interrupted.throwIfAborted();
+    const child = launch();
     children.add(child);
     child.failed.catch(broken.reject);
-  });
+    await child.ready;
+  };
   await Promise.all([
     progress.step("policies take effect", () => waitForPolicies(client)),
-    progress.step("fleet of simulated nodes", () => kllama.fleet.ready),
-    progress.step("planner leads", () => kllama.planner.ready),
-    progress.step("operator", () => kllama.operator.ready),
+    progress.step("fleet of simulated nodes", () => start("simulate-fleet", ["--fleet", options.fleetFile])),
+    progress.step("planner leads", () => start("planner", plannerFlags(extender))),
+    progress.step("operator", () => start("operator", [])),
   ]);
   return { client, access: extender };
 }
@@ -177,12 +191,12 @@ async function placeExamples(
 /** Prints the placements on stdout. @returns devices that two claims hold: there must be none. */
 async function print(client: KubeClient, extender: ExtenderAccess, options: DemoOptions): Promise<string[]> {
   const { stdout } = options.streams;
-  const [state, refusals, search] = await Promise.all([
+  const [state, refusals, metrics] = await Promise.all([
     readCluster(client),
     readRefusals(client),
-    readSearch(extender),
+    plannerMetrics(extender),
   ]);
-  const output = placementsOf(state, { refusals, search });
+  const output = placementsOf(state, { refusals, search: searchStats(metrics) });
   if (options.output === "json") {
     stdout.write(`${JSON.stringify(output, undefined, 2)}\n`);
   } else {

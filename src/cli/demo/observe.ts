@@ -1,4 +1,3 @@
-import { Agent, request } from "undici";
 import { schedulingGroup, version } from "../../api/names.ts";
 import type { KubeClient } from "../../kube/client.ts";
 import { type ResourceLocation, resourcePath } from "../../kube/paths.ts";
@@ -12,7 +11,7 @@ import {
 } from "../../kube/project.ts";
 import { createReflector, type Reflector } from "../../kube/reflector.ts";
 import type { ClusterState, SearchStats, SingleRefusals } from "../placements.ts";
-import type { ExtenderAccess } from "./cluster.ts";
+import { sumSeries } from "../system/metrics.ts";
 import { type Expected, type Progressed, progressOf } from "./expected.ts";
 
 const core = (resource: string): ResourceLocation => ({ group: "", version: "v1", resource });
@@ -102,25 +101,8 @@ export async function readRefusals(client: KubeClient): Promise<SingleRefusals> 
 }
 
 /** What the planner's metrics tell of its search. */
-export async function readSearch(access: ExtenderAccess): Promise<SearchStats> {
-  const agent = new Agent({ connect: access.client });
-  try {
-    const { statusCode, body } = await request(`${access.url}/metrics`, { dispatcher: agent });
-    const text = await body.text();
-    if (statusCode !== 200) throw new Error(`the planner's metrics: HTTP ${statusCode}: ${text.slice(0, 200)}`);
-    return searchStats(text);
-  } finally {
-    await agent.close();
-  }
-}
-
-/** Sums series of the Prometheus text format over their labels. */
-export function searchStats(text: string): SearchStats {
-  const sum = (name: string, label = ""): number =>
-    text
-      .split("\n")
-      .filter((line) => (line.startsWith(`${name}{`) || line.startsWith(`${name} `)) && line.includes(label))
-      .reduce((total, line) => total + Number(line.slice(line.lastIndexOf(" ") + 1)), 0);
+export function searchStats(metrics: string): SearchStats {
+  const sum = (name: string, label?: string): number => sumSeries(metrics, name, label);
   return {
     planMs: Math.round(sum("kllama_gang_plan_duration_seconds_sum") * 1e6) / 1000,
     explored: sum("kllama_gang_plan_explored_total"),

@@ -1,7 +1,6 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { ResolvedBinaries } from "../../../tools/control-plane/binaries.ts";
 import {
   type ControlPlane,
   type ControlPlaneOptions,
@@ -12,6 +11,11 @@ import { extenderEntries } from "../../api/extender-configuration.ts";
 import type { KubeClient } from "../../kube/client.ts";
 import { installManifests } from "../../kube/install.ts";
 import { type Child, startChild } from "./children.ts";
+
+/**
+ * A whole system on this machine, in parts: a real control plane, what is installed on it, and kllama's processes under
+ * their own accounts. The demo, cluster tests and benchmarks put it together, each in its own order.
+ */
 
 const namespace = "kllama-system";
 const schedulerName = "system:kube-scheduler";
@@ -26,17 +30,17 @@ export interface ExtenderAccess {
   client: { cert: string; key: string; ca: string };
 }
 
-/** Everything but kube-scheduler, which has to know the planner's address and certificates first. */
-export function startBase(
-  version: ControlPlaneOptions["version"],
-  binaries: ResolvedBinaries,
-  dataDir: string | undefined,
-): Promise<ControlPlane> {
+/**
+ * Everything but kube-scheduler, which has to know the planner's address and certificates first. `nodeAgents: false`:
+ * also without kwok, so that pods are bound and never start.
+ */
+export function startBase({
+  nodeAgents = true,
+  ...options
+}: Omit<ControlPlaneOptions, "components"> & { nodeAgents?: boolean }): Promise<ControlPlane> {
   return startControlPlane({
-    binaries,
-    components: ["etcd", "kube-apiserver", "kube-controller-manager", "kwok"],
-    ...(version === undefined ? {} : { version }),
-    ...(dataDir === undefined ? {} : { dataDir }),
+    ...options,
+    components: ["etcd", "kube-apiserver", "kube-controller-manager", ...(nodeAgents ? (["kwok"] as const) : [])],
   });
 }
 
@@ -70,6 +74,7 @@ export async function prepareExtender(controlPlane: ControlPlane): Promise<Exten
   };
 }
 
+/** Starts kube-scheduler with the extender that was prepared. */
 export async function startScheduler(controlPlane: ControlPlane, access: ExtenderAccess): Promise<void> {
   const { cert, key } = access.clientFiles;
   const tls = { caFile: access.authorityFile, certFile: cert, keyFile: key };
@@ -79,42 +84,39 @@ export async function startScheduler(controlPlane: ControlPlane, access: Extende
   });
 }
 
-/** CRDs, accounts and their rights, policies and device classes, as an administrator installs them. */
-export async function install(client: KubeClient): Promise<void> {
+/** What is installed on a cluster, as `kubectl apply -f` would take it: CRDs, accounts, policies, device classes. */
+const manifests = ["crds", "deploy/rbac.yaml", "deploy/policies.yaml", "deploy/device-classes.yaml"];
+
+/** What a cluster without kllama needs for simulated nodes: accounts and device classes. */
+const stockManifests = ["deploy/rbac.yaml", "deploy/device-classes.yaml"];
+
+/** Installs as an administrator does. `stock`: for a cluster on which kube-scheduler allocates alone. */
+export async function install(client: KubeClient, { stock = false } = {}): Promise<void> {
   const fileOf = (path: string): string => fileURLToPath(new URL(`../../../${path}`, import.meta.url));
-  const files = ["crds", "deploy/rbac.yaml", "deploy/policies.yaml", "deploy/device-classes.yaml"].map(fileOf);
-  await installManifests(client, files);
+  await installManifests(client, (stock ? stockManifests : manifests).map(fileOf));
 }
 
-/** kllama's own processes by name, each with the kubeconfig of its own account. */
-export async function startKllama(
+const accounts = { planner: "kllama-planner", operator: "kllama-operator", "simulate-fleet": "kllama-simulator" };
+
+/** Path of a kubeconfig for the account under which a process of kllama runs. */
+export async function kubeconfigOf(controlPlane: ControlPlane, name: keyof typeof accounts): Promise<string> {
+  return (await controlPlane.serviceAccountKubeconfig(namespace, accounts[name])).path;
+}
+
+/** Prepares a process of kllama under its own account; the function returned starts it, as often as it is called. */
+export async function prepareProcess(
   controlPlane: ControlPlane,
-  access: ExtenderAccess,
-  fleetFile: string,
-  started: (child: Child) => void,
-): Promise<Record<"fleet" | "planner" | "operator", Child>> {
+  name: keyof typeof accounts,
+  flags: readonly string[],
+): Promise<(environment?: Record<string, string>) => Child> {
+  const kubeconfig = await kubeconfigOf(controlPlane, name);
   const logDir = join(controlPlane.dataDir, "logs");
-  const run = async (command: string, account: string, flags: readonly string[]): Promise<Child> => {
-    const { path } = await controlPlane.serviceAccountKubeconfig(namespace, account);
-    const child = startChild(command, ["--kubeconfig", path, ...flags], logDir);
-    started(child);
-    return child;
-  };
-  const { cert, key } = access.serverFiles;
-  const tls = [
-    "--tls-cert",
-    cert,
-    "--tls-key",
-    key,
-    "--client-ca",
-    access.authorityFile,
-    "--client-name",
-    schedulerName,
-  ];
-  const [fleet, planner, operator] = await Promise.all([
-    run("simulate-fleet", "kllama-simulator", ["--fleet", fleetFile]),
-    run("planner", "kllama-planner", ["--listen", access.listen, "--namespace", namespace, ...tls]),
-    run("operator", "kllama-operator", []),
-  ]);
-  return { fleet, planner, operator };
+  return (environment = {}) => startChild({ name, flags: ["--kubeconfig", kubeconfig, ...flags], logDir, environment });
+}
+
+/** Flags of a planner that serves kube-scheduler at the address that was prepared. */
+export function plannerFlags({ listen, serverFiles, authorityFile }: ExtenderAccess): string[] {
+  const { cert, key } = serverFiles;
+  const tls = ["--tls-cert", cert, "--tls-key", key, "--client-ca", authorityFile, "--client-name", schedulerName];
+  return ["--namespace", namespace, "--listen", listen, ...tls];
 }
