@@ -11,6 +11,7 @@ import { startStack, startStockStack } from "../test/support/stack.ts";
 import { clientLimits } from "../tools/control-plane/arguments.ts";
 import { type KubernetesVersion, kubernetesVersions, resolveBinaries } from "../tools/control-plane/binaries.ts";
 import { apiServerMetrics, readWriteCounts, writesBetween } from "./api-writes.ts";
+import { floorGate, placeWithoutDeciding } from "./floor.ts";
 
 const help = `usage: npm run bench -- throughput [FLAGS]
 
@@ -20,12 +21,13 @@ kubelet: pods are bound and never start.
   stock   kube-scheduler alone, one ResourceClaim of 4 GPUs per pod from a template
   kllama  the same pods in gangs, placed by kllama
   plain   the same pods without claims: what kube-scheduler and API server can do at most
+  floor   the same pods, and only the writes that placing them takes: no gang, no search, no policy, no planner process
 
   --nodes N       nodes of 8 GPUs (default 1000)
   --pods N        pods of 4 GPUs (default 1000)
   --gang-size N   pods per gang (default 4)
   --creators N    pods created at a time (default 16)
-  --ways LIST     which of stock,kllama,plain (default all)
+  --ways LIST     which of stock,kllama,plain,floor (default all)
   --kubernetes-version V   ${kubernetesVersions.join(" or ")} (default ${kubernetesVersions[0]})
 `;
 
@@ -39,7 +41,8 @@ interface Options {
   version: KubernetesVersion;
 }
 
-type Way = "stock" | "kllama" | "plain";
+const ways = ["stock", "kllama", "plain", "floor"] as const;
+type Way = (typeof ways)[number];
 
 interface Measured {
   way: Way;
@@ -62,7 +65,7 @@ export async function throughput(args: string[]): Promise<void> {
       pods: { type: "string", default: "1000" },
       "gang-size": { type: "string", default: "4" },
       creators: { type: "string", default: "16" },
-      ways: { type: "string", default: "stock,kllama,plain" },
+      ways: { type: "string", default: ways.join(",") },
       "kubernetes-version": { type: "string", default: kubernetesVersions[0] },
     },
   });
@@ -78,7 +81,7 @@ export async function throughput(args: string[]): Promise<void> {
     version: values["kubernetes-version"] as KubernetesVersion,
   };
   const measured: Measured[] = [];
-  for (const way of values.ways.split(",") as Way[]) {
+  for (const way of chosenWays(values.ways)) {
     process.stderr.write(`${way}: starting a control plane and ${options.nodes} nodes\n`);
     const result = await measure(way, options);
     process.stderr.write(`${way}: ${result.podsPerSecond.toFixed(1)} pods/s\n`);
@@ -93,6 +96,14 @@ function positive(flag: string, text: string): number {
   return value;
 }
 
+function chosenWays(list: string): Way[] {
+  return list.split(",").map((name) => {
+    const way = ways.find((each) => each === name);
+    if (way === undefined) throw new Error(`--ways ${list}: ${JSON.stringify(name)} is none of ${ways.join(", ")}`);
+    return way;
+  });
+}
+
 async function measure(way: Way, options: Options): Promise<Measured> {
   const fleet = uniformFleet({ nodes: options.nodes });
   const stack =
@@ -104,12 +115,14 @@ async function measure(way: Way, options: Options): Promise<Measured> {
     const planner = "planner" in stack ? (stack.planner as { pid: number | undefined }).pid : undefined;
     const processes = new Map([...stack.plane.components].map(([name, { pid }]) => [name as string, pid]));
     processes.set("kllama planner", planner).set("benchmark (creates and watches)", process.pid);
+    const stopFloor = way === "floor" ? await placeWithoutDeciding(stack.admin, namespace) : undefined;
     const before = await readWriteCounts(() => apiServerMetrics(stack.admin));
     const cpuBefore = await cpuMsOf(processes);
     const bound = await run(stack.admin, way, options);
     const cpuAfter = await cpuMsOf(processes);
     const writes = writesBetween(before, await readWriteCounts(() => apiServerMetrics(stack.admin)));
     const cpuMs = new Map([...cpuAfter].map(([name, ms]) => [name, (ms - (cpuBefore.get(name) ?? 0)) / options.pods]));
+    await stopFloor?.();
     const rssMb = planner === undefined ? undefined : await peakRssMb(planner);
     return { way, ...bound, writes, cpuMs, ...(rssMb === undefined ? {} : { rssMb }) };
   } finally {
@@ -142,7 +155,9 @@ async function run(
   const watch = createReflector<Pod, { node: string | undefined; gang: string }>({
     client,
     path: `/api/v1/namespaces/${namespace}/pods`,
-    name: "pods",
+    name: "bound pods",
+    // What became of a pod before is not asked for: each event would cost the API server and this process.
+    query: { fieldSelector: "spec.nodeName!=" },
     project: (pod) => ({ node: pod.spec.nodeName, gang: pod.metadata.labels?.["bench"] ?? "" }),
     onChange: (change) => {
       if (change.type === "replaced" || change.type === "deleted" || change.value.node === undefined) return;
@@ -194,6 +209,7 @@ function pod(way: Way, gang: string, index: number): KubernetesObject {
     kind: "Pod",
     metadata: { name: `pod-${index}`, labels: { bench: gang, ...member } },
     spec: {
+      ...(way === "floor" ? { schedulingGates: [{ name: floorGate }] } : {}),
       containers: [{ name: "main", image: "registry.k8s.io/pause:3.10", resources }],
       ...(claimed ? { resourceClaims: [{ name: "gpus", resourceClaimTemplateName: "gpus" }] } : {}),
     },
@@ -254,9 +270,10 @@ async function report(options: Options, measured: readonly Measured[]): Promise<
   const kllama = measured.find((each) => each.way === "kllama");
   const result = {
     benchmark: "throughput",
-    podsPerSecond: { stock: rate("stock"), kllama: rate("kllama"), plain: rate("plain") },
+    podsPerSecond: Object.fromEntries(ways.map((way) => [way, rate(way)])),
     ratioToStock: ratio(rate("kllama"), rate("stock")),
     ratioToPlain: ratio(rate("kllama"), rate("plain")),
+    ratioToFloor: ratio(rate("kllama"), rate("floor")),
     writesPerPod: Object.fromEntries(measured.map((each) => [each.way, podAndClaimWrites(each) / options.pods])),
     bindingSpreadP99Ms: kllama === undefined ? undefined : quantile(kllama.spreadsMs, 0.99),
     rssMb: kllama?.rssMb,

@@ -179,16 +179,31 @@ function ports(parts: {
     answer: calls.answer,
     nowMs,
     nowIso: () => wholeSeconds(timing.wallClock()),
-    schedule: (delayMs) => {
-      void timing.sleep(delayMs < 1 ? gatherMs : delayMs, closing).then(() => {
-        if (!closing.aborted) flush();
-      });
-    },
+    schedule: createAlarmClock(timing, closing, flush),
     planned: (outcome, milliseconds, explored, reason) => {
       metrics.plans.inc({ outcome, reason });
       metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
       metrics.explored.inc(explored);
     },
+  };
+}
+
+/**
+ * One wake-up at a time: the coordinator asks for another only when it is sooner, and again after every flush. Sleeps that
+ * are no longer wanted end at once: deadlines are minutes away, and thousands of them would pile up. (An abort without a
+ * reason makes an exception with a stack, which costs more than all the rest here.)
+ */
+function createAlarmClock(timing: Timing, closing: AbortSignal, flush: () => void): (delayMs: number) => void {
+  let superseded = new AbortController();
+  closing.addEventListener("abort", () => superseded.abort("closing"), { once: true });
+  return (delayMs) => {
+    superseded.abort("superseded");
+    const current = new AbortController();
+    superseded = current;
+    if (closing.aborted) return;
+    void timing.sleep(delayMs < 1 ? gatherMs : delayMs, current.signal).then(() => {
+      if (!current.signal.aborted) flush();
+    });
   };
 }
 

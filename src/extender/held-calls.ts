@@ -23,7 +23,7 @@ export function createHeldCalls(
     const found = held.get(call);
     if (found === undefined) return;
     held.delete(call);
-    found.answered.abort();
+    found.answered.abort("answered");
     found.resolve(error);
   }
 

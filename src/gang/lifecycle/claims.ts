@@ -22,8 +22,8 @@ export function podConsumer(pod: { name: string; uid: string }): ResourceClaimCo
 }
 
 export function claimReference(claim: ClaimRecord): ClaimReference {
-  const { namespace, name, uid, resourceVersion, finalizers } = claim;
-  return { namespace, name, uid, resourceVersion, finalizers };
+  const { namespace, name, uid, resourceVersion, finalizers, allocation } = claim;
+  return { namespace, name, uid, resourceVersion, finalizers, allocated: allocation !== undefined };
 }
 
 /** The live claim that a pod's reference names; undefined while kube-controller-manager has not created it. */

@@ -82,6 +82,8 @@ export interface ClaimReference {
   resourceVersion: string;
   /** Its finalizers; without delete-protection among them an allocation would leak when the claim is deleted. */
   finalizers: readonly string[];
+  /** Whether it holds an allocation. */
+  allocated: boolean;
 }
 
 export interface PodReference {

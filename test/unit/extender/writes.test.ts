@@ -7,7 +7,7 @@ function bind(name: string): WriteEffect {
 }
 
 function dropGuard(name: string): WriteEffect {
-  const claim = { namespace: "d", name, uid: name, resourceVersion: "1", finalizers: [] };
+  const claim = { namespace: "d", name, uid: name, resourceVersion: "1", finalizers: [], allocated: false };
   return { type: "dropGuard", id: `claim/${name}`, claim, reservedFor: [] };
 }
 
