@@ -19,8 +19,6 @@ export interface Observer {
   until<T>(what: string, found: () => T | undefined | false, timeoutMs?: number): Promise<T>;
   /** Every violation of "no device in two claims" and "no member bound of an uncommitted gang", at any revision. */
   violations(): string[];
-  /** Milliseconds between the first and the last bound member, as received, per gang. */
-  bindingSpreadMs(): Map<string, number>;
   stop(): Promise<void>;
 }
 
@@ -34,7 +32,6 @@ interface Revision {
   version: bigint;
   key: string;
   object: KubernetesObject;
-  receivedMs: number;
   gone: boolean;
 }
 
@@ -56,7 +53,7 @@ export async function observe(client: KubeClient): Promise<Observer> {
           const object = change.type === "deleted" ? change.previous : change.value;
           const revision = BigInt(object.metadata.resourceVersion ?? "0");
           const gone = change.type === "deleted";
-          history?.push({ version: revision, key: change.key, object, receivedMs: performance.now(), gone });
+          history?.push({ version: revision, key: change.key, object, gone });
         }
         for (const waiter of [...waiters]) waiter();
       },
@@ -105,7 +102,6 @@ export async function observe(client: KubeClient): Promise<Observer> {
       });
     },
     violations: () => [...doubleDevices(histories.claims), ...uncommittedBindings(histories.pods, histories.gangs)],
-    bindingSpreadMs: () => spreads(histories.pods),
     async stop() {
       await Promise.all(all.map((reflector) => reflector.stop()));
     },
@@ -162,21 +158,6 @@ function uncommittedBindings(pods: readonly Revision[], gangs: readonly Revision
     }
   }
   return found;
-}
-
-function spreads(pods: readonly Revision[]): Map<string, number> {
-  const times = new Map<string, { first: number; last: number }>();
-  const seen = new Set<string>();
-  for (const { object, receivedMs } of pods) {
-    const pod = object as Pod;
-    const gang = pod.metadata.labels?.[gangLabel];
-    if (gang === undefined || pod.spec.nodeName === undefined || seen.has(pod.metadata.uid ?? "")) continue;
-    seen.add(pod.metadata.uid ?? "");
-    const key = `${pod.metadata.namespace}/${gang}`;
-    const range = times.get(key) ?? { first: receivedMs, last: receivedMs };
-    times.set(key, { first: range.first, last: receivedMs });
-  }
-  return new Map([...times].map(([key, { first, last }]) => [key, last - first]));
 }
 
 function byVersion(a: Revision, b: Revision): number {
