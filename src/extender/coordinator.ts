@@ -470,11 +470,7 @@ export function createCoordinator(
     observeGroup(key, group) {
       if (group === undefined) groups.delete(key);
       else groups.set(key, group);
-      for (const gangKey of entries.keys()) dirty.add(gangKey);
-      for (const { state } of entries.values()) {
-        if (state.rejection?.reason === "WaitingForPlacementGroup") state.rejection.capacityVersion = -1;
-      }
-      touch();
+      for (const gangKey of entries.keys()) tell(gangKey, { type: "groupChanged" });
     },
     observeInventory() {
       for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);

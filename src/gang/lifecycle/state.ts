@@ -65,6 +65,8 @@ export type LifecycleEvent =
   | { type: "podGone"; uid: string }
   | { type: "claim"; claim: ClaimRecord }
   | { type: "claimGone"; name: string }
+  /** A PlacementGroup came, went or says something else. */
+  | { type: "groupChanged" }
   | { type: "planned"; placement: Placement }
   | { type: "rejected"; rejection: Rejection; capacityVersion: number }
   | { type: "arrived"; podUid: string; node: string; call: number }

@@ -87,6 +87,12 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
     case "claimGone":
       state.claims.delete(event.name);
       return;
+    case "groupChanged":
+      // What a gang was refused for want of its group is worth another plan, whatever capacity there is.
+      if (state.rejection?.reason === "WaitingForPlacementGroup") {
+        state.rejection = { ...state.rejection, capacityVersion: -1 };
+      }
+      return;
     case "planned":
       applyPlan(state, event.placement);
       return;

@@ -287,6 +287,17 @@ describe("a pending gang", () => {
     expect(said(step(soon.state, [tick], context({ capacityVersion: 2, nowMs: nowMs + 250 })))).toEqual(["plan"]);
   });
 
+  test.each([
+    ["WaitingForPlacementGroup", ["plan"]],
+    ["InsufficientDevices", []],
+  ] as const)("that was refused with %s says %j when a PlacementGroup changes", (reason, answer) => {
+    const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+    const refused = step(asking.state, [{ ...noPlace, rejection: { ...noPlace.rejection, reason } }], context());
+    const quiet = step(refused.state, written(refused), context());
+    const changed = step(quiet.state, [{ type: "groupChanged" }], context({ nowMs: nowMs + 250 }));
+    expect(said(changed)).toEqual(answer);
+  });
+
   const news: Record<string, LifecycleEvent[]> = {
     "a member is replaced": [
       { type: "podGone", uid: "u-1" },
