@@ -1,7 +1,8 @@
 import { defineConfig } from "vitest/config";
 
-// Two projects: what needs no cluster runs in parallel; what starts a control plane runs one file at a time,
-// because two real control planes on two cores measure each other.
+// Three projects: what needs no cluster runs in parallel; what asks Kubernetes' own allocator builds that first, with
+// Go; what starts a control plane runs one file at a time, because two real control planes on two cores measure each
+// other.
 export default defineConfig({
   test: {
     projects: [
@@ -9,6 +10,14 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts", "test/golden/**/*.test.ts"],
+        },
+      },
+      {
+        test: {
+          name: "judge",
+          include: ["test/judge/**/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 600_000,
         },
       },
       {

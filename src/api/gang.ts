@@ -139,6 +139,16 @@ const placedDevice = z
     driver: z.string().max(63).describe("DRA driver of the device."),
     pool: z.string().max(253).describe("Pool of the device."),
     device: z.string().max(63).describe("Name of the device in its pool."),
+    adminAccess: z.boolean().exactOptional().describe("Administrator's access, which holds nothing."),
+    shareID: z
+      .string()
+      .max(36)
+      .exactOptional()
+      .describe("Which share of a device that several claims may have parts of."),
+    consumedCapacity: z
+      .record(z.string(), z.string())
+      .exactOptional()
+      .describe("What the share takes of the device's capacities."),
   })
   .describe("One device.");
 

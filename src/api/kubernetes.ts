@@ -136,10 +136,22 @@ export interface DeviceTaint {
   timeAdded?: string;
 }
 
+/** How requests for a part of a capacity are rounded and limited; only on devices that may be allocated several times. */
+export interface CapacityRequestPolicy {
+  default?: string;
+  validValues?: string[];
+  validRange?: { min?: string; max?: string; step?: string };
+}
+
+export interface DeviceCapacity {
+  value: string;
+  requestPolicy?: CapacityRequestPolicy;
+}
+
 export interface Device {
   name: string;
   attributes?: Record<string, DeviceAttribute>;
-  capacity?: Record<string, { value: string; requestPolicy?: unknown }>;
+  capacity?: Record<string, DeviceCapacity>;
   consumesCounters?: { counterSet: string; counters: Record<string, { value: string }> }[];
   nodeName?: string;
   nodeSelector?: NodeSelector;

@@ -1,11 +1,14 @@
 /** The planner's two answers, in the output format that `plan`, `snapshot --placements` and `start -o json` print. */
 
-/** One device that a request of a claim got. */
-interface PlacedDevice {
+/** One device that a request of a claim got; the optional fields are those of `status.allocation.devices.results[]`. */
+export interface PlacedDevice {
   request: string;
   driver: string;
   pool: string;
   device: string;
+  adminAccess?: boolean;
+  shareID?: string;
+  consumedCapacity?: Record<string, string>;
 }
 
 /**

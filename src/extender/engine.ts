@@ -263,10 +263,10 @@ function allocationBuilder(model: ClusterModel, timing: Timing): AllocationBuild
     const nodeIndex = model.view.indexOf(effect.node);
     const inventory = nodeIndex === undefined ? undefined : model.view.inventory(nodeIndex);
     if (claim === undefined || inventory === undefined) throw gone(`claim ${effect.claim.name} or node ${effect.node}`);
-    const placed = effect.placed.devices.map(({ request, driver, pool, device }) => {
+    const placed = effect.placed.devices.map(({ driver, pool, device, ...grant }) => {
       const entry = inventory.devices[inventory.indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
       if (entry === undefined) throw gone(`device ${driver}/${pool}/${device}`);
-      return { request, device: entry };
+      return { ...grant, device: entry };
     });
     const nowIso = wholeSeconds(timing.wallClock());
     return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, nowIso);

@@ -2,9 +2,9 @@ import type { GangSpec } from "../api/gang.ts";
 import type { PlacedPod, PlacementCost } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
+import { deviceKey } from "../topology/held.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
-import { deviceKey } from "../topology/pod-table.ts";
 import { type LevelLink, linkMilliseconds, linksOf } from "./links.ts";
 import { deviceLevelOn, type LevelRef, levelsOf } from "./problem.ts";
 

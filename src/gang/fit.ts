@@ -8,11 +8,12 @@ import {
 } from "../dra/allocator/allocate.ts";
 import { type ClaimProblem, type CompiledClaim, compileClaim, isClaimProblem } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
-import { changeUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { changeUsage, copyUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
 import { levelValue } from "../topology/levels.ts";
 import type { ModelView } from "../topology/model.ts";
+import { matchesNodeSelector } from "../topology/node-selector.ts";
 import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
-import { matchesNodeSelector, nodeRefusal } from "./node-match.ts";
+import { nodeRefusal } from "./node-match.ts";
 
 /** What makes two pods interchangeable for the planner: equal wishes, requests and claims. */
 export interface Shape {
@@ -71,13 +72,11 @@ export function roomFor(
   return Math.max(0, room);
 }
 
-export function copyUsage(usage: NodeUsage): NodeUsage {
-  return { used: usage.used.slice(), counterUsed: usage.counterUsed.slice() };
-}
-
 export function takeDevices(inventory: NodeInventory, usage: NodeUsage, choice: DeviceChoice, by: 1 | -1): void {
   for (const claim of choice.claims) {
-    for (const { device } of claim.devices) changeUsage(inventory, usage, device, by);
+    for (const { device, admin, share } of claim.devices) {
+      if (admin === undefined) changeUsage(inventory, usage, device, by, share);
+    }
   }
 }
 

@@ -1,9 +1,8 @@
 import { type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
-import { changeUsage, type NodeUsage } from "../topology/inventory.ts";
+import { type Consumption, changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
 import {
   chooseDevices,
-  copyUsage,
   countSlots,
   demandsOf,
   roomFor,
@@ -51,19 +50,44 @@ interface Entry {
   readonly own: OwnHold | undefined;
 }
 
+/** A device, or a share of one, that other nodes can reach too. */
+interface WideTake {
+  readonly node: number;
+  readonly key: string;
+  readonly share: Consumption | undefined;
+}
+
 const nothing: DeviceChoice = { claims: [] };
 
 export function createOverlay(view: ModelView): Overlay {
   const layers = new Map<number, Layer>();
   const entries = new Map<number, Entry>();
+  /** Step → what it took of devices that several nodes can reach. */
+  const wide = new Map<number, WideTake[]>();
 
+  const changeWide = (layer: Layer, node: number, taken: readonly WideTake[], by: 1 | -1) => {
+    const inventory = view.inventory(node);
+    for (const { node: home, key, share } of taken) {
+      const device = inventory.indexOf.get(key);
+      if (home !== node && device !== undefined) changeUsage(inventory, layer.usage, device, by, share);
+    }
+  };
+  /** Tells the other nodes of what a step took, or gives back. */
+  const spreadWide = (step: number, taken: WideTake[], by: 1 | -1) => {
+    for (const [node, layer] of layers) changeWide(layer, node, taken, by);
+    if (by === 1) wide.set(step, taken);
+    else wide.delete(step);
+  };
   const layerOf = (node: number): Layer => {
     const known = layers.get(node);
     if (known) return known;
     const layer: Layer = { extra: {}, usage: copyUsage(view.usage(node)), steps: [] };
+    for (const taken of wide.values()) changeWide(layer, node, taken, 1);
     layers.set(node, layer);
     return layer;
   };
+  /** Nothing of the node differs from the model. */
+  const isUntouched = (node: number) => !layers.has(node) && (wide.size === 0 || !view.inventory(node).wide);
   /** Lifts (`by` -1) or restores (1) a slot's own hold. */
   const changeOwn = (layer: Layer, own: OwnHold, by: 1 | -1) => {
     const { load } = view.nodes[own.node]!;
@@ -88,7 +112,7 @@ export function createOverlay(view: ModelView): Overlay {
     put(step, node, table, together, own, given) {
       const { shape } = table;
       const ownHere = own?.node === node ? own : undefined;
-      const untouched = layers.get(node) === undefined && !ownHere;
+      const untouched = isUntouched(node) && !ownHere;
       if (table.admits[node] !== 1 || (untouched && table.slots[node] === 0)) return undefined;
       const layer = layerOf(node);
       if (ownHere) changeOwn(layer, ownHere, -1);
@@ -100,6 +124,8 @@ export function createOverlay(view: ModelView): Overlay {
       }
       for (const [name, amount] of shape.demands) layer.extra[name] = (layer.extra[name] ?? 0) + amount;
       takeDevices(view.inventory(node), layer.usage, choice, 1);
+      const taken = wideTakes(view, node, choice);
+      if (taken.length > 0) spreadWide(step, taken, 1);
       layer.steps.push(step);
       entries.set(step, { node, shape, choice, own: ownHere });
       return choice;
@@ -108,6 +134,8 @@ export function createOverlay(view: ModelView): Overlay {
       const entry = entries.get(step);
       if (!entry) return;
       entries.delete(step);
+      const taken = wide.get(step);
+      if (taken) spreadWide(step, taken, -1);
       const layer = layers.get(entry.node)!;
       layer.steps.splice(layer.steps.lastIndexOf(step), 1);
       if (layer.steps.length === 0) {
@@ -120,9 +148,10 @@ export function createOverlay(view: ModelView): Overlay {
     },
     stepsOn: (node) => layers.get(node)?.steps ?? [],
     room(node, table) {
-      const layer = layers.get(node);
-      if (!layer) return table.slots[node]!;
+      if (isUntouched(node)) return table.slots[node]!;
       if (table.admits[node] !== 1) return 0;
+      const layer = layerOf(node);
+      if (layer.steps.length === 0) layers.delete(node);
       const { shape } = table;
       const { record } = view.nodes[node]!;
       return countSlots(shape, record, roomOn(node, shape, layer), view.inventory(node), () => layer.usage);
@@ -131,6 +160,17 @@ export function createOverlay(view: ModelView): Overlay {
       return layers.size > 0;
     },
   };
+}
+
+function wideTakes(view: ModelView, node: number, choice: DeviceChoice): WideTake[] {
+  const { devices, wide } = view.inventory(node);
+  if (!wide) return [];
+  return choice.claims.flatMap((claim) =>
+    claim.devices.flatMap(({ device, admin, share }): WideTake[] => {
+      const entry = devices[device]!;
+      return entry.wide && admin === undefined ? [{ node, key: entry.key, share }] : [];
+    }),
+  );
 }
 
 /** Load and overlay together, of the resources that the shape asks for. */

@@ -1,8 +1,8 @@
 import type { PlacedPod, RejectionReason } from "../api/placement.ts";
 import type { Fabric } from "../topology/fabric.ts";
+import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
-import { deviceKey } from "../topology/pod-table.ts";
 import type { PodRecord } from "../topology/records.ts";
 import { type Alone, type FitCache, fitCache, type ShapeTable, shapeOf } from "./fit.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
@@ -206,6 +206,8 @@ function ownHolds(model: ClusterModel, request: GangRequest): Map<string, OwnHol
     const { indexOf } = model.view.inventory(node);
     const devices = held.placed.claims
       .flatMap((claim) => claim.devices)
+      // A share, and what an administrator has, is not given back for the slot's own sake.
+      .filter(({ shareID, adminAccess }) => shareID === undefined && adminAccess !== true)
       .filter(({ driver, pool, device }) => model.holdersOf(driver, pool, device).join() === `hold:${key}`)
       .flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []);
     holds.set(slotKey(held.placed.podSet, held.placed.index), {

@@ -1,10 +1,10 @@
 import type { PlacedPod } from "../api/placement.ts";
 import type { DeviceChoice } from "../dra/allocator/allocate.ts";
 import type { DeviceLevel, Fabric, NodeLevel } from "../topology/fabric.ts";
+import { deviceKey } from "../topology/held.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import type { HeldPod, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
-import { deviceKey } from "../topology/pod-table.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { Alone, ShapeTable } from "./fit.ts";
 

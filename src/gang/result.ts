@@ -1,4 +1,5 @@
 import type { PlacedClaim, PlacedPod, Placement, PlacementCost } from "../api/placement.ts";
+import { placedDevice } from "../dra/allocator/result.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
 import { addCosts, gangCost, type PodPlace, pairingCost, podPlace, sharedDomains } from "./cost.ts";
@@ -39,10 +40,9 @@ function placedPod(model: ClusterModel, { slot, place }: Decided): PlacedPod {
   const claims = slot.claims.map((claim, i): PlacedClaim => {
     const reference = slot.pod.claims[i]!.name;
     if (claim.allocation) return { claim: claim.name, reference, devices: allocatedDevices(claim) };
-    const chosen = place.choice.claims[next++]!.devices.map(({ request, device }) => {
-      const { driver, pool, name } = devices[device]!;
-      return { request, driver, pool, device: name };
-    });
+    const chosen = place.choice.claims[next++]!.devices.map((each) =>
+      placedDevice(devices[each.device]!, each, claim.uid),
+    );
     return { claim: claim.name, reference, devices: chosen };
   });
   return { pod: slot.pod.name, podSet: slot.podSet, index: slot.index, node: record.name, claims };
@@ -50,7 +50,7 @@ function placedPod(model: ClusterModel, { slot, place }: Decided): PlacedPod {
 
 function allocatedDevices(claim: ClaimRecord): PlacedClaim["devices"] {
   const results = claim.allocation?.devices?.results ?? [];
-  return results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
+  return results.map(({ tolerations: _, bindingConditions: __, bindingFailureConditions: ___, ...device }) => device);
 }
 
 /** Where all pods of a gang are: those that were placed before and the new ones. */

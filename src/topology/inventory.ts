@@ -1,5 +1,5 @@
 import type { Device, DeviceAttribute } from "../api/kubernetes.ts";
-import { comparePlain } from "./natural-order.ts";
+import { type PoolContent, type PoolProblem, readPools } from "./pools.ts";
 import { parseNano } from "./quantity.ts";
 import type { NodeRecord, SliceRecord } from "./records.ts";
 
@@ -12,11 +12,26 @@ export interface DeviceEntry {
   /** `driver/pool/name`, unique in the cluster. */
   readonly key: string;
   readonly device: Device;
+  /** The node can use it; others are listed only for the counters that they share with the node's devices. */
+  readonly reachable: boolean;
+  /** Its pool has devices for other nodes too: what they take may concern this node. */
+  readonly wide: boolean;
   /** What the device takes of the node's shared counters; `counter` indexes `NodeInventory.counterCapacity`. */
   readonly counters: readonly { readonly counter: number; readonly amount: number }[];
   /** Devices that share a counter set (the partitions of one GPU) have the same group; every other device its own. */
   readonly group: number;
+  /** Set when several claims may each have a part of the device (`allowMultipleAllocations`). */
+  readonly shared?: SharedDevice;
 }
+
+/** A device that is given in parts. `index` is dense among such devices, `slot` among all their capacities. */
+interface SharedDevice {
+  readonly index: number;
+  readonly capacities: readonly { readonly name: string; readonly slot: number; readonly limit: bigint }[];
+}
+
+/** What one share takes of a device's capacities, in billionths, by name as the device has it. */
+export type Consumption = ReadonlyMap<string, bigint>;
 
 /** What a node can give, out of the complete and valid pools of the newest generation. Immutable; a key for caches. */
 export interface NodeInventory {
@@ -27,200 +42,135 @@ export interface NodeInventory {
   readonly indexOf: ReadonlyMap<string, number>;
   /** Number of groups; `DeviceEntry.group` is below it. */
   readonly groups: number;
-  /** Pools without allocations, named with the reason: incomplete, invalid or not local to the node. */
+  /** Number of devices that can be shared, and of all their capacities. */
+  readonly sharedDevices: number;
+  readonly capacitySlots: number;
+  /** Some device is wide. */
+  readonly wide: boolean;
+  /** Pools without allocations, named with the reason: incomplete or invalid. */
   readonly problems: readonly PoolProblem[];
 }
 
-/** A pool of which nothing may be allocated now. */
-interface PoolProblem {
-  readonly driver: string;
-  readonly pool: string;
-  readonly message: string;
-}
-
-/** What is held on a node: `used[device]` counts holders (0: free), `counterUsed[counter]` sums what they take. */
+/**
+ * What is held on a node: `used[device]` counts holders of the whole device (0: none), `counterUsed[counter]` sums what
+ * holders take. Of devices that can be shared, `shares` counts the shares and `consumed` sums their capacities, in
+ * billionths.
+ */
 export interface NodeUsage {
   readonly used: Uint8Array;
   readonly counterUsed: Float64Array;
+  readonly shares: Uint16Array;
+  readonly consumed: bigint[];
 }
 
+const noShares = new Uint16Array(0);
+const nothingConsumed: bigint[] = [];
+
 /** Nothing is held. */
-export function emptyUsage(inventory: NodeInventory): NodeUsage {
+export function emptyUsage({ devices, counterCapacity, sharedDevices, capacitySlots }: NodeInventory): NodeUsage {
   return {
-    used: new Uint8Array(inventory.devices.length),
-    counterUsed: new Float64Array(inventory.counterCapacity.length),
+    used: new Uint8Array(devices.length),
+    counterUsed: new Float64Array(counterCapacity.length),
+    shares: sharedDevices === 0 ? noShares : new Uint16Array(sharedDevices),
+    consumed: capacitySlots === 0 ? nothingConsumed : new Array<bigint>(capacitySlots).fill(0n),
+  };
+}
+
+export function copyUsage({ used, counterUsed, shares, consumed }: NodeUsage): NodeUsage {
+  return {
+    used: used.slice(),
+    counterUsed: counterUsed.slice(),
+    shares: shares.length === 0 ? noShares : shares.slice(),
+    consumed: consumed.length === 0 ? nothingConsumed : consumed.slice(),
   };
 }
 
 /**
- * Counts one more holder of a device (`by` 1) or one less (`by` -1). A second holder of one device, which only a
- * fault elsewhere can make, takes counters again, so that taking and giving back always cancel out.
+ * Counts one more holder of a device (`by` 1) or one less (`by` -1): of all of it, or of a `share`. A second holder of
+ * one whole device, which only a fault elsewhere can make, takes counters again, so that taking and giving back always
+ * cancel out. The shares of one device take its counters once.
  */
-export function changeUsage(inventory: NodeInventory, usage: NodeUsage, device: number, by: 1 | -1): void {
+export function changeUsage(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  device: number,
+  by: 1 | -1,
+  share?: Consumption,
+): void {
   const entry = inventory.devices[device];
   if (entry === undefined) throw new Error(`node ${inventory.node} has no device of index ${device}`);
-  usage.used[device]! += by;
+  if (share !== undefined && entry.shared !== undefined) {
+    const { index, capacities } = entry.shared;
+    usage.shares[index]! += by;
+    for (const { name, slot } of capacities) usage.consumed[slot]! += BigInt(by) * (share.get(name) ?? 0n);
+    if (usage.shares[index]! !== (by === 1 ? 1 : 0)) return;
+  } else usage.used[device]! += by;
   for (const { counter, amount } of entry.counters) usage.counterUsed[counter]! += by * amount;
 }
 
 /**
- * The devices of one node. `slices`: every slice that may concern it (its own, and those with a node selector or for
- * all nodes). Only pools whose newest generation is complete, valid and wholly of this node give devices; the others
- * are named in `problems`. Devices that several nodes can reach would need accounts across nodes: not supported.
+ * The devices of one node. `slices`: every slice of each pool that may concern it. Only complete and valid pools give
+ * devices; the others are named in `problems`.
  */
 export function assembleInventory(node: NodeRecord, slices: readonly SliceRecord[]): NodeInventory {
-  const problems: PoolProblem[] = [];
-  const parts: PoolPart[] = [];
-  for (const pool of newestPools(slices)) {
-    const part = readPool(node.name, pool);
-    if (typeof part === "string") problems.push({ driver: pool.driver, pool: pool.name, message: part });
-    else parts.push(part);
-  }
+  const { contents, problems } = readPools(node, slices);
   const devices: DeviceEntry[] = [];
   const counterCapacity: number[] = [];
-  let groups = 0;
-  for (const part of parts) groups = appendPool(part, devices, counterCapacity, groups);
+  const totals = { groups: 0, sharedDevices: 0, capacitySlots: 0 };
+  for (const content of contents) appendPool(content, devices, counterCapacity, totals);
   const indexOf = new Map(devices.map((entry) => [entry.key, entry.index]));
-  return { node: node.name, devices, counterCapacity, indexOf, groups, problems };
+  const wide = devices.some((entry) => entry.wide);
+  return { node: node.name, devices, counterCapacity, indexOf, ...totals, wide, problems };
 }
 
-interface PoolSlices {
-  driver: string;
-  name: string;
-  slices: SliceRecord[];
+interface Totals {
+  groups: number;
+  sharedDevices: number;
+  capacitySlots: number;
 }
 
-/** A valid pool; `counter` is local to the pool, `set` the counter set's position. */
-interface PoolPart {
-  driver: string;
-  pool: string;
-  capacity: { amount: number; set: number }[];
-  sets: number;
-  devices: { device: Device; counters: { counter: number; amount: number }[] }[];
-}
-
-/** Slices of the highest generation per pool, pools by driver and name, slices by name. */
-function newestPools(slices: readonly SliceRecord[]): PoolSlices[] {
-  const pools = new Map<string, PoolSlices>();
-  for (const slice of slices) {
-    const key = `${slice.driver}/${slice.pool}`;
-    const pool = pools.get(key);
-    const generation = pool?.slices[0]?.generation ?? -1;
-    if (pool === undefined || slice.generation > generation) {
-      pools.set(key, { driver: slice.driver, name: slice.pool, slices: [slice] });
-    } else if (slice.generation === generation) {
-      pool.slices.push(slice);
-    }
-  }
-  const sorted = [...pools.values()].sort((a, b) => comparePlain(a.driver, b.driver) || comparePlain(a.name, b.name));
-  for (const pool of sorted) pool.slices.sort((a, b) => comparePlain(a.name, b.name));
-  return sorted;
-}
-
-/** The pool's content, or why nothing may be allocated from it. */
-function readPool(node: string, pool: PoolSlices): PoolPart | string {
-  const title = `pool ${pool.driver}/${pool.name}`;
-  const foreign = pool.slices.find((slice) => slice.nodeName !== node || slice.perDeviceNodeSelection === true);
-  if (foreign !== undefined) {
-    return `${title}: slice ${foreign.name} is not local to node ${node}; devices that several nodes can reach are not supported, publish them with spec.nodeName`;
-  }
-  const wanted = pool.slices[0]?.resourceSliceCount ?? 0;
-  if (pool.slices.some((slice) => slice.resourceSliceCount !== wanted) || pool.slices.length !== wanted) {
-    return `${title}: generation ${pool.slices[0]?.generation} is incomplete, ${pool.slices.length} of ${wanted} slices seen; wait for the driver to publish the others`;
-  }
-  try {
-    return readSlices(pool);
-  } catch (error) {
-    return `${title}: ${error instanceof Error ? error.message : String(error)}; nothing is allocated from it until its driver corrects it`;
-  }
-}
-
-function readSlices(pool: PoolSlices): PoolPart {
-  const part: PoolPart = { driver: pool.driver, pool: pool.name, capacity: [], sets: 0, devices: [] };
-  const counterOf = new Map<string, number>();
-  const setNames = new Set<string>();
-  for (const set of pool.slices.flatMap((slice) => slice.sharedCounters)) {
-    if (setNames.has(set.name)) throw new Error(`counter set ${set.name} is defined twice`);
-    setNames.add(set.name);
-    for (const [name, { value }] of Object.entries(set.counters)) {
-      counterOf.set(`${set.name}/${name}`, part.capacity.length);
-      part.capacity.push({
-        amount: counterAmount(value, `counter ${name} of counter set ${set.name}`),
-        set: part.sets,
-      });
-    }
-    part.sets += 1;
-  }
-  const names = new Set<string>();
-  for (const device of pool.slices.flatMap((slice) => slice.devices)) {
-    if (names.has(device.name)) throw new Error(`device ${device.name} is published twice`);
-    names.add(device.name);
-    part.devices.push({ device, counters: consumption(device, setNames, counterOf) });
-  }
-  return part;
-}
-
-function consumption(device: Device, sets: ReadonlySet<string>, counterOf: ReadonlyMap<string, number>) {
-  const amounts = new Map<number, number>();
-  for (const { counterSet, counters } of device.consumesCounters ?? []) {
-    if (!sets.has(counterSet)) throw new Error(`device ${device.name} consumes unknown counter set ${counterSet}`);
-    for (const [name, { value }] of Object.entries(counters)) {
-      const counter = counterOf.get(`${counterSet}/${name}`);
-      if (counter === undefined) {
-        throw new Error(`device ${device.name} consumes unknown counter ${name} of counter set ${counterSet}`);
-      }
-      const amount = counterAmount(value, `counter ${name} of device ${device.name}`);
-      amounts.set(counter, (amounts.get(counter) ?? 0) + amount);
-    }
-  }
-  return [...amounts].map(([counter, amount]) => ({ counter, amount }));
-}
-
-/** Counters are added up as numbers, so they have to be whole and at most 2^53. */
-function counterAmount(text: string, what: string): number {
-  const nano = parseNano(text);
-  const amount = Number(nano / 1_000_000_000n);
-  if (nano < 0n || nano % 1_000_000_000n !== 0n || !Number.isSafeInteger(amount)) {
-    throw new Error(`${what} is ${JSON.stringify(text)}, not a whole number from 0 to 2^53`);
-  }
-  return amount;
-}
-
-/** Moves a pool's devices into the node's dense indices; returns the next free group. */
-function appendPool(part: PoolPart, devices: DeviceEntry[], counterCapacity: number[], firstGroup: number): number {
+/** Moves a pool's devices into the node's dense indices. */
+function appendPool(content: PoolContent, devices: DeviceEntry[], counterCapacity: number[], totals: Totals): void {
   const base = counterCapacity.length;
-  const groupOfSet = joinedSets(part);
-  for (const { amount } of part.capacity) counterCapacity.push(amount);
+  const groupOfSet = joinedSets(content);
+  for (const { amount } of content.counters) counterCapacity.push(amount);
   const groupNumber = new Map<number, number>();
-  let next = firstGroup;
-  for (const { device, counters } of part.devices) {
-    const set = counters.length === 0 ? undefined : groupOfSet[part.capacity[counters[0]!.counter]!.set];
-    let group = set === undefined ? undefined : groupNumber.get(set);
-    if (group === undefined) {
-      group = next++;
-      if (set !== undefined) groupNumber.set(set, group);
-    }
+  const { driver, pool } = content;
+  for (const { device, counters, reachable, wide } of content.devices) {
+    const set = counters.length === 0 ? undefined : groupOfSet[content.counters[counters[0]!.counter]!.set];
+    const group = groupNumber.get(set ?? -1) ?? totals.groups++;
+    if (set !== undefined) groupNumber.set(set, group);
+    const shared = device.allowMultipleAllocations === true ? sharedDevice(device, totals) : undefined;
     devices.push({
       index: devices.length,
-      driver: part.driver,
-      pool: part.pool,
+      driver,
+      pool,
       name: device.name,
-      key: `${part.driver}/${part.pool}/${device.name}`,
+      key: `${driver}/${pool}/${device.name}`,
       device,
+      reachable,
+      wide,
       counters: counters.map(({ counter, amount }) => ({ counter: base + counter, amount })),
       group,
+      ...(shared === undefined ? {} : { shared }),
     });
   }
-  return next;
+}
+
+function sharedDevice({ capacity = {} }: Device, totals: Totals): SharedDevice {
+  const capacities = Object.entries(capacity).map(([name, { value }]) => {
+    return { name, slot: totals.capacitySlots++, limit: parseNano(value) };
+  });
+  return { index: totals.sharedDevices++, capacities };
 }
 
 /** Counter set → representative: sets that one device consumes from both belong together. */
-function joinedSets(part: PoolPart): number[] {
-  const parent = Array.from({ length: part.sets }, (_, set) => set);
+function joinedSets({ sets, counters: capacity, devices }: PoolContent): number[] {
+  const parent = Array.from({ length: sets }, (_, set) => set);
   const find = (set: number): number => (parent[set] === set ? set : find(parent[set]!));
-  for (const { counters } of part.devices) {
+  for (const { counters } of devices) {
     for (const { counter } of counters) {
-      parent[find(part.capacity[counter]!.set)] = find(part.capacity[counters[0]!.counter]!.set);
+      parent[find(capacity[counter]!.set)] = find(capacity[counters[0]!.counter]!.set);
     }
   }
   return parent.map((_, set) => find(set));

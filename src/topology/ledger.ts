@@ -1,51 +1,67 @@
+import { type Held, heldKey } from "./held.ts";
+
 /**
- * Who holds which device. A device has any number of holders (a claim, the pod that runs with it, the hold of a gang)
- * and is free exactly when it has none.
+ * Who holds which device. A device, or a share of one, has any number of holders (a claim, the pod that runs with it,
+ * the hold of a gang) and is free exactly when it has none.
  */
 export interface Ledger {
   /** Replaces what a holder holds; an empty list forgets it. */
-  set(holder: string, devices: readonly string[]): void;
-  held(device: string): boolean;
+  set(holder: string, held: readonly Held[]): void;
+  /** What of a device is held: the device itself, or each share that somebody has. */
+  heldOf(device: string): readonly Held[];
+  /** Holders of a device or of any share of it, sorted. */
   holdersOf(device: string): readonly string[];
-  devicesOf(holder: string): readonly string[];
+  heldBy(holder: string): readonly Held[];
 }
 
-/** `onChange` hears of a device that gets its first holder (`taken`) or loses its last. */
-export function createLedger(onChange: (device: string, taken: boolean) => void): Ledger {
-  /** device key → holders */
+/** `onChange` hears of a device, or a share, that gets its first holder (`taken`) or loses its last. */
+export function createLedger(onChange: (held: Held, taken: boolean) => void): Ledger {
+  /** key of what is held → holders */
   const holders = new Map<string, string[]>();
-  /** holder → device keys */
-  const devices = new Map<string, readonly string[]>();
+  /** holder → what it holds */
+  const holdings = new Map<string, readonly Held[]>();
+  /** device → its shares that are held */
+  const shares = new Map<string, Held[]>();
 
-  const add = (holder: string, device: string) => {
-    const list = holders.get(device);
+  const add = (holder: string, key: string, held: Held) => {
+    const list = holders.get(key);
     if (list) {
       list.push(holder);
       return;
     }
-    holders.set(device, [holder]);
-    onChange(device, true);
+    holders.set(key, [holder]);
+    if (typeof held !== "string") shares.set(held.device, [...(shares.get(held.device) ?? []), held]);
+    onChange(held, true);
   };
-  const remove = (holder: string, device: string) => {
-    const list = holders.get(device)!;
+  const remove = (holder: string, key: string, held: Held) => {
+    const list = holders.get(key)!;
     list.splice(list.indexOf(holder), 1);
     if (list.length > 0) return;
-    holders.delete(device);
-    onChange(device, false);
+    holders.delete(key);
+    onChange(typeof held === "string" ? held : forgetShare(held.device, key), false);
   };
+  /** The share as it was when it got its first holder. */
+  const forgetShare = (device: string, key: string): Held => {
+    const all = shares.get(device)!;
+    const rest = all.filter((each) => heldKey(each) !== key);
+    if (rest.length === 0) shares.delete(device);
+    else shares.set(device, rest);
+    return all.find((each) => heldKey(each) === key)!;
+  };
+  const heldOf = (device: string): Held[] => [...(holders.has(device) ? [device] : []), ...(shares.get(device) ?? [])];
   return {
     set(holder, next) {
-      const before = devices.get(holder) ?? [];
+      const before = holdings.get(holder) ?? [];
       if (before.length === 0 && next.length === 0) return;
-      const wanted = new Set(next);
-      const had = new Set(before);
-      if (wanted.size === 0) devices.delete(holder);
-      else devices.set(holder, [...wanted]);
-      for (const device of wanted) if (!had.has(device)) add(holder, device);
-      for (const device of had) if (!wanted.has(device)) remove(holder, device);
+      const wanted = new Map(next.map((held) => [heldKey(held), held]));
+      const had = new Map(before.map((held) => [heldKey(held), held]));
+      if (wanted.size === 0) holdings.delete(holder);
+      else holdings.set(holder, [...wanted.values()]);
+      for (const [key, held] of wanted) if (!had.has(key)) add(holder, key, held);
+      for (const [key, held] of had) if (!wanted.has(key)) remove(holder, key, held);
     },
-    held: (device) => holders.has(device),
-    holdersOf: (device) => (holders.get(device) ?? []).toSorted(),
-    devicesOf: (holder) => devices.get(holder) ?? [],
+    heldOf,
+    holdersOf: (device) => [...new Set(heldOf(device).flatMap((held) => holders.get(heldKey(held))!))].toSorted(),
+    heldBy: (holder) => holdings.get(holder) ?? [],
   };
 }

@@ -3,10 +3,11 @@ import type { PlacedPod } from "../api/placement.ts";
 import { type ChangeClock, createChangeClock } from "./clock.ts";
 import { equalJson } from "./equal.ts";
 import type { Fabric } from "./fabric.ts";
+import { deviceKey, heldBy } from "./held.ts";
 import type { NodeInventory, NodeUsage } from "./inventory.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import { createNodeTable, type NodeState, type NodeTable } from "./node-table.ts";
-import { createPodTable, deviceKey } from "./pod-table.ts";
+import { createPodTable } from "./pod-table.ts";
 import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, Resources, SliceRecord } from "./records.ts";
 
 /** One slot of a gang that is held: the place it was promised and what it asks of the node. */
@@ -87,8 +88,8 @@ export interface ModelView {
 /** An empty cluster. `managedDrivers`: drivers whose devices kllama alone allocates. */
 export function createClusterModel(options: { managedDrivers: readonly string[] }): ClusterModel {
   const clock = createChangeClock();
-  const ledger: Ledger = createLedger((device, taken) => nodes.deviceChanged(device, taken));
-  const nodes: NodeTable = createNodeTable(clock, (device) => ledger.held(device));
+  const ledger: Ledger = createLedger((held, taken) => nodes.deviceChanged(held, taken));
+  const nodes: NodeTable = createNodeTable(clock, (device) => ledger.heldOf(device));
   const pods = createPodTable(clock, nodes, ledger);
   const holds = createHolds(nodes, ledger);
   const classes = createDeviceClasses(clock);
@@ -181,10 +182,7 @@ function createHolds(nodes: NodeTable, ledger: Ledger) {
       }
       for (const pod of next.values()) setLoad(key, namespace, pod, pod.requests);
       const devices = pods.flatMap(({ placed }) => placed.claims.flatMap((claim) => claim.devices));
-      ledger.set(
-        `hold:${key}`,
-        devices.map((each) => deviceKey(each.driver, each.pool, each.device)),
-      );
+      ledger.set(`hold:${key}`, heldBy(devices));
     },
   };
 }

@@ -2,10 +2,19 @@ import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
 import type { ChangeClock } from "./clock.ts";
 import { equalJson } from "./equal.ts";
 import { createFabric, type Fabric } from "./fabric.ts";
-import { assembleInventory, changeUsage, emptyUsage, type NodeInventory, type NodeUsage } from "./inventory.ts";
+import { deviceOf, type Held } from "./held.ts";
+import {
+  assembleInventory,
+  type Consumption,
+  changeUsage,
+  emptyUsage,
+  type NodeInventory,
+  type NodeUsage,
+} from "./inventory.ts";
 import { builtInTopology } from "./levels.ts";
 import { createNodeLoad, type LoadChange, type NodeLoad } from "./node-load.ts";
 import type { NodeRecord, SliceRecord } from "./records.ts";
+import { createSliceIndex } from "./slice-index.ts";
 
 /** A node as the planner sees it. */
 export interface NodeState {
@@ -33,14 +42,14 @@ export interface NodeTable {
   removeSlice(name: string): void;
   upsertTopology(name: string, spec: ClusterTopologySpec): void;
   removeTopology(name: string): void;
-  /** A device got its first holder or lost its last. */
-  deviceChanged(device: string, taken: boolean): void;
+  /** A device, or a share of one, got its first holder or lost its last. */
+  deviceChanged(held: Held, taken: boolean): void;
   /** Changes what pods ask of a node, which need not exist yet. */
   changeLoad(nodeName: string, change: (load: NodeLoad) => LoadChange): void;
 }
 
-/** `isHeld`: does anything hold the device `driver/pool/name`? */
-export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => boolean): NodeTable {
+/** `heldOf`: what of the device `driver/pool/name` is held. */
+export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => readonly Held[]): NodeTable {
   const nodes: (NodeState | undefined)[] = [];
   const indexByName = new Map<string, number>();
   const freeIndices: number[] = [];
@@ -75,15 +84,15 @@ export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => 
     const usage = emptyUsage(inventory);
     for (const { key, index: device } of inventory.devices) {
       homes.set(key, [...(homes.get(key) ?? []), index]);
-      if (isHeld(key)) changeUsage(inventory, usage, device, 1);
+      for (const held of heldOf(key)) changeUsage(inventory, usage, device, 1, consumedBy(held));
     }
     const devices = { inventory, usage };
     assembled.set(index, devices);
     return devices;
   };
-  /** A slice concerns one node, or any. */
-  const slicesChanged = (nodeName: string | undefined) => {
-    const indices = nodeName === undefined ? indexByName.values() : [indexByName.get(nodeName)];
+  const slicesChanged = (concerned: Iterable<string> | undefined) => {
+    const indices =
+      concerned === undefined ? indexByName.values() : [...concerned].map((name) => indexByName.get(name));
     for (const index of indices) {
       if (index === undefined) continue;
       dropDevices(index);
@@ -137,15 +146,13 @@ export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => 
     upsertSlice(slice) {
       const before = slices.get(slice.name);
       if (equalJson(before, slice)) return;
-      slices.set(slice);
-      if (before && before.nodeName !== slice.nodeName) slicesChanged(before.nodeName);
-      slicesChanged(slice.nodeName);
+      const left = before ? slices.remove(before) : [];
+      const right = slices.set(slice);
+      slicesChanged(left === undefined || right === undefined ? undefined : new Set([...left, ...right]));
     },
     removeSlice(name) {
       const before = slices.get(name);
-      if (!before) return;
-      slices.remove(before);
-      slicesChanged(before.nodeName);
+      if (before) slicesChanged(slices.remove(before));
     },
     upsertTopology(name, spec) {
       if (!equalJson(fabrics.get(name)?.spec, spec)) setFabric(name, spec);
@@ -155,11 +162,12 @@ export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => 
         if (fabrics.get(name)?.spec !== builtInTopology) setFabric(name, builtInTopology);
       } else if (fabrics.delete(name)) clock.tick(false);
     },
-    deviceChanged(device, taken) {
+    deviceChanged(held, taken) {
       clock.tick(!taken);
+      const device = deviceOf(held);
       for (const index of homes.get(device) ?? []) {
         const { inventory, usage } = assembled.get(index)!;
-        changeUsage(inventory, usage, inventory.indexOf.get(device)!, taken ? 1 : -1);
+        changeUsage(inventory, usage, inventory.indexOf.get(device)!, taken ? 1 : -1, consumedBy(held));
         touch(index, !taken);
       }
     },
@@ -173,27 +181,7 @@ export function createNodeTable(clock: ChangeClock, isHeld: (device: string) => 
   };
 }
 
-/** Slices by name, and by the one node they concern. */
-function createSliceIndex() {
-  const byName = new Map<string, SliceRecord>();
-  /** node name (empty: any node) → slice name → slice */
-  const byNode = new Map<string, Map<string, SliceRecord>>();
-  const remove = (slice: SliceRecord) => {
-    byName.delete(slice.name);
-    const group = byNode.get(slice.nodeName ?? "");
-    group?.delete(slice.name);
-    if (group?.size === 0) byNode.delete(slice.nodeName ?? "");
-  };
-  return {
-    get: (name: string) => byName.get(name),
-    remove,
-    set(slice: SliceRecord) {
-      const before = byName.get(slice.name);
-      if (before) remove(before);
-      byName.set(slice.name, slice);
-      const group = byNode.get(slice.nodeName ?? "") ?? new Map<string, SliceRecord>();
-      byNode.set(slice.nodeName ?? "", group.set(slice.name, slice));
-    },
-    of: (node: string): SliceRecord[] => [...(byNode.get(node)?.values() ?? []), ...(byNode.get("")?.values() ?? [])],
-  };
+/** What is consumed of a device that is held in shares; undefined: all of it is held. */
+function consumedBy(held: Held): Consumption | undefined {
+  return typeof held === "string" ? undefined : held.consumed;
 }

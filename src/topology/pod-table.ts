@@ -1,5 +1,6 @@
 import type { ChangeClock } from "./clock.ts";
 import { equalJson } from "./equal.ts";
+import { type Held, heldBy } from "./held.ts";
 import type { Ledger } from "./ledger.ts";
 import type { NodeTable } from "./node-table.ts";
 import type { ClaimRecord, PodRecord } from "./records.ts";
@@ -14,14 +15,8 @@ export interface PodTable {
   pod(uid: string): PodRecord | undefined;
 }
 
-export function deviceKey(driver: string, pool: string, device: string): string {
-  return `${driver}/${pool}/${device}`;
-}
-
-/** Devices that an allocation holds; administrators' access holds nothing. */
-function allocatedDevices(claim: ClaimRecord): string[] {
-  const results = claim.allocation?.devices?.results ?? [];
-  return results.filter((each) => !each.adminAccess).map((each) => deviceKey(each.driver, each.pool, each.device));
+function allocatedDevices(claim: ClaimRecord): Held[] {
+  return heldBy(claim.allocation?.devices?.results ?? []);
 }
 
 /** Does the pod use node resources and devices? */
@@ -44,7 +39,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
   const holdClaim = (pod: PodRecord, claim: ClaimRecord | undefined) => {
     if (!claim?.reservedFor.some(({ uid }) => uid === pod.uid)) return;
     const holder = `pod:${pod.uid}`;
-    ledger.set(holder, [...ledger.devicesOf(holder), ...allocatedDevices(claim)]);
+    ledger.set(holder, [...ledger.heldBy(holder), ...allocatedDevices(claim)]);
   };
   const claimOf = (namespace: string, name: string) => claims.get(claimUids.get(`${namespace}/${name}`) ?? "");
   const start = (pod: PodRecord) => {

@@ -5,7 +5,7 @@ import type { Resources } from "./records.ts";
  * count of billionths, the finest unit that Kubernetes knows; finer digits are rounded away from zero, as there.
  */
 
-const nanoPerUnit = 1_000_000_000n;
+export const nanoPerUnit = 1_000_000_000n;
 const maxNano = (2n ** 63n - 1n) * nanoPerUnit;
 
 /** Suffix → factor, as numerator and power of ten. */
@@ -49,6 +49,26 @@ export function parseNano(text: string): bigint {
   const nano = scale >= 0 ? digits * 10n ** BigInt(scale) : divideUp(digits, 10n ** BigInt(-scale));
   const capped = nano > maxNano ? maxNano : nano;
   return sign === "-" ? -capped : capped;
+}
+
+/** A quantity of so many billionths, in the largest binary unit or the coarsest decimal one that keeps it exact. */
+export function formatNano(nano: bigint): string {
+  const binary = [...suffixes].findLast(
+    ([suffix, { factor }]) => suffix.endsWith("i") && isWhole(nano, factor * nanoPerUnit),
+  );
+  if (nano !== 0n && binary !== undefined) return `${nano / (binary[1].factor * nanoPerUnit)}${binary[0]}`;
+  const [suffix, unit] = decimalUnits.find(([, unit]) => isWhole(nano, unit)) ?? ["n", 1n];
+  return `${nano / unit}${suffix}`;
+}
+
+const decimalUnits = [
+  ["", nanoPerUnit],
+  ["m", 1_000_000n],
+  ["u", 1_000n],
+] as const;
+
+function isWhole(nano: bigint, unit: bigint): boolean {
+  return nano % unit === 0n;
 }
 
 /** Integer value of a quantity in base units, rounded up; throws an Error that names the text. */

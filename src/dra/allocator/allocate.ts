@@ -1,7 +1,7 @@
-import type { NodeInventory, NodeUsage } from "../../topology/inventory.ts";
+import type { Consumption, NodeInventory, NodeUsage } from "../../topology/inventory.ts";
 import { candidatesOf } from "./candidates.ts";
 import type { CompiledClaim } from "./claim.ts";
-import { type AllocationFailure, explainFailure, findShortage } from "./failure.ts";
+import { type AllocationFailure, explainFailure, findShortage, unknownPools } from "./failure.ts";
 import { budgetUsedUp, createSearch, type Search, solve } from "./search.ts";
 
 export type { AllocationFailure } from "./failure.ts";
@@ -12,7 +12,16 @@ export interface DeviceChoice {
 }
 
 interface ClaimDevices {
-  readonly devices: readonly { readonly request: string; readonly device: number }[];
+  readonly devices: readonly ChosenDevice[];
+}
+
+export interface ChosenDevice {
+  readonly request: string;
+  readonly device: number;
+  /** Administrator's access: the device is not held. */
+  readonly admin?: true;
+  /** Not the whole device but a share of it, which takes so much. */
+  readonly share?: Consumption;
 }
 
 export interface AllocateOptions {
@@ -54,7 +63,7 @@ export function allocateOnNode(
     budget: options.budget ?? defaultBudget,
   });
   try {
-    const shortage = search.steps.length > 1 ? findShortage(search) : undefined;
+    const shortage = unknownPools(search) ?? (search.steps.length > 1 ? findShortage(search) : undefined);
     if (shortage !== undefined) return shortage;
     if (solve(search, 0)) return answer(search, claims);
   } catch (thrown) {
@@ -81,12 +90,15 @@ export function matchingDevices(inventory: NodeInventory, claim: CompiledClaim, 
 }
 
 function answer({ steps, taken }: Search, claims: readonly CompiledClaim[]): DeviceChoice {
-  const devices: { request: string; device: number }[][] = claims.map(() => []);
+  const devices: ChosenDevice[][] = claims.map(() => []);
   const requestOf = (step: number): number => steps[step]!.request;
   const sorted = [...taken].sort((a, b) => requestOf(a.step) - requestOf(b.step) || a.device - b.device);
   for (const { step, choice, device } of sorted) {
     const { claim, choices } = steps[step]!;
-    devices[claim]!.push({ request: choices[choice]!.alternative.name, device });
+    const { alternative, candidates } = choices[choice]!;
+    const share = candidates.shares.get(device);
+    const admin = alternative.adminAccess ? ({ admin: true } as const) : {};
+    devices[claim]!.push({ request: alternative.name, device, ...admin, ...(share === undefined ? {} : { share }) });
   }
   return { claims: devices.map((list) => ({ devices: list })) };
 }

@@ -1,6 +1,6 @@
 import type { DeviceTaint, DeviceToleration } from "../../api/kubernetes.ts";
-import { attributeValue, type DeviceEntry, type NodeInventory } from "../../topology/inventory.ts";
-import { parseNano } from "../../topology/quantity.ts";
+import { attributeValue, type Consumption, type DeviceEntry, type NodeInventory } from "../../topology/inventory.ts";
+import { consumptionOf } from "./capacity.ts";
 import type { CompiledAlternative, CompiledClaim } from "./claim.ts";
 import { anatomyOf } from "./order.ts";
 
@@ -8,8 +8,10 @@ import { anatomyOf } from "./order.ts";
 export interface Candidates {
   /** Selected, tolerable and allocatable. */
   readonly usable: readonly number[];
-  /** Selected, yet never given: their taints are not tolerated, or they can be shared (consumable capacity). */
+  /** Selected, yet never given: their taints are not tolerated. */
   readonly withheld: readonly { readonly device: number; readonly why: string }[];
+  /** What one share takes, per selected device that can be shared. */
+  readonly shares: ReadonlyMap<number, Consumption>;
   /** Every usable device is a GPU of its own or takes nearly all of one; else some are partitions. */
   readonly whole: boolean;
   /** First selector that failed on a device, with the reason; the device counts as not selected. */
@@ -46,49 +48,49 @@ export function candidatesOf(
 function select(inventory: NodeInventory, claim: CompiledClaim, alternative: CompiledAlternative): Candidates {
   const usable: number[] = [];
   const withheld: { device: number; why: string }[] = [];
+  const shares = new Map<number, Consumption>();
   let foreign = 0;
   let error: string | undefined;
   for (const entry of inventory.devices) {
+    if (!entry.reachable) continue;
     const verdict = selects(alternative, entry);
     if (verdict === false) continue;
-    if (!claim.managedDrivers.has(entry.driver)) foreign += verdict === true ? 1 : 0;
-    else if (verdict !== true) error ??= `${verdict.error} (device ${entry.key})`;
+    if (!claim.managedDrivers.has(entry.driver)) foreign += "error" in verdict ? 0 : 1;
+    else if ("error" in verdict) error ??= `${verdict.error} (device ${entry.key})`;
     else {
+      if (entry.shared !== undefined) shares.set(entry.index, verdict);
       const why = obstacle(entry, alternative.tolerations);
       if (why === undefined) usable.push(entry.index);
       else withheld.push({ device: entry.index, why });
     }
   }
-  const { shares } = anatomyOf(inventory);
-  const whole = usable.every((device) => shares[device]! >= nearlyAll);
-  return { usable, withheld, whole, foreign, ...(error === undefined ? {} : { error }) };
+  const { shares: parts } = anatomyOf(inventory);
+  const whole = usable.every((device) => parts[device]! >= nearlyAll);
+  return { usable, withheld, shares, whole, foreign, ...(error === undefined ? {} : { error }) };
 }
 
 /**
- * An expression that fails on a device does not select it. kube-scheduler gives up the whole pod when its search meets
- * such a device; leaving the device out is as safe, and the error is told when the claim finds no place.
+ * What the request would take of the device, or false when it does not select it. An expression that fails on a device
+ * does not select it. kube-scheduler gives up the whole pod when its search meets such a device; leaving the device out
+ * is as safe, and the error is told when the claim finds no place.
  */
-function selects(alternative: CompiledAlternative, entry: DeviceEntry): boolean | { error: string } {
+function selects(alternative: CompiledAlternative, entry: DeviceEntry): Consumption | false | { error: string } {
   for (const selector of alternative.selectors) {
     const verdict = selector.matches(entry);
     if (verdict === false) return false;
     if (verdict !== true) return { error: `${JSON.stringify(selector.text)}: ${verdict.error}` };
   }
-  const { capacity = {} } = entry.device;
+  if (entry.shared === undefined && alternative.capacity.size === 0) return noConsumption;
   try {
-    for (const [name, least] of alternative.capacity) {
-      if (!Object.hasOwn(capacity, name) || parseNano(capacity[name]!.value) < least) return false;
-    }
+    return consumptionOf(alternative.capacity, entry.device.capacity) ?? false;
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
   }
-  return true;
 }
 
+const noConsumption: Consumption = new Map();
+
 function obstacle(entry: DeviceEntry, tolerations: readonly DeviceToleration[]): string | undefined {
-  if (entry.device.allowMultipleAllocations === true) {
-    return "may be allocated several times (consumable capacity), which is not supported";
-  }
   const taint = (entry.device.taints ?? []).find((t) => forbids(t) && !tolerations.some((one) => tolerates(one, t)));
   return taint === undefined ? undefined : `has the taint ${taint.key}:${taint.effect}, which is not tolerated`;
 }

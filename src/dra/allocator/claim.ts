@@ -7,6 +7,7 @@ import type {
   ResourceClaimSpec,
 } from "../../api/kubernetes.ts";
 import type { RejectionReason } from "../../api/placement.ts";
+import type { Consumption } from "../../topology/inventory.ts";
 import { parseNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
 import { compileExpression, type DeviceExpression } from "./cel.ts";
@@ -26,11 +27,13 @@ export interface CompiledAlternative {
   readonly mode: "ExactCount" | "All";
   /** Devices wanted; 0 with mode `All`. */
   readonly count: number;
+  /** Administrator's access: devices may be in use, and are not held. */
+  readonly adminAccess: boolean;
   readonly tolerations: readonly DeviceToleration[];
   /** Class selectors, then the request's own; all of them must be true. */
   readonly selectors: readonly DeviceExpression[];
-  /** Least capacity that a device must have, in billionths, by name as the request says it. */
-  readonly capacity: ReadonlyMap<string, bigint>;
+  /** Capacity that is asked for, in billionths, by name as the request says it. */
+  readonly capacity: Consumption;
   /** Alternatives with an equal key select the same devices. */
   readonly selectionKey: string;
 }
@@ -155,9 +158,6 @@ function compileAlternative(
     const message = `${path} (request ${name}): DeviceClass ${JSON.stringify(wanted.deviceClassName)} does not exist; create it or name another`;
     throw new Refusal("NoMatchingDevice", message);
   }
-  if (wanted.adminAccess === true) {
-    throw unsupported(`${path}.adminAccess (request ${name}) is not supported; remove it or use another scheduler`);
-  }
   const mode = wanted.allocationMode ?? "ExactCount";
   if (mode !== "ExactCount" && mode !== "All") {
     throw unsupported(`${path}.allocationMode (request ${name}) ${JSON.stringify(mode)} is not known; use ExactCount`);
@@ -171,10 +171,21 @@ function compileAlternative(
     ...compileSelectors(wanted.selectors ?? [], `${path}.selectors`),
   ];
   const tolerations = wanted.tolerations ?? [];
-  const capacity = leastCapacity(wanted, `${path}.capacity`);
+  const capacity = requestedCapacity(wanted, `${path}.capacity`);
+  const adminAccess = wanted.adminAccess === true;
   const texts = selectors.map(({ text }) => text);
   const selectionKey = JSON.stringify([texts, tolerations, [...capacity].map(String), [...managedDrivers].sort()]);
-  return { name, className: deviceClass.name, mode, count, tolerations, selectors, capacity, selectionKey };
+  return {
+    name,
+    className: deviceClass.name,
+    mode,
+    count,
+    adminAccess,
+    tolerations,
+    selectors,
+    capacity,
+    selectionKey,
+  };
 }
 
 function compileSelectors(selectors: readonly DeviceSelector[], path: string): DeviceExpression[] {
@@ -190,7 +201,7 @@ function compileSelectors(selectors: readonly DeviceSelector[], path: string): D
   });
 }
 
-function leastCapacity(wanted: ExactDeviceRequest, path: string): Map<string, bigint> {
+function requestedCapacity(wanted: ExactDeviceRequest, path: string): Map<string, bigint> {
   onlyFields(wanted.capacity ?? {}, path, ["requests"]);
   const least = new Map<string, bigint>();
   for (const [name, text] of Object.entries(wanted.capacity?.requests ?? {})) {
@@ -259,7 +270,7 @@ function leastDevices(alternative: CompiledAlternative): number {
 function shapeOf(requests: readonly CompiledRequest[], constraints: readonly CompiledConstraint[]): string {
   const parts = requests.map(({ name, alternatives }) => [
     name,
-    alternatives.map((a) => [a.name, a.className, a.mode, a.count, a.selectionKey]),
+    alternatives.map((a) => [a.name, a.className, a.mode, a.count, a.adminAccess, a.selectionKey]),
   ]);
   return JSON.stringify([parts, constraints]);
 }

@@ -1,5 +1,5 @@
 import type { RejectionReason } from "../../api/placement.ts";
-import { allIsKnown, isFree, type Rule, type Search, type Step, type StepChoice } from "./search.ts";
+import { isFree, leastWanted, type Rule, type Search, type Step, type StepChoice } from "./search.ts";
 
 /** Why the claims do not fit the node as it is; `resource` names a device class. */
 export interface AllocationFailure {
@@ -18,7 +18,8 @@ export function findShortage(search: Search): AllocationFailure | undefined {
     const first = shortages.every((shortage) => shortage !== undefined) ? shortages[0] : undefined;
     if (first !== undefined) return first;
     const choice = step.choices[0]!;
-    if (step.choices.length > 1 || choice.alternative.mode === "All") continue;
+    if (step.choices.length > 1 || choice.alternative.mode === "All" || search.admin) continue;
+    if (choice.candidates.shares.size > 0) continue;
     const { selectionKey, count, className } = choice.alternative;
     const sum = (wanted.get(selectionKey) ?? 0) + count;
     wanted.set(selectionKey, sum);
@@ -48,10 +49,9 @@ export function explainFailure(search: Search): AllocationFailure {
 }
 
 function shortageOf(search: Search, choice: StepChoice): AllocationFailure | undefined {
-  const { alternative, candidates } = choice;
-  const all = alternative.mode === "All";
-  if (candidates.usable.length === 0 || (all && !allIsKnown(search, candidates))) return noMatch(search, choice);
-  const needed = all ? candidates.usable.length : alternative.count;
+  const { alternative, eligible } = choice;
+  if (eligible.length === 0 || choice.unknowable) return noMatch(search, choice);
+  const needed = leastWanted(choice);
   const available = free(search, choice).length;
   return available < needed ? insufficient(search, alternative.className, needed, available, "") : undefined;
 }
@@ -109,8 +109,16 @@ function valueCounts({ column, pinned }: Rule, devices: readonly number[]): Map<
   return counts;
 }
 
-function free(search: Search, { candidates }: StepChoice): number[] {
-  return candidates.usable.filter((device) => isFree(search, device));
+function free(search: Search, choice: StepChoice): number[] {
+  return choice.eligible.filter((device) => isFree(search, device, choice));
+}
+
+/** "All devices" is unknown while a pool of the node is; upstream waits for it whatever alternatives there are. */
+export function unknownPools(search: Search): AllocationFailure | undefined {
+  if (search.inventory.problems.length === 0) return undefined;
+  const choices = search.steps.flatMap((step) => step.choices);
+  const choice = choices.find(({ alternative }) => alternative.mode === "All");
+  return choice === undefined ? undefined : noMatch(search, choice);
 }
 
 function insufficient(

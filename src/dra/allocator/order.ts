@@ -1,4 +1,4 @@
-import type { NodeInventory } from "../../topology/inventory.ts";
+import { type Consumption, changeUsage, type NodeInventory, type NodeUsage } from "../../topology/inventory.ts";
 import type { AttributeColumn } from "./candidates.ts";
 
 /** What the order of trials depends on; it decides the quality of the first answer, never whether there is one. */
@@ -93,10 +93,8 @@ function runNumbers(devices: readonly number[], neighbours: readonly number[]): 
   return runs;
 }
 
-/** Counters and holders at this point of the search. */
-export interface PartitionState {
-  readonly counterUsed: Float64Array;
-  readonly held: Uint8Array;
+/** What is held at this point of the search. */
+export interface PartitionState extends NodeUsage {
   /** Holders per group. */
   readonly groupHeld: Int32Array;
 }
@@ -138,7 +136,7 @@ export function orderPlacements(devices: readonly number[], inventory: NodeInven
 function roomOf(inventory: NodeInventory, members: readonly Member[], state: PartitionState): number {
   let room = 0;
   for (const { device, weight } of members) {
-    if (state.held[device] === 0 && countersFit(inventory, device, state.counterUsed)) room += weight;
+    if (state.used[device] === 0 && countersFit(inventory, device, state.counterUsed)) room += weight;
   }
   return room;
 }
@@ -151,12 +149,16 @@ export function countersFit(inventory: NodeInventory, device: number, counterUse
   return true;
 }
 
-/** Marks a device as held, or as free again. */
-export function take(inventory: NodeInventory, device: number, state: PartitionState, by: 1 | -1): void {
-  const entry = inventory.devices[device]!;
-  state.held[device]! += by;
-  state.groupHeld[entry.group]! += by;
-  for (const { counter, amount } of entry.counters) state.counterUsed[counter]! += by * amount;
+/** Marks a device, or a share of it, as held, or as free again. */
+export function take(
+  inventory: NodeInventory,
+  device: number,
+  state: PartitionState,
+  by: 1 | -1,
+  share?: Consumption,
+): void {
+  changeUsage(inventory, state, device, by, share);
+  state.groupHeld[inventory.devices[device]!.group]! += by;
 }
 
 interface Member {

@@ -5,8 +5,12 @@ import type {
   ExactDeviceRequest,
   ResourceClaimSpec,
 } from "../../api/kubernetes.ts";
+import type { PlacedDevice } from "../../api/placement.ts";
 import type { DeviceEntry } from "../../topology/inventory.ts";
+import { formatNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
+import type { ChosenDevice } from "./allocate.ts";
+import { shareId } from "./share-id.ts";
 
 type AllocationConfig = NonNullable<NonNullable<AllocationResult["devices"]>["config"]>;
 
@@ -17,11 +21,11 @@ type AllocationConfig = NonNullable<NonNullable<AllocationResult["devices"]>["co
 export function toAllocation(
   spec: ResourceClaimSpec,
   classes: ReadonlyMap<string, DeviceClassRecord>,
-  placed: readonly { readonly request: string; readonly device: DeviceEntry }[],
+  placed: readonly Placed[],
   nodeName: string,
   timestamp: string,
 ): AllocationResult {
-  const results = placed.map(({ request, device }) => toResult(spec, request, device));
+  const results = placed.map((each) => toResult(spec, each));
   const chosen = new Set(placed.map(({ request }) => request));
   const config = [...classConfig(spec, classes, chosen), ...claimConfig(spec, chosen)];
   const onNode = { key: "metadata.name", operator: "In" as const, values: [nodeName] };
@@ -32,11 +36,38 @@ export function toAllocation(
   };
 }
 
+type Grant = Pick<DeviceRequestAllocationResult, "adminAccess" | "shareID" | "consumedCapacity">;
+
+/** A device for a request, with what `placedDevice` said of it. */
+interface Placed extends Pick<PlacedDevice, keyof Grant> {
+  readonly request: string;
+  readonly device: DeviceEntry;
+}
+
+/** A chosen device as placements and allocations tell it. `claimUid`: of the claim that gets it. */
+export function placedDevice(
+  entry: DeviceEntry,
+  { request, admin, share }: ChosenDevice,
+  claimUid: string,
+): PlacedDevice {
+  const { driver, pool, name, key } = entry;
+  const consumed = [...(share ?? [])].map(([capacity, nano]) => [capacity, formatNano(nano)] as const);
+  return {
+    request,
+    driver,
+    pool,
+    device: name,
+    ...(admin === undefined ? {} : { adminAccess: true }),
+    ...(share === undefined ? {} : { shareID: shareId(claimUid, request, key) }),
+    ...(consumed.length === 0 ? {} : { consumedCapacity: Object.fromEntries(consumed) }),
+  };
+}
+
 function toResult(
   spec: ResourceClaimSpec,
-  request: string,
-  { driver, pool, name, device }: DeviceEntry,
+  { request, device: entry, adminAccess, shareID, consumedCapacity }: Placed,
 ): DeviceRequestAllocationResult {
+  const { driver, pool, name, device } = entry;
   const { bindingConditions = [], bindingFailureConditions = [] } = device;
   const tolerations = chosenAlternatives(spec, new Set([request]))[0]?.wanted.tolerations ?? [];
   return {
@@ -44,6 +75,9 @@ function toResult(
     driver,
     pool,
     device: name,
+    ...(adminAccess === undefined ? {} : { adminAccess }),
+    ...(shareID === undefined ? {} : { shareID }),
+    ...(consumedCapacity === undefined ? {} : { consumedCapacity }),
     ...(tolerations.length === 0 ? {} : { tolerations }),
     ...(bindingConditions.length === 0 ? {} : { bindingConditions }),
     ...(bindingFailureConditions.length === 0 ? {} : { bindingFailureConditions }),

@@ -1,4 +1,4 @@
-import type { NodeInventory, NodeUsage } from "../../topology/inventory.ts";
+import { type Consumption, copyUsage, type NodeInventory, type NodeUsage } from "../../topology/inventory.ts";
 import { type AttributeColumn, attributeColumn, type Candidates, candidatesOf } from "./candidates.ts";
 import { type CompiledAlternative, type CompiledClaim, maxDevicesPerClaim } from "./claim.ts";
 import { countersFit, orderPartitions, orderPlacements, orderWhole, type PartitionState, take } from "./order.ts";
@@ -11,8 +11,13 @@ export interface Step {
 }
 
 export interface StepChoice {
+  readonly claim: number;
   readonly alternative: CompiledAlternative;
   readonly candidates: Candidates;
+  /** Devices it chooses from; with mode `All`, those it needs. */
+  readonly eligible: readonly number[];
+  /** Mode `All`: what "all" is cannot be told, or not all of it can be given. */
+  readonly unknowable: boolean;
   /** Constraints that cover the devices of this choice. */
   readonly rules: readonly Rule[];
 }
@@ -44,6 +49,8 @@ export interface Search {
   readonly takenPerClaim: number[];
   readonly budget: number;
   trials: number;
+  /** Some request has administrator's access: whether a device may be taken depends on the order of requests. */
+  readonly admin: boolean;
   /** Per device, as far as they were asked for: `signatureOf`. */
   readonly signatures: (string | undefined)[];
 }
@@ -66,17 +73,18 @@ export function createSearch(
     const rule = createRule(inventory, "match", attribute);
     return value === undefined ? rule : { ...rule, pinned: rule.column.numberOf.get(value) ?? -1 };
   });
-  const state = {
-    held: usage.used.slice(),
-    counterUsed: usage.counterUsed.slice(),
-    groupHeld: new Int32Array(inventory.groups),
-  };
+  const state = { ...copyUsage(usage), groupHeld: new Int32Array(inventory.groups) };
   for (const [device, holders] of usage.used.entries()) {
     if (holders > 0) state.groupHeld[inventory.devices[device]!.group]! += 1;
   }
+  const admin = claims.some(({ requests }) =>
+    requests.some(({ alternatives }) => alternatives.some((a) => a.adminAccess)),
+  );
+  const steps = claims.flatMap((claim, position) => stepsOf(inventory, state, claim, position, common));
   return {
     inventory,
-    steps: hardestFirst(claims.flatMap((claim, position) => stepsOf(inventory, claim, position, common))),
+    steps: admin ? steps : hardestFirst(steps),
+    admin,
     islands: options.islands.map((attribute) => attributeColumn(inventory, attribute)),
     near: options.near,
     state,
@@ -92,17 +100,46 @@ function createRule(inventory: NodeInventory, kind: "match" | "distinct", attrib
   return { kind, attribute, column: attributeColumn(inventory, attribute), pinned: undefined, counts: new Map() };
 }
 
-function stepsOf(inventory: NodeInventory, claim: CompiledClaim, position: number, common: readonly Rule[]): Step[] {
+function stepsOf(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  claim: CompiledClaim,
+  position: number,
+  common: readonly Rule[],
+): Step[] {
   const rules = claim.constraints.map(({ kind, attribute }) => createRule(inventory, kind, attribute));
   return claim.requests.map(({ alternatives }, request) => ({
     claim: position,
     request,
-    choices: alternatives.map((alternative, choice) => ({
-      alternative,
-      candidates: candidatesOf(inventory, claim, alternative),
-      rules: [...common, ...rules.filter((_, i) => claim.constraints[i]!.covers[request]![choice])],
-    })),
+    choices: alternatives.map((alternative, choice) => {
+      const candidates = candidatesOf(inventory, claim, alternative);
+      return {
+        claim: position,
+        alternative,
+        candidates,
+        ...eligibility(inventory, usage, alternative, candidates),
+        rules: [...common, ...rules.filter((_, i) => claim.constraints[i]!.covers[request]![choice])],
+      };
+    }),
   }));
+}
+
+/**
+ * "All" are the selected devices, without shared ones that are used up already. They are known only when no pool or
+ * expression hides any and every one can be given.
+ */
+function eligibility(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  { mode }: CompiledAlternative,
+  candidates: Candidates,
+) {
+  const { usable, withheld, shares, foreign, error } = candidates;
+  if (mode === "ExactCount") return { eligible: usable, unknowable: false };
+  const hasRoom = (device: number) => !shares.has(device) || sharesFit(inventory, usage, device, shares.get(device)!);
+  const eligible = shares.size === 0 ? usable : usable.filter(hasRoom);
+  const blocked = withheld.some(({ device }) => hasRoom(device)) || foreign > 0 || error !== undefined;
+  return { eligible, unknowable: blocked || eligible.length === 0 };
 }
 
 /**
@@ -120,12 +157,12 @@ export function solve(search: Search, position: number): boolean {
   const step = search.steps[position];
   if (step === undefined) return true;
   if (search.trials > 0 && !restCanFit(search, position)) return false;
-  for (const [choice, { alternative, candidates }] of step.choices.entries()) {
+  for (const [choice, stepChoice] of step.choices.entries()) {
     const { claim } = step;
-    const wanted = alternative.mode === "All" ? candidates.usable.length : alternative.count;
-    if (search.takenPerClaim[claim]! + wanted > maxDevicesPerClaim) continue;
-    if (alternative.mode === "All" && !allIsKnown(search, candidates)) continue;
-    const offered = offer(search, step.choices[choice]!, wanted);
+    const { candidates } = stepChoice;
+    const wanted = leastWanted(stepChoice);
+    if (search.takenPerClaim[claim]! + wanted > maxDevicesPerClaim || stepChoice.unknowable) continue;
+    const offered = offer(search, stepChoice, wanted);
     if (offered.length < wanted) continue;
     const ordered = candidates.whole
       ? orderWhole(offered, demandFrom(search, position, choice), candidates.usable, contextOf(search, step, choice))
@@ -137,7 +174,7 @@ export function solve(search: Search, position: number): boolean {
 
 /** Devices that the choice could take now, without those whose value of a matching attribute too few others have. */
 function offer(search: Search, choice: StepChoice, wanted: number): readonly number[] {
-  let offered = choice.candidates.usable.filter((device) => canTake(search, device, choice));
+  let offered = choice.eligible.filter((device) => canTake(search, device, choice));
   for (const { kind, column, counts } of choice.rules) {
     if (offered.length < wanted) return offered;
     if (kind === "distinct" || counts.size > 0) continue;
@@ -146,18 +183,6 @@ function offer(search: Search, choice: StepChoice, wanted: number): readonly num
     offered = offered.filter((device) => sizes[column.values[device]!]! >= wanted);
   }
   return offered;
-}
-
-/** "All" devices are only known when every selected one can be given and no pool or expression hides any. */
-export function allIsKnown(search: Search, candidates: Candidates): boolean {
-  const { usable, withheld, foreign, error } = candidates;
-  return (
-    usable.length > 0 &&
-    withheld.length === 0 &&
-    foreign === 0 &&
-    error === undefined &&
-    search.inventory.problems.length === 0
-  );
 }
 
 /** Cheap look ahead: has every request to come an alternative with enough devices left? */
@@ -169,23 +194,47 @@ function restCanFit(search: Search, from: number): boolean {
   return true;
 }
 
-function leastWanted({ alternative, candidates }: StepChoice): number {
-  return alternative.mode === "All" ? Math.max(1, candidates.usable.length) : alternative.count;
+/** Devices that the choice takes. */
+export function leastWanted({ alternative, eligible }: StepChoice): number {
+  return alternative.mode === "All" ? Math.max(1, eligible.length) : alternative.count;
 }
 
 function countTakeable(search: Search, choice: StepChoice): number {
   let count = 0;
-  for (const device of choice.candidates.usable) if (canTake(search, device, choice)) count += 1;
+  for (const device of choice.eligible) if (canTake(search, device, choice)) count += 1;
   return count;
 }
 
 function canTake(search: Search, device: number, choice: StepChoice): boolean {
-  return isFree(search, device) && choice.rules.every((rule) => admits(rule, device));
+  return isFree(search, device, choice) && choice.rules.every((rule) => admits(rule, device));
 }
 
-/** Nobody holds the device, and its counters are not used up; constraints left out. */
-export function isFree({ inventory, state }: Search, device: number): boolean {
-  return state.held[device] === 0 && countersFit(inventory, device, state.counterUsed);
+/**
+ * The choice may have the device beside those who hold something already, constraints left out. Administrators' access
+ * minds no holders, but gives a device once per claim, and keeps it from requests that come later in the same search
+ * (as upstream); counters are taken in any case.
+ */
+export function isFree(search: Search, device: number, { claim, alternative, candidates }: StepChoice): boolean {
+  const { inventory, state, steps, taken } = search;
+  const share = candidates.shares.get(device);
+  if (!alternative.adminAccess && state.used[device] !== 0) return false;
+  if (share !== undefined)
+    return sharesFit(inventory, state, device, share) && sharedCountersFit(inventory, device, state);
+  if (alternative.adminAccess && taken.some((one) => one.device === device && steps[one.step]!.claim === claim)) {
+    return false;
+  }
+  return countersFit(inventory, device, state.counterUsed);
+}
+
+/** One more share leaves no capacity overdrawn. */
+function sharesFit({ devices }: NodeInventory, { consumed }: NodeUsage, device: number, share: Consumption): boolean {
+  const capacities = devices[device]!.shared?.capacities ?? [];
+  return capacities.every(({ name, slot, limit }) => consumed[slot]! + (share.get(name) ?? 0n) <= limit);
+}
+
+/** The first share of a device takes its counters for all. */
+function sharedCountersFit(inventory: NodeInventory, device: number, { shares, counterUsed }: NodeUsage): boolean {
+  return shares[inventory.devices[device]!.shared!.index]! > 0 || countersFit(inventory, device, counterUsed);
 }
 
 /** A device without the attribute satisfies no constraint on it, as upstream. */
@@ -246,8 +295,9 @@ function pick(search: Search, position: number, choice: number, wanted: number, 
 function enter(search: Search, step: number, choice: number, device: number): void {
   search.trials += 1;
   if (search.trials > search.budget) throw budgetUsedUp;
-  take(search.inventory, device, search.state, 1);
-  for (const { counts, column } of search.steps[step]!.choices[choice]!.rules) {
+  const { candidates, rules } = search.steps[step]!.choices[choice]!;
+  take(search.inventory, device, search.state, 1, candidates.shares.get(device));
+  for (const { counts, column } of rules) {
     const value = column.values[device]!;
     counts.set(value, (counts.get(value) ?? 0) + 1);
   }
@@ -255,9 +305,9 @@ function enter(search: Search, step: number, choice: number, device: number): vo
   search.taken.push({ step, choice, device });
 }
 
-function leave(search: Search, { rules }: StepChoice): void {
+function leave(search: Search, { candidates, rules }: StepChoice): void {
   const { step, device } = search.taken.pop()!;
-  take(search.inventory, device, search.state, -1);
+  take(search.inventory, device, search.state, -1, candidates.shares.get(device));
   for (const { counts, column } of rules) {
     const value = column.values[device]!;
     const count = counts.get(value)! - 1;
@@ -269,13 +319,14 @@ function leave(search: Search, { rules }: StepChoice): void {
 
 /**
  * Devices with equal signatures are interchangeable: where one led nowhere, the other does too. Devices with shared
- * counters are taken as all different.
+ * counters, devices that are given in parts, and all beside administrators' access are taken as all different.
  */
-function signatureOf({ inventory, steps, signatures }: Search, device: number): string {
+function signatureOf({ inventory, steps, signatures, admin }: Search, device: number): string {
   const known = signatures[device];
   if (known !== undefined) return known;
   let signature = "";
-  if (inventory.devices[device]!.counters.length > 0) signature = `device ${device}`;
+  const { counters, shared } = inventory.devices[device]!;
+  if (admin || shared !== undefined || counters.length > 0) signature = `device ${device}`;
   else {
     for (const { choices } of steps) {
       for (const { candidates, rules } of choices) {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { NodeSelectorRequirement, Toleration } from "../../../src/api/kubernetes.ts";
-import { matchesNodeSelector, nodeRefusal } from "../../../src/gang/node-match.ts";
+import { nodeRefusal } from "../../../src/gang/node-match.ts";
+import { matchesNodeSelector } from "../../../src/topology/node-selector.ts";
 import { nodeRecord } from "../../builders.ts";
 
 const taint = { key: "k", value: "v", effect: "NoSchedule" };

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
+import type { Device } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
-import { exactly, migBoard, migSlices, partition, podRecord } from "../../builders.ts";
+import { exactly, gpu, migBoard, migSlices, partition, podRecord, sliceRecord } from "../../builders.ts";
 import {
   addNode,
   allocatedClaim,
@@ -31,6 +32,50 @@ function racks(sizes: Record<string, number>, gpus = 8): NodeSketch[] {
 }
 
 const rackOf = (node: string) => node.split("-")[0]!;
+
+describe("devices that several nodes can reach", () => {
+  const network = (count: number, more: Partial<Device> = {}) => {
+    const model = clusterOf(racks({ a: 2 }, 0));
+    const { nodeName: _, ...slice } = sliceRecord(
+      "net",
+      Array.from({ length: count }, (_, i) => gpu(i, {}, more)),
+    );
+    model.upsertSlice({ ...slice, allNodes: true });
+    return model;
+  };
+  const apart: GangConstraint = { type: "spread", level: "host", mode: "required", maxSkew: 1 };
+
+  test("go to one member each, wherever the members are", () => {
+    const model = network(2);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
+    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@a-0[0]", "g-w-1@a-1[1]"]);
+  });
+
+  test("are not given twice", () => {
+    const model = network(1);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
+  });
+
+  test("in parts: as many as fit, over all nodes", () => {
+    const parts = {
+      allowMultipleAllocations: true,
+      capacity: { lanes: { value: "2", requestPolicy: { default: "1" } } },
+    };
+    const model = network(1, parts);
+    const fits = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
+    const devices = plansOf(plan(model, { gangs: [fits] })).flatMap(({ placement }) =>
+      placement.pods.flatMap(({ claims }) => claims.flatMap((claim) => claim.devices)),
+    );
+    expect(devices.map(({ device, consumedCapacity }) => [device, consumedCapacity])).toEqual([
+      ["gpu-0", { lanes: "1" }],
+      ["gpu-0", { lanes: "1" }],
+    ]);
+    expect(new Set(devices.map(({ shareID }) => shareID)).size).toBe(2);
+    const tooMany = gangIn(model, "h", { w: { count: 3, gpus: 1 } });
+    expect(rejectionsOf(plan(model, { gangs: [tooMany] }))).toHaveLength(1);
+  });
+});
 
 describe("one gang", () => {
   test("fills one node with devices in rank order when the node holds it", () => {

@@ -58,7 +58,7 @@ describe("pools", () => {
     [
       "slices that disagree on their count",
       [sliceRecord("a", []), sliceRecord("a", [], { name: "x", resourceSliceCount: 2 })],
-      "incomplete",
+      "disagree about their number",
     ],
     ["unknown counter set", [consuming("other", "memory", "1")], "device gpu-0 consumes unknown counter set other"],
     [
@@ -67,12 +67,8 @@ describe("pools", () => {
       "device gpu-0 consumes unknown counter cores of counter set set",
     ],
     ["counter that is no quantity", [consuming("set", "memory", "much")], '"much" is not a quantity'],
-    [
-      "fractional counter",
-      [consuming("set", "memory", "500m")],
-      'counter memory of device gpu-0 is "500m", not a whole number',
-    ],
-    ["negative counter", [consuming("set", "memory", "-1")], "not a whole number"],
+    ["negative counter", [consuming("set", "memory", "-1")], 'counter memory of device gpu-0 is "-1"'],
+    ["a counter beyond 2^53", [consuming("set", "memory", "9E")], 'counter memory of device gpu-0 is "9E"'],
     [
       "counter set defined twice",
       [
@@ -85,22 +81,63 @@ describe("pools", () => {
       ],
       "counter set s is defined twice",
     ],
-    ["slice of another node", [sliceRecord("a", [gpu(0)], { nodeName: "b" })], "is not local to node a"],
-    [
-      "devices for all nodes",
-      [{ ...withoutNode(sliceRecord("a", [gpu(0)])), allNodes: true }],
-      "is not local to node a",
-    ],
-    ["selection per device", [sliceRecord("a", [gpu(0)], { perDeviceNodeSelection: true })], "is not local to node a"],
   ])("nothing is allocated from a pool with %s", (_, slices, message) => {
     expect(keysOf(slices)).toEqual([]);
     expect(problemsOf(slices)).toEqual([expect.stringContaining(message)]);
   });
 });
 
-function withoutNode({ nodeName: _, ...slice }: SliceRecord): SliceRecord {
-  return slice;
-}
+describe("devices that several nodes can reach", () => {
+  const inZone = (zone: string) => ({
+    nodeSelectorTerms: [{ matchExpressions: [{ key: "zone", operator: "In" as const, values: [zone] }] }],
+  });
+  const zoned = nodeRecord("a", { labels: { zone: "z1" } });
+  const open = (more: Partial<SliceRecord>, devices = [gpu(0)]): SliceRecord => {
+    const { nodeName: _, ...slice } = sliceRecord("net", devices);
+    return { ...slice, ...more };
+  };
+
+  test.each([
+    ["for all nodes", open({ allNodes: true }), true],
+    ["for nodes that a selector matches", open({ nodeSelector: inZone("z1") }), true],
+    ["for other nodes", open({ nodeSelector: inZone("z2") }), false],
+    ["one by one, this node's", open({ perDeviceNodeSelection: true }, [gpu(0, {}, { nodeName: "a" })]), true],
+    ["one by one, another node's", open({ perDeviceNodeSelection: true }, [gpu(0, {}, { nodeName: "b" })]), false],
+    ["of another node", sliceRecord("b", [gpu(0)]), false],
+  ])("%s", (_, slice, expected) => {
+    const { devices, problems } = assembleInventory(zoned, [slice]);
+    expect(devices.some(({ reachable }) => reachable)).toBe(expected);
+    expect(problems).toEqual([]);
+  });
+
+  test("a pool with slices of two nodes is complete when both are there", () => {
+    const slices = [
+      sliceRecord("a", [gpu(0)], { name: "x", pool: "p", resourceSliceCount: 2 }),
+      sliceRecord("b", [gpu(1)], { name: "y", pool: "p", resourceSliceCount: 2 }),
+    ];
+    expect(keysOf(slices)).toEqual([`${driver}/p/gpu-0`]);
+    expect(problemsOf(slices.slice(0, 1))[0]).toContain("1 of 2 slices seen");
+  });
+
+  test("another node's devices stand there for the counters that they take", () => {
+    const taking = (index: number, nodeName: string) =>
+      gpu(index, {}, { nodeName, consumesCounters: [{ counterSet: "s", counters: { c: { value: "500m" } } }] });
+    const slices = [
+      open(
+        { allNodes: true, resourceSliceCount: 2, sharedCounters: [{ name: "s", counters: { c: { value: "1" } } }] },
+        [],
+      ),
+      open({ name: "d", resourceSliceCount: 2, perDeviceNodeSelection: true }, [taking(0, "a"), taking(1, "b")]),
+    ];
+    const inventory = assembleInventory(node, slices);
+    expect(inventory.devices.map(({ name, reachable, wide }) => [name, reachable, wide])).toEqual([
+      ["gpu-0", true, true],
+      ["gpu-1", false, true],
+    ]);
+    expect(inventory.counterCapacity).toEqual([1_000]);
+    expect(inventory.devices.map(({ counters }) => counters[0]!.amount)).toEqual([500, 500]);
+  });
+});
 
 describe("counters", () => {
   test("partitions of one GPU share a group and counters, boards do not", () => {
@@ -133,6 +170,28 @@ describe("counters", () => {
     const sharedCounters = ["x", "y", "z"].map((name) => ({ name, counters: { c: { value: "2" } } }));
     const inventory = assembleInventory(node, [sliceRecord("a", devices, { sharedCounters })]);
     expect(inventory.devices.map(({ group }) => group)).toEqual([0, 0, 0, 1, 2]);
+  });
+
+  test("the shares of a device take its counters once and add up their capacities", () => {
+    const shared = gpu(
+      0,
+      {},
+      {
+        allowMultipleAllocations: true,
+        consumesCounters: [{ counterSet: "s", counters: { c: { value: "1" } } }],
+      },
+    );
+    const sharedCounters = [{ name: "s", counters: { c: { value: "1" } } }];
+    const inventory = assembleInventory(node, [sliceRecord("a", [shared], { sharedCounters })]);
+    const usage = emptyUsage(inventory);
+    const share = new Map([["memory", 3n]]);
+    changeUsage(inventory, usage, 0, 1, share);
+    changeUsage(inventory, usage, 0, 1, share);
+    expect([...usage.shares, ...usage.counterUsed, ...usage.consumed, ...usage.used]).toEqual([2, 1, 6n, 0]);
+    changeUsage(inventory, usage, 0, -1, share);
+    expect([...usage.shares, ...usage.counterUsed, ...usage.consumed]).toEqual([1, 1, 3n]);
+    changeUsage(inventory, usage, 0, -1, share);
+    expect(usage).toEqual(emptyUsage(inventory));
   });
 
   test("taking a device and giving it back cancels out", () => {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { HeldPod } from "../../../src/topology/model.ts";
-import { driver, podRecord } from "../../builders.ts";
+import { driver, gpu, podRecord, sliceRecord } from "../../builders.ts";
 import { allocatedClaim, clusterOf } from "../../support/cluster.ts";
 
 const oneNode = () => clusterOf([{ name: "n", rack: "r", gpus: 4 }]);
@@ -44,6 +44,68 @@ describe("devices", () => {
     for (const result of claim.allocation!.devices!.results!) result.adminAccess = true;
     model.upsertClaim(claim);
     expect(model.holdersOf(driver, "n", "gpu-1")).toEqual([]);
+  });
+
+  test("a share that claim, pod and hold name is one share, and the device is free after the last", () => {
+    const model = oneNode();
+    const nic = { allowMultipleAllocations: true, capacity: { bandwidth: { value: "400G" } } };
+    model.upsertSlice(sliceRecord("n", [gpu(0, {}, nic)], { pool: "nics", name: "nics" }));
+    const index = model.view.indexOf("n")!;
+    const device = model.view.inventory(index).indexOf.get(`${driver}/nics/gpu-0`)!;
+    const { shared } = model.view.inventory(index).devices[device]!;
+    const sharesNow = () => [model.view.usage(index).shares[shared!.index], ...model.view.usage(index).consumed];
+    const share = (shareID: string) => ({
+      request: "gpu",
+      driver,
+      pool: "nics",
+      device: "gpu-0",
+      shareID,
+      consumedCapacity: { bandwidth: "100G" },
+    });
+    const sharing = (name: string, shareID: string, podUids: string[] = []) => {
+      const claim = allocatedClaim(name, "n", [], podUids);
+      return { ...claim, allocation: { ...claim.allocation, devices: { results: [share(shareID)] } } };
+    };
+    const placed = {
+      pod: "p",
+      podSet: "w",
+      index: 0,
+      node: "n",
+      claims: [{ claim: "c", reference: "gpu", devices: [share("1")] }],
+    };
+    model.hold("team/g", "team", [{ placed, requests: {} }]);
+    model.upsertClaim(sharing("c", "1", ["pod-uid-p"]));
+    model.upsertPod(runningPod());
+    expect(sharesNow()).toEqual([1, 100_000_000_000n * 10n ** 9n]);
+    model.upsertClaim(sharing("d", "2"));
+    expect(sharesNow()).toEqual([2, 200_000_000_000n * 10n ** 9n]);
+    expect(model.holdersOf(driver, "nics", "gpu-0")).toEqual([
+      "claim:claim-uid-c",
+      "claim:claim-uid-d",
+      "hold:team/g",
+      "pod:pod-uid-p",
+    ]);
+    model.upsertNode({ ...model.node("n")!, unschedulable: true });
+    expect(sharesNow()).toEqual([2, 200_000_000_000n * 10n ** 9n]);
+    model.release("team/g");
+    model.removeClaim("claim-uid-c");
+    model.removePod("pod-uid-p");
+    model.removeClaim("claim-uid-d");
+    expect(sharesNow()).toEqual([0, 0n]);
+  });
+
+  test("a device that two nodes reach is taken on both", () => {
+    const model = clusterOf([{ name: "a" }, { name: "b" }]);
+    const { nodeName: _, ...slice } = sliceRecord("net", [gpu(0)]);
+    model.upsertSlice({ ...slice, allNodes: true });
+    const used = () => ["a", "b"].map((name) => [...model.view.usage(model.view.indexOf(name)!).used]);
+    expect(used()).toEqual([[0], [0]]);
+    model.upsertClaim(allocatedClaim("c", "net", ["gpu-0"], []));
+    expect(used()).toEqual([[1], [1]]);
+    model.upsertSlice({ ...slice, nodeName: "b" });
+    expect(used()).toEqual([[], [1]]);
+    model.removeSlice(slice.name);
+    expect(used()).toEqual([[], []]);
   });
 
   test("a claim that is deleted late does not hide its successor of the same name", () => {

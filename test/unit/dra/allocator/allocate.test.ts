@@ -8,6 +8,7 @@ import {
 } from "../../../../src/dra/allocator/allocate.ts";
 import { compileClaim, isClaimProblem } from "../../../../src/dra/allocator/claim.ts";
 import { assembleInventory, changeUsage, emptyUsage, type NodeInventory } from "../../../../src/topology/inventory.ts";
+import { parseNano } from "../../../../src/topology/quantity.ts";
 import type { SliceRecord } from "../../../../src/topology/records.ts";
 import {
   claimSpec,
@@ -293,6 +294,81 @@ describe("modes", () => {
   });
 });
 
+describe("devices that are given in parts", () => {
+  const policy = { default: "10Gi", validRange: { min: "5Gi", max: "40Gi", step: "5Gi" } };
+  const shared = (index: number, more: Partial<Device> = {}) =>
+    gpu(
+      index,
+      {},
+      { allowMultipleAllocations: true, capacity: { memory: { value: "80Gi", requestPolicy: policy } }, ...more },
+    );
+  const part = (memory?: string) =>
+    claimSpec([exactly("g", 1, memory === undefined ? {} : { capacity: { requests: { memory } } })]);
+
+  test("go to as many requests as their capacity allows, rounded up to the policy's steps", () => {
+    const world = nodeWith([shared(0)]);
+    expect(choose(world, [part("31Gi"), part("36Gi"), part()])).toMatchObject({ reason: "InsufficientDevices" });
+    expect(choose(world, [part("31Gi"), part("32Gi")])).toEqual(["g=gpu-0", "g=gpu-0"]);
+    expect(choose(world, [part("41Gi")])).toMatchObject({ reason: "NoMatchingDevice" });
+  });
+
+  test("are given once per request", () => {
+    expect(gpusFor(nodeWith([shared(0)]), 2)).toBe("InsufficientDevices");
+    expect(gpusFor(nodeWith([shared(0), shared(1)]), 2)).toBe("0 1");
+  });
+
+  test("and are not given at all while somebody holds all of one", () => {
+    expect(gpusFor(nodeWith([shared(0)], ["gpu-0"]), 1)).toBe("InsufficientDevices");
+  });
+
+  test("say what each share takes", () => {
+    const { inventory, usage } = nodeWith([shared(0)]);
+    const choice = allocateOnNode(inventory, usage, [compiled(part("7Gi"))]);
+    expect(choice).toEqual({
+      claims: [{ devices: [{ request: "g", device: 0, share: new Map([["memory", parseNano("10Gi")]]) }] }],
+    });
+  });
+
+  test("all of them are those that have room left", () => {
+    const world = nodeWith([shared(0), shared(1)]);
+    changeUsage(world.inventory, world.usage, 0, 1, new Map([["memory", parseNano("75Gi")]]));
+    expect(choose(world, [claimSpec([exactly("g", 1, { allocationMode: "All" })])])).toEqual(["g=gpu-1"]);
+  });
+});
+
+describe("administrators' access", () => {
+  const admin = (name: string, more = {}) => exactly(name, 1, { adminAccess: true, ...more });
+
+  test("is given to devices that are in use, and says so", () => {
+    const { inventory, usage } = nodeWith([gpu(0)], ["gpu-0"]);
+    const choice = allocateOnNode(inventory, usage, [compiled(claimSpec([admin("g")]))]);
+    expect(choice).toEqual({ claims: [{ devices: [{ request: "g", device: 0, admin: true }] }] });
+  });
+
+  test("gives a device once to a claim, and to several claims", () => {
+    expect(choose(nodeWith([gpu(0)]), [claimSpec([admin("a"), admin("b")])])).toMatchObject({
+      reason: "InsufficientDevices",
+    });
+    expect(choose(nodeWith([gpu(0)]), [claimSpec([admin("a")]), claimSpec([admin("b")])])).toEqual([
+      "a=gpu-0",
+      "b=gpu-0",
+    ]);
+  });
+
+  test("keeps a device from later requests of the same pod, as upstream", () => {
+    const world = nodeWith([gpu(0)]);
+    expect(choose(world, [claimSpec([admin("a")]), claimSpec([exactly("g", 1)])])).toMatchObject({
+      reason: "InsufficientDevices",
+    });
+    expect(choose(world, [claimSpec([exactly("g", 1)]), claimSpec([admin("a")])])).toEqual(["g=gpu-0", "a=gpu-0"]);
+  });
+
+  test("needs the taints of a device tolerated", () => {
+    const tainted = gpu(0, {}, { taints: [{ key: "k", effect: "NoSchedule" }] });
+    expect(choose(nodeWith([tainted]), [claimSpec([admin("a")])])).toMatchObject({ reason: "NoMatchingDevice" });
+  });
+});
+
 describe("what is not given", () => {
   const tainted = (effect: "None" | "NoSchedule" | "NoExecute", value?: string) => [
     gpu(0, {}, { taints: [{ key: "k", effect, ...(value === undefined ? {} : { value }) }] }),
@@ -324,14 +400,6 @@ describe("what is not given", () => {
     expect(choose(nodeWith(devices), [atLeast("81Gi")])).toMatchObject({ reason: "NoMatchingDevice" });
     const named = claimSpec([exactly("g", 1, { capacity: { requests: { constructor: "1" } } })]);
     expect(choose(nodeWith(devices), [named])).toMatchObject({ reason: "NoMatchingDevice" });
-  });
-
-  test("devices that may be shared are named as not supported", () => {
-    const devices = [gpu(0, {}, { allowMultipleAllocations: true })];
-    expect(choose(nodeWith(devices), [claimSpec([exactly("g", 1)])])).toMatchObject({
-      reason: "NoMatchingDevice",
-      message: expect.stringContaining("consumable capacity"),
-    });
   });
 
   test("devices of drivers that are not managed", () => {

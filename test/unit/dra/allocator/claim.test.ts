@@ -111,12 +111,6 @@ describe("a claim is refused by name:", () => {
       'request r): DeviceClass "none" does not exist; create it',
     ],
     [
-      "admin access",
-      claimSpec([request({ adminAccess: true })]),
-      "UnsupportedClaim",
-      "spec.devices.requests[0].exactly.adminAccess (request r) is not supported",
-    ],
-    [
       "unknown mode",
       claimSpec([request({ allocationMode: "Some" })]),
       "UnsupportedClaim",
