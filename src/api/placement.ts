@@ -63,6 +63,8 @@ export const rejectionReasons = [
   "NoDomainFits",
   "WaitingForPlacementGroup",
   "BudgetExceeded",
+  /** Its reservation was given back; a new plan follows. The planner itself never says so. */
+  "Revoked",
 ] as const;
 export type RejectionReason = (typeof rejectionReasons)[number];
 

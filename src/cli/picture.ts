@@ -6,8 +6,7 @@ import { attributeValue } from "../topology/inventory.ts";
 import { builtInTopology, levelValue } from "../topology/levels.ts";
 import { compareNatural } from "../topology/natural-order.ts";
 import type { NodeRecord } from "../topology/records.ts";
-import { nodeInventories } from "./domains.ts";
-import type { ClusterState } from "./placements.ts";
+import { type ClusterState, nodeInventories } from "./cluster-state.ts";
 import { plural, wrap } from "./text.ts";
 
 export interface PictureOptions {

@@ -1,4 +1,3 @@
-import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
 import {
   type PlacedClaim,
   type PlacedPod,
@@ -11,19 +10,11 @@ import {
 } from "../api/placement.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey } from "../gang/members.ts";
+import { singlePodGang } from "../gang/plan.ts";
 import { compareNatural } from "../topology/natural-order.ts";
-import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
-import { createDomainFinder, type DomainFinder } from "./domains.ts";
-
-/** The cluster at one moment, as records. */
-export interface ClusterState {
-  gangs: readonly GangRecord[];
-  pods: readonly PodRecord[];
-  claims: readonly ClaimRecord[];
-  nodes: readonly NodeRecord[];
-  slices: readonly SliceRecord[];
-  topologies: readonly { name: string; spec: ClusterTopologySpec }[];
-}
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import type { ClusterState } from "./cluster-state.ts";
+import { createPlannerView, type Placed, type PlannerView } from "./planner-view.ts";
 
 /** Pod UID → why a pod without a Gang was refused; the API server keeps that in events only. */
 export type SingleRefusals = ReadonlyMap<string, { reason: string; message: string }>;
@@ -34,49 +25,70 @@ export type SearchStats = Pick<PlanStats, "planMs" | "explored" | "budgetExceede
 /**
  * What became of every gang, told by objects: devices by what claims hold, nodes by where pods are bound. A member that
  * is not bound yet counts with the node that is reserved for it once its claims are allocated; a gang with too few such
- * members is a rejection, with the reason in its status. A pod with claims and no Gang is a gang by its own name.
+ * members is a rejection, with the reason in its status. A pod with claims and no Gang is a gang by its own name. What
+ * statuses leave out, costs and what blocks, the planner says when it is asked again.
  */
 export function placementsOf(
   state: ClusterState,
   known: { search?: SearchStats; refusals?: SingleRefusals } = {},
 ): PlanOutput {
   const claims = new Map(state.claims.map((claim) => [`${claim.namespace}/${claim.name}`, claim]));
-  const domains = createDomainFinder(state);
+  const planner = createPlannerView(state);
   const live = state.pods.filter((pod) => !pod.terminal && !pod.deleting);
   const byGang = Map.groupBy(live, (pod) => (pod.gang === undefined ? "" : `${pod.namespace}/${pod.gang}`));
-  const results: (Placement | Rejection)[] = [];
+  const placed: Placed[] = [];
+  const rejections: Rejection[] = [];
+  const sort = (result: Placed | Rejection) => ("pods" in result ? placed.push(result) : rejections.push(result));
   for (const gang of state.gangs) {
     const key = `${gang.namespace}/${gang.name}`;
-    results.push(gangResult(gang, byGang.get(key) ?? [], claims, domains));
+    sort(gangResult(gang, byGang.get(key) ?? [], claims, planner));
     byGang.delete(key);
   }
   for (const pod of byGang.get("") ?? []) {
-    if (pod.claims.length > 0) results.push(singleResult(pod, claims, domains, known.refusals));
+    if (pod.claims.length > 0) sort(singleResult(pod, claims, planner, known.refusals));
   }
   byGang.delete("");
-  for (const pods of byGang.values()) results.push(withoutGang(pods[0]!));
+  for (const pods of byGang.values()) rejections.push(withoutGang(pods[0]!));
 
-  results.sort((a, b) => compareNatural(a.namespace, b.namespace) || compareNatural(a.gang, b.gang));
   return {
-    placements: results.filter((result) => "pods" in result),
-    rejections: results.filter((result) => "reason" in result),
+    placements: placed.map((each) => placementOf(each, placed, planner)).sort(byName),
+    rejections: rejections.sort(byName),
     stats: {
       nodes: state.nodes.length,
-      devices: domains.deviceCount,
-      gangs: results.length,
+      devices: planner.deviceCount,
+      gangs: placed.length + rejections.length,
       ...(known.search ?? { planMs: 0, explored: 0, budgetExceeded: false }),
     },
   };
 }
 
 type Claims = ReadonlyMap<string, ClaimRecord>;
+type Named = Pick<Rejection, "namespace" | "gang">;
+
+function byName(a: Named, b: Named): number {
+  return compareNatural(a.namespace, b.namespace) || compareNatural(a.gang, b.gang);
+}
+
+function placementOf(placed: Placed, all: readonly Placed[], planner: PlannerView): Placement {
+  const { gang, pods } = placed;
+  const { role, placementGroup, domains, cost } = planner.describe(placed, all);
+  return {
+    gang: gang.name,
+    namespace: gang.namespace,
+    ...(role === undefined ? {} : { role }),
+    ...(placementGroup === undefined ? {} : { placementGroup }),
+    pods: [...pods],
+    domains,
+    cost,
+  };
+}
 
 function gangResult(
   gang: GangRecord,
   pods: readonly PodRecord[],
   claims: Claims,
-  domains: DomainFinder,
-): Placement | Rejection {
+  planner: PlannerView,
+): Placed | Rejection {
   const reserved = gang.status.placement?.pods ?? [];
   const { slots } = assignSlots(gang.spec, pods, reserved);
   const placed: PlacedPod[] = [];
@@ -92,22 +104,7 @@ function gangResult(
     }
     if (placed.length - before < minCountOf(podSet)) complete = false;
   }
-  if (!complete) return gangRejection(gang, pods);
-  const { role, placementGroup, topology } = gang.spec;
-  const costMs = gang.status.placement?.costMs;
-  return {
-    gang: gang.name,
-    namespace: gang.namespace,
-    ...(role === undefined ? {} : { role }),
-    ...(placementGroup === undefined ? {} : { placementGroup }),
-    pods: placed,
-    domains: domains.shared(topology, placed),
-    cost: {
-      totalMs: costMs ?? 0,
-      byLink: [],
-      assumes: costMs === undefined ? [] : ["the planner's estimate, from the Gang's status"],
-    },
-  };
+  return complete ? { gang, pods: placed } : gangRejection(gang, pods, planner);
 }
 
 /** Node and devices of a pod that is bound, or that holds its claims on `reservedNode`. */
@@ -135,51 +132,44 @@ function placedClaim(pod: PodRecord, reference: PodRecord["claims"][number], cla
   };
 }
 
-function gangRejection(gang: GangRecord, pods: readonly PodRecord[]): Rejection {
+function gangRejection(gang: GangRecord, pods: readonly PodRecord[], planner: PlannerView): Rejection {
   const { phase, explanation, conditions } = gang.status;
   const bound = pods.filter((pod) => pod.nodeName !== undefined).length;
   const wanted = gang.spec.podSets.reduce((sum, podSet) => sum + minCountOf(podSet), 0);
   const counts = `${pods.length} pods exist, ${bound} of ${wanted} are bound`;
-  const reason = conditions?.find((condition) => condition.type === "Planned")?.reason;
-  return rejection(
-    gang,
-    closedReason(reason),
-    `${phase ?? "no status yet"}: ${explanation === undefined ? "" : `${explanation}; `}${counts}`,
-  );
+  const reason = closedReason(conditions?.find((condition) => condition.type === "Planned")?.reason);
+  const message = `${phase ?? "no status yet"}: ${explanation === undefined ? "" : `${explanation}; `}${counts}`;
+  return rejection(gang, reason, message, phase === "Pending" ? planner.refusalOf(gang) : undefined);
 }
 
-/** Phases between two plans (Revoked) have no reason of the closed list: such a gang waits for its members. */
+/** A gang whose members are about to be bound was refused by nobody: it waits for them. */
 function closedReason(reason: string | undefined): RejectionReason {
   return rejectionReasons.find((known) => known === reason) ?? "WaitingForMembers";
 }
 
+/** @param now what the planner says now: its details belong to the reason only if that is still the same */
 function rejection(
   { namespace, name }: { namespace: string; name: string },
   reason: RejectionReason,
   message: string,
+  now?: Rejection,
 ): Rejection {
-  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+  const { blocking, counterfactuals } = now?.reason === reason ? now : { blocking: [], counterfactuals: [] };
+  return { gang: name, namespace, reason, message, blocking, counterfactuals };
 }
 
 function singleResult(
   pod: PodRecord,
   claims: Claims,
-  domains: DomainFinder,
+  planner: PlannerView,
   refusals: SingleRefusals | undefined,
-): Placement | Rejection {
-  const place = placeOf(pod, pod.podSet ?? "pod", 0, pod.nominatedNodeName, claims);
-  if (place === undefined) {
-    const refusal = refusals?.get(pod.uid);
-    const message = refusal?.message ?? pod.unschedulableMessage ?? "its claims hold no devices yet";
-    return rejection(pod, closedReason(refusal?.reason), message);
-  }
-  return {
-    gang: pod.name,
-    namespace: pod.namespace,
-    pods: [place],
-    domains: domains.shared("default", [place]),
-    cost: { totalMs: 0, byLink: [], assumes: [] },
-  };
+): Placed | Rejection {
+  const spec = singlePodGang(pod);
+  const place = placeOf(pod, spec.podSets[0]!.name, 0, pod.nominatedNodeName, claims);
+  if (place !== undefined) return { gang: { namespace: pod.namespace, name: pod.name, spec }, pods: [place] };
+  const refusal = refusals?.get(pod.uid);
+  const message = refusal?.message ?? pod.unschedulableMessage ?? "its claims hold no devices yet";
+  return rejection(pod, closedReason(refusal?.reason), message, refusal && planner.refusalOfPod(pod));
 }
 
 function withoutGang(pod: PodRecord): Rejection {

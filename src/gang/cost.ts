@@ -102,8 +102,34 @@ function parallelGroups(spec: GangSpec, pods: readonly PodPlace[]): { name: stri
     .filter((group) => group.pods.reduce((sum, { devices }) => sum + devices.length, 0) > 1);
 }
 
-/** Predicted cost of the sums inside each tensor-parallel group: a ring all-reduce over the slowest link. */
-export function gangCost(view: ModelView, fabric: Fabric, spec: GangSpec, pods: readonly PodPlace[]): PlacementCost {
+/** A gang and where all of its pods are. */
+export interface PlacedGang {
+  readonly name: string;
+  readonly role: string | undefined;
+  readonly spec: GangSpec;
+  readonly fabric: Fabric;
+  readonly pods: readonly PodPlace[];
+}
+
+/** The PlacementGroup of a gang; `ofRole` gives its placed gangs of a role. */
+interface PlacedGroup {
+  readonly spec: PlacementGroupSpec;
+  readonly fabric: Fabric;
+  ofRole(role: string): readonly PlacedGang[];
+}
+
+/** Predicted cost of a gang's traffic: inside it, and what it sends to other roles, which is charged to the sender. */
+export function placementCost(view: ModelView, gang: PlacedGang, group: PlacedGroup | undefined): PlacementCost {
+  let cost = gangCost(view, gang);
+  for (const pairing of group?.spec.pairing ?? []) {
+    if (pairing.from !== gang.role) continue;
+    cost = addCosts(cost, pairingCost(view, group!.fabric, pairing, gang, group!.ofRole(pairing.to)));
+  }
+  return cost;
+}
+
+/** The sums inside each tensor-parallel group: a ring all-reduce over the slowest link. */
+function gangCost(view: ModelView, { fabric, spec, pods }: PlacedGang): PlacementCost {
   const byLink: PlacementCost["byLink"] = [];
   for (const group of parallelGroups(spec, pods)) {
     const ranks = group.pods.reduce((sum, { devices }) => sum + devices.length, 0);
@@ -127,23 +153,26 @@ export function gangCost(view: ModelView, fabric: Fabric, spec: GangSpec, pods: 
   return total(byLink, assumes);
 }
 
-/** Adds what handing over one request's KV cache costs between the gangs of two roles, over their narrowest common level. */
-export function pairingCost(
+/** What handing over one request's KV cache costs to each receiver, over their narrowest common level. */
+function pairingCost(
   view: ModelView,
   fabric: Fabric,
   pairing: NonNullable<PlacementGroupSpec["pairing"]>[number],
-  from: readonly { name: string; pods: readonly PodPlace[] }[],
-  to: readonly { name: string; pods: readonly PodPlace[] }[],
+  from: PlacedGang,
+  receivers: readonly PlacedGang[],
 ): PlacementCost {
   const bytes = pairing.bytesPerRequest ?? defaultKvBytes;
   const byLink: PlacementCost["byLink"] = [];
-  for (const a of from) {
-    for (const b of to) {
-      const { ref, link } = narrowestLink(view, fabric, [...a.pods, ...b.pods]);
-      const milliseconds = linkMilliseconds(link, bytes);
-      if (milliseconds === undefined) continue;
-      byLink.push({ from: a.name, to: b.name, level: ref?.level.name ?? "beyond", milliseconds: round(milliseconds) });
-    }
+  for (const to of receivers) {
+    const { ref, link } = narrowestLink(view, fabric, [...from.pods, ...to.pods]);
+    const milliseconds = linkMilliseconds(link, bytes);
+    if (milliseconds === undefined) continue;
+    byLink.push({
+      from: from.name,
+      to: to.name,
+      level: ref?.level.name ?? "beyond",
+      milliseconds: round(milliseconds),
+    });
   }
   return total(
     byLink,
@@ -151,7 +180,7 @@ export function pairingCost(
   );
 }
 
-export function addCosts(a: PlacementCost, b: PlacementCost): PlacementCost {
+function addCosts(a: PlacementCost, b: PlacementCost): PlacementCost {
   return total([...a.byLink, ...b.byLink], [...a.assumes, ...b.assumes]);
 }
 

@@ -2,7 +2,7 @@ import type { PlacedClaim, PlacedPod, Placement, PlacementCost } from "../api/pl
 import { placedDevice } from "../dra/allocator/result.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
-import { addCosts, gangCost, type PodPlace, pairingCost, podPlace, sharedDomains } from "./cost.ts";
+import { type PlacedGang, type PodPlace, placementCost, podPlace, sharedDomains } from "./cost.ts";
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import type { Decided } from "./problem.ts";
@@ -67,7 +67,6 @@ function podPlaces(model: ClusterModel, prepared: PreparedUnit, gang: number, de
   return [...pinned, ...placed];
 }
 
-/** Transfers between two roles are charged to the gang that sends. */
 function costOf(
   model: ClusterModel,
   unit: PlanUnit,
@@ -75,16 +74,12 @@ function costOf(
   gang: number,
   decided: readonly Decided[],
 ): PlacementCost {
-  const { request, role, fabric } = prepared.gangs[gang]!;
-  const named = (i: number) => ({
-    name: prepared.gangs[i]!.request.name,
-    pods: podPlaces(model, prepared, i, decided),
-  });
-  let cost = gangCost(model.view, fabric, request.spec, named(gang).pods);
-  for (const pairing of unit.placementGroup?.spec.pairing ?? []) {
-    if (pairing.from !== role) continue;
-    const receivers = [...prepared.gangs.keys()].filter((i) => prepared.gangs[i]!.role === pairing.to).map(named);
-    cost = addCosts(cost, pairingCost(model.view, prepared.fabric, pairing, [named(gang)], receivers));
-  }
-  return cost;
+  const placed = (i: number): PlacedGang => {
+    const { request, role, fabric } = prepared.gangs[i]!;
+    return { name: request.name, role, spec: request.spec, fabric, pods: podPlaces(model, prepared, i, decided) };
+  };
+  const ofRole = (role: string) =>
+    [...prepared.gangs.keys()].filter((i) => prepared.gangs[i]!.role === role).map(placed);
+  const group = unit.placementGroup && { spec: unit.placementGroup.spec, fabric: prepared.fabric, ofRole };
+  return placementCost(model.view, placed(gang), group);
 }

@@ -13,7 +13,15 @@ const name = z.string().min(1);
 const device = z.object({ request: name, driver: name, pool: name, device: name });
 const claim = z.object({ claim: name, devices: z.array(device) });
 const pod = z.object({ pod: name, podSet: name, node: name, claims: z.array(claim) });
-const cost = z.object({ totalMs: z.number(), byLink: z.array(z.unknown()), assumes: z.array(z.unknown()) });
+const link = z.object({ from: name, to: name, level: name, milliseconds: z.number() });
+const cost = z.object({ totalMs: z.number(), byLink: z.array(link), assumes: z.array(name) });
+const blocking = z.object({
+  level: name,
+  domain: name.optional(),
+  resource: name,
+  needed: z.number(),
+  available: z.number(),
+});
 const outputSchema = z.object({
   placements: z.array(
     z.object({
@@ -32,8 +40,8 @@ const outputSchema = z.object({
       namespace: name,
       reason: z.enum(rejectionReasons),
       message: name,
-      blocking: z.array(z.unknown()),
-      counterfactuals: z.array(z.unknown()),
+      blocking: z.array(blocking),
+      counterfactuals: z.array(name),
     }),
   ),
   stats: z.object({
@@ -185,6 +193,8 @@ describe("kllama demo --once -o json", () => {
     const placed = output.placements.find((each) => each.gang === "llama-3-70b-a");
     expect(shape(placed!.pods)).toEqual([4, 4]);
     expect(placed!.domains).toHaveProperty("nvlink-domain");
+    expect(placed!.cost.byLink).toEqual([expect.objectContaining({ level: expect.stringMatching(/^nvlink/) })]);
+    expect(placed!.cost.totalMs).toBe(placed!.cost.byLink[0]!.milliseconds);
   });
 
   test("prefill (2 × 4) and decode (2 × 2) share one NVLink domain", () => {
@@ -266,7 +276,8 @@ test("names what cannot be placed and exits with 1", async () => {
   const { placements, rejections } = outputSchema.parse(JSON.parse(run.stdout()));
   expect(placements).toEqual([]);
   expect(rejections.map((each) => [each.namespace, each.gang])).toEqual([["plain", "workers"]]);
-  expect(rejections[0]!.reason).not.toBe("WaitingForMembers");
+  expect(rejections[0]!.reason).toBe("NoMatchingDevice");
+  expect(rejections[0]!.blocking).toEqual([{ level: "host", resource: "gpu.kllama.ai", needed: 9, available: 8 }]);
   expect(run.stderr()).toMatch(
     /gang plain\/workers: Pending: .*; not bound: workers-0, workers-1, workers-2, workers-3/,
   );

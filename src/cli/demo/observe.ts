@@ -3,14 +3,17 @@ import type { KubeClient } from "../../kube/client.ts";
 import { type ResourceLocation, resourcePath } from "../../kube/paths.ts";
 import {
   projectClaim,
+  projectDeviceClass,
   projectGang,
   projectNode,
+  projectPlacementGroup,
   projectPod,
   projectSlice,
   projectTopology,
 } from "../../kube/project.ts";
 import { createReflector, type Reflector } from "../../kube/reflector.ts";
-import type { ClusterState, SearchStats, SingleRefusals } from "../placements.ts";
+import type { ClusterState } from "../cluster-state.ts";
+import type { SearchStats, SingleRefusals } from "../placements.ts";
 import { sumSeries } from "../system/metrics.ts";
 import { type Expected, type Progressed, progressOf } from "./expected.ts";
 
@@ -71,15 +74,17 @@ export async function readCluster(client: KubeClient): Promise<ClusterState> {
     const { items } = await client.request<{ items: R[] }>("GET", resourcePath(location));
     return items.map(project);
   };
-  const [gangs, pods, claims, nodes, slices, topologies] = await Promise.all([
+  const [gangs, groups, pods, claims, nodes, slices, deviceClasses, topologies] = await Promise.all([
     list(ours("gangs"), projectGang),
+    list(ours("placementgroups"), projectPlacementGroup),
     list(core("pods"), projectPod),
     list(dra("resourceclaims"), projectClaim),
     list(core("nodes"), projectNode),
     list(dra("resourceslices"), projectSlice),
+    list(dra("deviceclasses"), projectDeviceClass),
     list(ours("clustertopologies"), projectTopology),
   ]);
-  return { gangs, pods, claims, nodes, slices, topologies };
+  return { gangs, groups, pods, claims, nodes, slices, deviceClasses, topologies };
 }
 
 /** Why the planner refused pods without a Gang: it says so in events on them, newest last. */

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { GangStatus } from "../../../src/api/gang.ts";
 import type { Placement, PlanOutput } from "../../../src/api/placement.ts";
-import type { ClusterState } from "../../../src/cli/placements.ts";
+import type { ClusterState } from "../../../src/cli/cluster-state.ts";
 import type { GangRecord } from "../../../src/gang/lifecycle/state.ts";
 import { projectNode, projectSlice } from "../../../src/kube/project.ts";
 import { parseFleet } from "../../../src/simulator/fleet.ts";

@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
-import type { GangStatus } from "../../../src/api/gang.ts";
-import { type ClusterState, devicesHeldTwice, placementsOf } from "../../../src/cli/placements.ts";
-import { gpus, nodeRecord, sliceRecord } from "../../builders.ts";
+import type { GangConstraint, GangStatus } from "../../../src/api/gang.ts";
+import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
+import type { ClusterState } from "../../../src/cli/cluster-state.ts";
+import { devicesHeldTwice, placementsOf } from "../../../src/cli/placements.ts";
+import { claimSpec, deviceClasses, exactly, gpus, nodeRecord, sliceRecord } from "../../builders.ts";
 import { claimRecord, gangRecord, gpuNames, placement, planOutput, podRecord, podWithClaim } from "./builders.ts";
 
 const labels = (rack: string) => ({ "topology.kubernetes.io/zone": "z", "fabric.topograph.run/tier-0": rack });
@@ -15,7 +17,8 @@ function state(more: Partial<ClusterState> = {}): ClusterState {
   ];
   const numa = (index: number) => ({ "resource.kubernetes.io/numaNode": Math.floor(index / 2) });
   const slices = nodes.map((node) => sliceRecord(node.name, gpus(4, numa)));
-  return { gangs: [], pods: [], claims: [], nodes, slices, topologies: [], ...more };
+  const none = { gangs: [], groups: [], pods: [], claims: [], deviceClasses: [], topologies: [] };
+  return { ...none, nodes, slices, ...more };
 }
 
 const two = [{ name: "workers", count: 2 }];
@@ -57,7 +60,10 @@ describe("a gang", () => {
       },
     ]);
     expect(found?.domains).toEqual({ zone: "z", rack: "z/r0" });
-    expect(found?.cost.totalMs).toBe(1.5);
+    // Six ranks over one rack, whose link is assumed to carry 50 GB/s with 6 µs: (10/6 × 16 MiB) / 50 GB/s + 10 × 6 µs.
+    expect(found?.cost.byLink).toEqual([{ from: "workers", to: "workers", level: "rack", milliseconds: 0.619 }]);
+    expect(found?.cost.totalMs).toBe(0.619);
+    expect(found?.cost.assumes[0]).toContain("ring all-reduce of 16 MiB");
     expect(stats).toMatchObject({ nodes: 3, devices: 12, gangs: 1 });
   });
 
@@ -120,7 +126,7 @@ describe("a gang", () => {
     {
       name: "between two plans",
       status: { phase: "Revoked", explanation: "timeout", conditions: conditions("Revoked") },
-      reason: "WaitingForMembers",
+      reason: "Revoked",
       message: "Revoked: timeout; 2 pods exist, 1 of 2 are bound",
     },
     {
@@ -135,6 +141,74 @@ describe("a gang", () => {
     const { placements, rejections } = placementsOf(state({ gangs, pods }));
     expect(placements).toEqual([]);
     expect(rejections).toEqual([{ gang: "g", namespace: "ns", reason, message, blocking: [], counterfactuals: [] }]);
+  });
+});
+
+describe("what the status of a gang leaves out", () => {
+  const asking = (pod: string, gpusPerPod: number) => ({
+    ...claimRecord(pod),
+    spec: claimSpec([exactly("gpus", gpusPerPod)]),
+  });
+  const refused = (reason: string): GangStatus => ({
+    phase: "Pending",
+    explanation: "no rack",
+    conditions: [{ type: "Planned", status: "False", reason, message: "", lastTransitionTime: "2026-01-01T00:00:00Z" }],
+  });
+  const pendingIn = (status: GangStatus, gpusPerPod: number) => {
+    const record = gangRecord("g", two, status);
+    const constraints: GangConstraint[] = [{ type: "colocate", level: "rack", mode: "required" }];
+    const pods = [member(0), member(1)];
+    const claims = [asking("g-0", gpusPerPod), asking("g-1", gpusPerPod), claimRecord("other", "a", ["gpu-0"])];
+    const gangs = [{ ...record, spec: { ...record.spec, constraints } }];
+    return placementsOf(state({ gangs, pods, claims, deviceClasses: [...deviceClasses().values()] })).rejections[0];
+  };
+
+  test("what blocks a refused gang, is asked of the planner again", () => {
+    const rejection = pendingIn(refused("NoDomainFits"), 4);
+    expect(rejection).toMatchObject({
+      reason: "NoDomainFits",
+      message: "Pending: no rack; 2 pods exist, 0 of 2 are bound",
+    });
+    expect(rejection?.blocking).toEqual([
+      { level: "rack", domain: "z/r0", resource: "gpu.kllama.ai", needed: 8, available: 4 },
+    ]);
+  });
+
+  test.for([
+    { name: "another reason now", status: refused("NoDomainFits"), gpusPerPod: 5 },
+    { name: "a place now", status: refused("NoDomainFits"), gpusPerPod: 2 },
+  ])("is left out when the planner has $name", ({ status, gpusPerPod }) => {
+    expect(pendingIn(status, gpusPerPod)).toMatchObject({ reason: "NoDomainFits", blocking: [] });
+  });
+
+  test("what a gang sends to another role of its PlacementGroup, is charged to the sender", () => {
+    const spec: PlacementGroupSpec = {
+      members: ["prefill", "decode"].map((role) => ({ role, minInstances: 1 })),
+      pairing: [{ from: "prefill", to: "decode", bytesPerRequest: 1_000_000_000 }],
+      topology: "default",
+    };
+    const one = [{ name: "workers", count: 1 }];
+    const gangOf = (name: string, role: string) => {
+      const record = gangRecord(name, one, { phase: "Scheduled" });
+      return { ...record, spec: { ...record.spec, role, placementGroup: "llama" } };
+    };
+    const { placements } = placementsOf(
+      state({
+        gangs: [gangOf("p", "prefill"), gangOf("d", "decode")],
+        groups: [{ namespace: "ns", name: "llama", spec }],
+        pods: [
+          podWithClaim("p-0", { gang: "p", index: 0, nodeName: "a" }),
+          podWithClaim("d-0", { gang: "d", index: 0, nodeName: "b" }),
+        ],
+        claims: [claimRecord("p-0", "a", ["gpu-0"]), claimRecord("d-0", "b", ["gpu-0"])],
+      }),
+    );
+    expect(placements.map(({ gang, role, placementGroup, cost }) => [gang, role, placementGroup, cost.byLink])).toEqual(
+      [
+        ["d", "decode", "llama", []],
+        ["p", "prefill", "llama", [{ from: "p", to: "d", level: "rack", milliseconds: 20.006 }]],
+      ],
+    );
   });
 });
 
