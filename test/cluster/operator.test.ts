@@ -17,6 +17,7 @@ import {
   type StatefulSet,
 } from "../../src/serving/owned.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
+import { counted } from "../support/counted.ts";
 import { type Followed, follow } from "../support/follow.ts";
 
 type RawCluster = KubernetesObject & { spec: Record<string, unknown>; status?: LLMClusterStatus };
@@ -56,7 +57,7 @@ beforeAll(async () => {
   followed.pods = await follow(admin, resourcePath(pods));
   followed.sets = await follow(admin, resourcePath(ownedKinds.StatefulSet));
   const { path } = await controlPlane.serviceAccountKubeconfig("kllama-system", "kllama-operator");
-  account = counted(createClient(await loadConnection({ kubeconfigPath: path })));
+  account = counted(createClient(await loadConnection({ kubeconfigPath: path })), writes);
   operator = start();
   await operator.synced;
 });
@@ -73,16 +74,6 @@ function start(): Operator {
     client: account,
     log: { info: () => {}, warn: () => {}, error: (fields, message) => defects.push([message, fields]) },
   });
-}
-
-function counted(client: KubeClient): KubeClient {
-  return {
-    ...client,
-    request: (method, path, options) => {
-      if (method !== "GET") writes.push(`${method} ${path}`);
-      return client.request(method, path, options);
-    },
-  };
 }
 
 async function create(name: string, spec: Record<string, unknown> = {}, labels = {}): Promise<void> {

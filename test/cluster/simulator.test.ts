@@ -10,6 +10,7 @@ import { parseFleet } from "../../src/simulator/fleet.ts";
 import { type FleetHandle, startFleet } from "../../src/simulator/fleet-agent.ts";
 import { nodeSlices } from "../../src/simulator/objects.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
+import { counted } from "../support/counted.ts";
 import { type Followed, follow } from "../support/follow.ts";
 
 /** Stock kube-scheduler, no kllama: what the simulator publishes must be right by Kubernetes' own reading. */
@@ -55,7 +56,7 @@ beforeAll(async () => {
   followed.claims = await follow(admin, claimPath());
   followed.events = await follow(admin, "/apis/events.k8s.io/v1/events");
   const { path } = await controlPlane.serviceAccountKubeconfig("kllama-system", "kllama-simulator");
-  account = counted(createClient(await loadConnection({ kubeconfigPath: path }), { maxConnections: 32 }));
+  account = counted(createClient(await loadConnection({ kubeconfigPath: path }), { maxConnections: 32 }), writes);
   const startedAt = performance.now();
   fleet = await start();
   publishedMs = performance.now() - startedAt;
@@ -76,16 +77,6 @@ function start(options: { deviceStatus?: boolean } = {}): Promise<FleetHandle> {
     log: { info: () => {}, warn: line, error: line },
     ...options,
   });
-}
-
-function counted(client: KubeClient): KubeClient {
-  return {
-    ...client,
-    request: (method, path, options) => {
-      if (method !== "GET") writes.push(`${method} ${path}`);
-      return client.request(method, path, options);
-    },
-  };
 }
 
 interface Wish {
