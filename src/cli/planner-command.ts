@@ -4,6 +4,8 @@ import process from "node:process";
 import { driverName } from "../api/names.ts";
 import type { WriteEffect } from "../extender/effects.ts";
 import { defineCommand, type FlagValues, UsageError } from "./command.ts";
+import { failpoint } from "./failpoint.ts";
+import { parseListen } from "./listen.ts";
 import { createLog, processIdentity, serve, serviceFlags } from "./service.ts";
 
 const flags = {
@@ -57,9 +59,10 @@ export const plannerCommand = defineCommand({
     },
   ],
   async run(values, _streams) {
-    const listen = parseListen(values.listen);
+    const listen = parseListen("listen", values.listen);
     const tls = await readTls(values, listen.host);
     const log = createLog("planner", values["log-level"]);
+    const die = failpoint(process.env["KLLAMA_FAILPOINT"]);
     return serve(log, async (fail) => {
       const [{ startPlanner }, { createClient }, { loadConnection }] = await Promise.all([
         import("../extender/planner.ts"),
@@ -77,7 +80,7 @@ export const plannerCommand = defineCommand({
         listen,
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
-        ...failpoint(process.env["KLLAMA_FAILPOINT"]),
+        ...(die === undefined ? {} : { onWritten: (effect) => die(effectName(effect)) }),
         onLost: () => fail("the Lease was lost: another replica plans now; exit, so that a fresh process stands by"),
       });
       log.info({ url: planner.url }, "listening");
@@ -92,33 +95,9 @@ export const plannerCommand = defineCommand({
   },
 });
 
-/**
- * `KLLAMA_FAILPOINT=EFFECT:N` kills this process with SIGKILL right after its Nth successful write of that effect
- * (`writeStatus/Reserved`, `reserveClaim`, `releasePod`, `writeStatus/Binding`, `bind`, …): how tests prove recovery.
- */
-function failpoint(text: string | undefined): { onWritten?: (effect: WriteEffect) => void } {
-  const match = /^([A-Za-z/]+):(\d+)$/.exec(text ?? "");
-  if (match === null) return {};
-  let left = Number(match[2]);
-  return {
-    onWritten(effect) {
-      const name = effect.type === "writeStatus" ? `writeStatus/${effect.status.phase}` : effect.type;
-      if (name !== match[1]) return;
-      left -= 1;
-      if (left === 0) process.kill(process.pid, "SIGKILL");
-    },
-  };
-}
-
-/** `HOST:PORT`, `[::1]:8443`. */
-function parseListen(text: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  const host = match?.[1] ?? match?.[2];
-  if (host === undefined || port > 65_535) {
-    throw new UsageError(`--listen ${text} is not HOST:PORT; write for example 127.0.0.1:8443 or [::1]:8443`);
-  }
-  return { host, port };
+/** `writeStatus/Reserved`, `reserveClaim`, `releasePod`, `writeStatus/Binding`, `bind`, … */
+function effectName(effect: WriteEffect): string {
+  return effect.type === "writeStatus" ? `writeStatus/${effect.status.phase}` : effect.type;
 }
 
 function isLoopback(host: string): boolean {

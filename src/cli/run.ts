@@ -1,13 +1,20 @@
 import { readFileSync } from "node:fs";
 import { type Command, type Streams, UsageError } from "./command.ts";
 import { demoCommand } from "./demo-command.ts";
+import { nodeAgentCommand } from "./node-agent-command.ts";
 import { operatorCommand } from "./operator-command.ts";
 import { plannerCommand } from "./planner-command.ts";
 import { simulateFleetCommand } from "./simulate-fleet-command.ts";
 import { nearest } from "./text.ts";
 
 /** All commands, in the order in which `--help` lists them. */
-export const commands: readonly Command[] = [demoCommand, plannerCommand, operatorCommand, simulateFleetCommand];
+export const commands: readonly Command[] = [
+  demoCommand,
+  plannerCommand,
+  operatorCommand,
+  nodeAgentCommand,
+  simulateFleetCommand,
+];
 
 /** Runs one command line. @returns the exit code: 0 done, 1 failed, 2 not understood. Never throws. */
 export async function runCli(args: readonly string[], streams: Streams): Promise<number> {

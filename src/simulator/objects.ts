@@ -135,7 +135,13 @@ export function nodeSlices(
   );
 }
 
-function simulatedGpus(node: SimulatedNode): Gpu[] {
+/** A machine that stands alone, outside of any rack. */
+export function standaloneNode(name: string, type: NodeType): SimulatedNode {
+  const place = { region: "sim-region", zone: "sim-zone-a", block: name, rack: name };
+  return { name, type, ...place, ...(type.nvlink === "rack" ? { clique: `${nameUuid(name)}.0` } : {}) };
+}
+
+export function simulatedGpus(node: SimulatedNode): Gpu[] {
   const { mig, memory, ...model } = node.type.gpu;
   return node.type.slots.map((slot, minor) => {
     const domain = nvlinkDomain(node, slot);

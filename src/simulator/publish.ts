@@ -1,6 +1,7 @@
 import type { Node, ResourceSlice } from "../api/kubernetes.ts";
 import type { DeviceLosses } from "../dra/driver/inventory.ts";
-import { differingFields, sliceChanges } from "../dra/driver/slice-changes.ts";
+import { differingFields } from "../dra/driver/slice-changes.ts";
+import { droppedMessage, slicePath, writeSlices } from "../dra/driver/slice-writer.ts";
 import type { KubeClient } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
 import { lostDevicesAnnotation, simulatedNode } from "./names.ts";
@@ -14,10 +15,6 @@ const pageSize = 500;
 
 export function nodePath(name?: string, subresource?: string): string {
   return resourcePath({ group: "", version: "v1", resource: "nodes", name, subresource });
-}
-
-function slicePath(name?: string): string {
-  return resourcePath({ group: "resource.k8s.io", version: "v1", resource: "resourceslices", name });
 }
 
 export interface PublishOptions {
@@ -40,7 +37,7 @@ export async function publishFleet(options: PublishOptions): Promise<{ slices: n
   let slices = 0;
   await forEachLimited(nodes, options.parallelism, async (node) => {
     const { uid, losses } = await ensureNode(client, node, known.nodes.get(node.name));
-    const written = await writeSlices(client, node, uid, known.slices.get(node.name) ?? [], losses);
+    const written = await writeNodeSlices(client, node, uid, known.slices.get(node.name) ?? [], losses);
     slices += written;
     done += 1;
     options.onProgress?.(done, nodes.length);
@@ -52,7 +49,7 @@ export async function publishFleet(options: PublishOptions): Promise<{ slices: n
 export async function publishNode(client: KubeClient, node: SimulatedNode, known: Node | undefined): Promise<void> {
   const { uid, losses } = await ensureNode(client, node, known);
   const query = { fieldSelector: `spec.nodeName=${node.name}`, labelSelector: simulatedSelector };
-  await writeSlices(client, node, uid, await listAll<ResourceSlice>(client, slicePath(), query), losses);
+  await writeNodeSlices(client, node, uid, await listAll<ResourceSlice>(client, slicePath(), query), losses);
 }
 
 /** The faults noted on a Node. Throws an Error that names node, annotation and remedy when they cannot be read. */
@@ -129,7 +126,7 @@ async function correctNode(client: KubeClient, manifest: NodeManifest, known: No
   }
 }
 
-async function writeSlices(
+async function writeNodeSlices(
   client: KubeClient,
   node: SimulatedNode,
   nodeUid: string,
@@ -137,17 +134,10 @@ async function writeSlices(
   losses: DeviceLosses,
 ): Promise<number> {
   const build = (generation: number): ResourceSlice[] => nodeSlices(node, { nodeUid, generation, losses });
-  const { remove, update, create } = sliceChanges(current, build);
-  for (const slice of remove) await client.request("DELETE", slicePath(slice.metadata.name));
-  for (const slice of update) {
-    checkKept(slice, await client.request("PUT", slicePath(slice.metadata.name), { body: slice }));
-  }
-  for (const slice of create) checkKept(slice, await client.request("POST", slicePath(), { body: slice }));
-  return current.length - remove.length + create.length;
-}
-
-function checkKept(sent: ResourceSlice, kept: ResourceSlice): void {
-  rejectDropped(`ResourceSlice ${sent.metadata.name}`, sent.spec, kept.spec, "spec");
+  const written = await writeSlices(client, current, build);
+  const [dropped] = written.dropped;
+  if (dropped !== undefined) throw new Error(droppedMessage(dropped));
+  return written.slices;
 }
 
 /** An API server drops fields of features that are off, and says nothing. */

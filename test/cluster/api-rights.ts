@@ -116,6 +116,7 @@ export const accountRights: AccountRights[] = [
       ...rights("associated-node:update associated-node:patch", dra, "resourceclaims/driver", {
         name: "gpu.kllama.ai",
       }),
+      ...rights("create patch", "events.k8s.io", "events"),
     ],
     mayNot: [
       ...nobody,

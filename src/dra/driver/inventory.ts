@@ -98,6 +98,11 @@ export function devicesByGpu(gpus: readonly Gpu[]): InventoryDevice[][] {
   ]);
 }
 
+/** All devices by name. */
+export function deviceTable(gpus: readonly Gpu[]): ReadonlyMap<string, InventoryDevice> {
+  return new Map(devicesByGpu(gpus).flatMap((group) => group.map((device) => [device.name, device] as const)));
+}
+
 /** What is wrong with the device, or with the GPU it is a part of. */
 export function lossOf(device: string, losses: DeviceLosses): DeviceLoss | undefined {
   return losses[device.replace(/-mig-.*$/, "")] ?? losses[device];

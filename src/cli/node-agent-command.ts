@@ -1,0 +1,123 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import type { OnEffect } from "../dra/driver/durable-files.ts";
+import type { Machine } from "../dra/driver/machine.ts";
+import { defineCommand, type Flag, type FlagValues, UsageError } from "./command.ts";
+import { failpoint } from "./failpoint.ts";
+import { parseListen } from "./listen.ts";
+import { createLog, serve, serviceFlags } from "./service.ts";
+
+const flags = {
+  ...serviceFlags,
+  "node-name": { type: "string", value: "NAME", describe: "Node that this process serves." },
+  inventory: {
+    type: "string",
+    value: "KIND",
+    describe:
+      "Where the devices come from: simulated:NODE_TYPE, the machine of that name in the fleet file. No other kind is there yet.",
+  },
+  fleet: { type: "string", value: "FILE", describe: "Fleet of the NODE_TYPE. Default: fleets/default.yaml of kllama." },
+  "kubelet-dir": {
+    type: "string",
+    value: "DIR",
+    default: "/var/lib/kubelet",
+    describe: "The kubelet's folder; sockets go to plugins_registry and plugins/gpu.kllama.ai in it.",
+  },
+  "cdi-dir": {
+    type: "string",
+    value: "DIR",
+    default: "/var/run/cdi",
+    describe: "Where the container runtime looks for CDI specs.",
+  },
+  "state-dir": {
+    type: "string",
+    value: "DIR",
+    default: "/var/lib/kllama",
+    describe: "Holds the checkpoint of prepared claims; must outlive the process.",
+  },
+  "metrics-address": {
+    type: "string",
+    value: "HOST:PORT",
+    default: "127.0.0.1:9445",
+    describe: "Where /metrics, /healthz and /readyz are served. Port 0: any.",
+  },
+} as const satisfies Record<string, Flag>;
+
+export const nodeAgentCommand = defineCommand({
+  name: "node-agent",
+  summary: "Run the DRA driver of one node: publishes devices, prepares claims.",
+  description:
+    "Registers with the kubelet as driver gpu.kllama.ai, publishes the machine's devices as ResourceSlices and prepares the claims that the kubelet asks for: one CDI spec for each. What is prepared stands in a checkpoint, so it may be killed at any time. One per node; it only needs to run while pods start and end.",
+  flags,
+  examples: [
+    {
+      what: "A node of the demo's fleet, without any GPU",
+      command: "kllama node-agent --node-name dgx-0 --inventory simulated:dgx-h100 --kubeconfig node.kubeconfig",
+    },
+  ],
+  async run(values, _streams) {
+    const nodeName = values["node-name"];
+    if (nodeName === undefined) throw new UsageError("--node-name NAME is missing; give the name of this Node");
+    const listen = parseListen("metrics-address", values["metrics-address"]);
+    const log = createLog("node-agent", values["log-level"]);
+    const onEffect = failpoint(process.env["KLLAMA_FAILPOINT"]) ?? (() => undefined);
+    const stateFolder = values["state-dir"];
+    const machine = await openMachine(values, nodeName, onEffect);
+    return serve(log, async () => {
+      const [{ startNodeAgent }, { createDriverMetrics, serveMetrics }, { createClient }, { loadConnection }] =
+        await Promise.all([
+          import("../dra/driver/node-agent.ts"),
+          import("../dra/driver/metrics.ts"),
+          import("../kube/client.ts"),
+          import("../kube/connection.ts"),
+        ]);
+      const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
+        userAgent: "kllama-node-agent",
+      });
+      const metrics = createDriverMetrics();
+      const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+      const agent = await startNodeAgent({
+        ...{ client, nodeName, machine, stateFolder, bootId, metrics, log, onEffect },
+        kubeletFolder: values["kubelet-dir"],
+        cdiFolder: values["cdi-dir"],
+      });
+      const server = await serveMetrics(metrics.registry, listen, agent.isReady);
+      log.info({ url: server.url }, "serving metrics");
+      return {
+        ready: Promise.resolve(),
+        async stop() {
+          await server.close();
+          await agent.stop();
+          await machine.close();
+          await client.close();
+        },
+      };
+    });
+  },
+});
+
+async function openMachine(values: FlagValues<typeof flags>, nodeName: string, onEffect: OnEffect): Promise<Machine> {
+  const kind = values.inventory ?? "";
+  const [, nodeType] = /^simulated:(.+)$/.exec(kind) ?? [];
+  if (nodeType === undefined) {
+    throw new UsageError(
+      `--inventory ${kind || "KIND is missing"}; write simulated:NODE_TYPE, such as simulated:dgx-h100`,
+    );
+  }
+  const [{ parseFleet }, { standaloneNode, simulatedGpus }, { openSimulatedMachine }] = await Promise.all([
+    import("../simulator/fleet.ts"),
+    import("../simulator/objects.ts"),
+    import("../simulator/machine.ts"),
+  ]);
+  const file = values.fleet ?? fileURLToPath(new URL("../../fleets/default.yaml", import.meta.url));
+  const { nodeTypes } = parseFleet(await readFile(file, "utf8"), file);
+  const type = nodeTypes.find(({ name }) => name === nodeType);
+  if (type === undefined) {
+    const names = nodeTypes.map(({ name }) => name).join(", ");
+    throw new UsageError(`--inventory ${kind}: ${file} has no node type ${nodeType}; use one of ${names}`);
+  }
+  const hardware = join(values["state-dir"], "simulated-machine.json");
+  return openSimulatedMachine(simulatedGpus(standaloneNode(nodeName, type)), hardware, onEffect);
+}

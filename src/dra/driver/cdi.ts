@@ -1,0 +1,87 @@
+import { driverName } from "../../api/names.ts";
+import type { ClaimReference } from "./grpc.ts";
+import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
+
+/**
+ * What a container gets, in the words of the Container Device Interface (`cncf-tags/container-device-interface`
+ * SPEC.md): one CDI device per claim and request. It carries the whole environment: one per GPU would each set
+ * `IREE_DEVICE`, and the last would win.
+ */
+
+export interface CdiSpec {
+  cdiVersion: string;
+  kind: string;
+  annotations: Record<string, string>;
+  devices: { name: string; containerEdits: { env: string[] } }[];
+}
+
+const kind = `${driverName}/claim`;
+/** The oldest version that knows annotations and names that begin with a digit, as UIDs do. */
+const cdiVersion = "0.6.0";
+/** `NAMESPACE/NAME`: tells which claim to ask for when only the spec is left. */
+const claimAnnotation = `${driverName}/claim`;
+const fileName = /^gpu\.kllama\.ai-claim_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json$/;
+
+/** UIDs become file names: nothing but a UUID may. */
+export function isClaimUid(text: string): boolean {
+  return fileName.test(`gpu.kllama.ai-claim_${text}.json`);
+}
+
+/** Name of the spec's file, a function of the UID alone. */
+export function specFile(claimUid: string): string {
+  return `${driverName}-claim_${claimUid}.json`;
+}
+
+/** UID of the claim that a file in the CDI folder is about; undefined: not ours. */
+export function claimOfFile(file: string): string | undefined {
+  return fileName.exec(file)?.[1];
+}
+
+/** The claim that a spec was written for. */
+export function claimOfSpec(spec: unknown, uid: string): ClaimReference | undefined {
+  const text = (spec as Partial<CdiSpec> | null)?.annotations?.[claimAnnotation];
+  const [, namespace, name] = /^([^/]+)\/([^/]+)$/.exec(text ?? "") ?? [];
+  return namespace === undefined || name === undefined ? undefined : { namespace, name, uid };
+}
+
+/** Full name of the CDI device of one request; a UID is never used twice, so runtimes may cache it. */
+export function cdiDeviceId(claimUid: string, request: string): string {
+  return `${kind}=${deviceName(claimUid, request)}`;
+}
+
+export function cdiSpec(claim: PreparedClaim): CdiSpec {
+  const requests = [...new Set(claim.devices.map(({ request }) => request))];
+  return {
+    cdiVersion,
+    kind,
+    annotations: { [claimAnnotation]: `${claim.namespace}/${claim.name}` },
+    devices: requests.map((request) => ({
+      name: deviceName(claim.uid, request),
+      containerEdits: { env: environment(claim.devices.filter((device) => device.request === request)) },
+    })),
+  };
+}
+
+function deviceName(claimUid: string, request: string): string {
+  return `${claimUid}-${request}`;
+}
+
+/**
+ * Devices in rank order. CUDA shows a container the one partition that is named, as device 0: MIG UUIDs are no IREE
+ * device names. `void` keeps NVIDIA's container runtime from adding devices of its own.
+ */
+function environment(devices: readonly PreparedDevice[]): string[] {
+  const visible = devices.map(({ gpu, partition }) => partition?.uuid ?? gpu.uuid);
+  const uris = devices.map(({ gpu, partition }, rank) =>
+    partition === undefined ? `cuda://${gpu.uuid}` : `cuda://${rank}`,
+  );
+  const targets = devices.map(({ gpu }) => `sm_${gpu.cudaComputeCapability.split(".").slice(0, 2).join("")}`);
+  const cuda = devices[0]?.gpu.cudaDriverVersion.split(".").slice(0, 2).join(".");
+  return [
+    `IREE_DEVICE=${uris.join(",")}`,
+    `CUDA_VISIBLE_DEVICES=${visible.join(",")}`,
+    "NVIDIA_VISIBLE_DEVICES=void",
+    `KLLAMA_DEVICE_TARGETS=${targets.join(",")}`,
+    `KLLAMA_DEVICE_CUDA=${cuda}`,
+  ];
+}

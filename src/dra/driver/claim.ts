@@ -1,0 +1,108 @@
+import { z } from "zod";
+import type { DeviceRequestAllocationResult, ResourceClaim } from "../../api/kubernetes.ts";
+import { driverName } from "../../api/names.ts";
+import type { ClaimReference } from "./grpc.ts";
+import { type Inventory, type InventoryDevice, lossOf } from "./inventory.ts";
+
+/** What the API server says about a claim → what is to be prepared. Pure. */
+
+/** One device that a claim holds here. */
+export interface AllocatedDevice {
+  /** Name of the request; of a subrequest, the part before the slash. */
+  request: string;
+  device: InventoryDevice;
+  /** Given for administration: others may use it at the same time. */
+  adminAccess: boolean;
+}
+
+/** The claim cannot be prepared now. The message is for the pod's events: object, field, remedy. */
+export class ClaimError extends Error {}
+
+const configurationVersion = "gpu.kllama.ai/v1alpha1";
+
+/** `parameters` of an opaque configuration for driver gpu.kllama.ai. */
+const deviceConfiguration = z.strictObject({
+  apiVersion: z.literal(configurationVersion),
+  kind: z.literal("DeviceConfig"),
+  /** Device names by rank; devices that are not named follow by PCI address. */
+  rankOrder: z.array(z.string().min(1).max(63)).min(1).max(32).optional(),
+});
+
+/**
+ * The claim's devices on this node in rank order, which becomes their order inside the container. Throws ClaimError
+ * when the claim is another one by now, has no devices here, or holds what this node cannot give.
+ */
+export function allocatedDevices(
+  claim: ResourceClaim,
+  wanted: ClaimReference,
+  pool: string,
+  inventory: { devices: ReadonlyMap<string, InventoryDevice> } & Pick<Inventory, "losses">,
+): AllocatedDevice[] {
+  const name = `claim ${wanted.namespace}/${wanted.name}`;
+  if (claim.metadata.uid !== wanted.uid) {
+    throw new ClaimError(`${name}: has UID ${claim.metadata.uid} now, not ${wanted.uid}; recreate the pod`);
+  }
+  const allocation = claim.status?.allocation;
+  if (allocation === undefined)
+    throw new ClaimError(`${name}: status.allocation is missing; wait until it is allocated`);
+  const results = (allocation.devices?.results ?? []).filter((result) => result.driver === driverName);
+  if (results.length === 0) throw new ClaimError(`${name}: holds no device of driver ${driverName}`);
+  const found = results.map((result) => located(name, result, pool, inventory));
+  return inRankOrder(found, rankOrder(name, claim), name);
+}
+
+function located(
+  name: string,
+  result: DeviceRequestAllocationResult,
+  pool: string,
+  inventory: { devices: ReadonlyMap<string, InventoryDevice> } & Pick<Inventory, "losses">,
+): AllocatedDevice {
+  if (result.pool !== pool) {
+    throw new ClaimError(`${name}: holds device ${result.pool}/${result.device}, which is not on node ${pool}`);
+  }
+  const device = inventory.devices.get(result.device);
+  if (device === undefined) throw new ClaimError(`${name}: node ${pool} has no device ${result.device}`);
+  const loss = lossOf(result.device, inventory.losses);
+  if (loss !== undefined) throw new ClaimError(`${name}: device ${result.device} is lost since ${loss.since}`);
+  return { request: result.request.split("/", 1)[0]!, device, adminAccess: result.adminAccess === true };
+}
+
+/** Class before claim: the last configuration that orders ranks decides. */
+function rankOrder(name: string, claim: ResourceClaim): readonly string[] {
+  const entries = claim.status?.allocation?.devices?.config ?? [];
+  const sorted = [
+    ...entries.filter((e) => e.source === "FromClass"),
+    ...entries.filter((e) => e.source !== "FromClass"),
+  ];
+  let order: readonly string[] = [];
+  for (const { opaque, source } of sorted) {
+    if (opaque?.driver !== driverName) continue;
+    const parsed = deviceConfiguration.safeParse(opaque.parameters);
+    if (!parsed.success) {
+      const why = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`).join("; ");
+      throw new ClaimError(
+        `${name}: configuration for ${driverName} (${source}): ${why}; write apiVersion ${configurationVersion}, kind DeviceConfig`,
+      );
+    }
+    order = parsed.data.rankOrder ?? order;
+  }
+  return order;
+}
+
+function inRankOrder(found: readonly AllocatedDevice[], order: readonly string[], name: string): AllocatedDevice[] {
+  const ranks = new Map(order.map((device, rank) => [device, rank]));
+  const stranger = order.find((device) => !found.some((each) => each.device.name === device));
+  if (stranger !== undefined)
+    throw new ClaimError(`${name}: rankOrder names ${stranger}, which the claim does not hold`);
+  const rank = ({ device }: AllocatedDevice): number => ranks.get(device.name) ?? ranks.size;
+  return found.toSorted((a, b) => rank(a) - rank(b) || compare(place(a), place(b)));
+}
+
+/** PCI addresses have a fixed width: they sort as text. */
+function place({ device }: AllocatedDevice): string {
+  return `${device.gpu.pciBusID} ${String(device.partition?.start ?? 0).padStart(2, "0")}`;
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

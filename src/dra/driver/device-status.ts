@@ -1,0 +1,116 @@
+import type { ResourceClaim } from "../../api/kubernetes.ts";
+import { driverName } from "../../api/names.ts";
+import { isConflict, isNotFound, type KubeClient, KubeError } from "../../kube/client.ts";
+import { resourcePath } from "../../kube/paths.ts";
+import { type Timing, wholeSeconds } from "../../kube/timing.ts";
+import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
+
+/**
+ * Tells in `status.devices` of a claim which hardware stands behind each device: metrics exporters attribute by UUID, and a
+ * partition's UUID is known nowhere else. In the background: no container waits for it.
+ */
+export interface DeviceStatusWriter {
+  push(claim: PreparedClaim): void;
+  /** Drops what has not begun, and resolves when nothing is under way. */
+  stop(): Promise<void>;
+}
+
+export interface DeviceStatusOptions {
+  client: KubeClient;
+  timing: Timing;
+  onError(claim: PreparedClaim, error: unknown): void;
+}
+
+/** Without a word from the server: how long a failed write waits. */
+const retryMs = 1_000;
+const parallelism = 4;
+
+export function createDeviceStatusWriter({ client, timing, onError }: DeviceStatusOptions): DeviceStatusWriter {
+  const pending = new Map<string, PreparedClaim>();
+  const workers = new Set<Promise<void>>();
+  const ended = new AbortController();
+
+  return {
+    push(claim) {
+      if (ended.signal.aborted) return;
+      pending.set(claim.uid, claim);
+      if (workers.size >= parallelism) return;
+      const worker = drain().finally(() => workers.delete(worker));
+      workers.add(worker);
+    },
+    async stop() {
+      ended.abort();
+      pending.clear();
+      await Promise.all(workers);
+    },
+  };
+
+  async function drain(): Promise<void> {
+    for (const [uid, claim] of pending) {
+      pending.delete(uid);
+      await write(claim);
+    }
+  }
+
+  async function write(claim: PreparedClaim): Promise<void> {
+    while (!ended.signal.aborted) {
+      try {
+        await apply(claim);
+        return;
+      } catch (error) {
+        // Gone, or another claim of that name: nobody reads it any more.
+        if (ended.signal.aborted || isNotFound(error) || isConflict(error)) return;
+        onError(claim, error);
+        if (!isPassing(error)) return;
+        await timing.sleep(error.retryAfterMs ?? retryMs, ended.signal);
+      }
+    }
+  }
+
+  async function apply({ namespace, name, uid, devices }: PreparedClaim): Promise<void> {
+    const lastTransitionTime = wholeSeconds(timing.wallClock());
+    const condition = { type: "Ready", status: "True", reason: "Prepared", message: "", lastTransitionTime };
+    const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace, name };
+    await client.request("PATCH", resourcePath({ ...location, subresource: "status" }), {
+      contentType: "application/apply-patch+yaml",
+      query: { fieldManager: driverName, force: true },
+      body: {
+        apiVersion: "resource.k8s.io/v1",
+        kind: "ResourceClaim",
+        metadata: { name, namespace, uid },
+        status: {
+          devices: devices.map((device) => ({ ...identity(device), conditions: [condition], data: hardware(device) })),
+        },
+      },
+      signal: ended.signal,
+    });
+  }
+}
+
+/** The claim's status tells already what stands behind its devices. */
+export function tellsDevices(object: ResourceClaim, claim: PreparedClaim): boolean {
+  const told = (object.status?.devices ?? []) as { pool?: string; device?: string; data?: unknown }[];
+  return claim.devices.every((device) =>
+    told.some(
+      (entry) =>
+        entry.pool === device.pool &&
+        entry.device === device.device &&
+        (entry.data as { uuid?: string } | undefined)?.uuid === hardware(device).uuid,
+    ),
+  );
+}
+
+function identity({ pool, device }: PreparedDevice): { driver: string; pool: string; device: string } {
+  return { driver: driverName, pool, device };
+}
+
+/** `uuid` is what exporters see: of the partition if it is one. */
+function hardware({ gpu, partition }: PreparedDevice): { uuid: string; parentUUID?: string; pciBusID: string } {
+  const { uuid, pciBusID } = gpu;
+  return partition?.uuid === undefined ? { uuid, pciBusID } : { uuid: partition.uuid, parentUUID: uuid, pciBusID };
+}
+
+/** The server was unreachable, busy or broken; a refusal for good is not worth another try. */
+function isPassing(error: unknown): error is KubeError {
+  return error instanceof KubeError && (error.status === 0 || error.status === 429 || error.status >= 500);
+}

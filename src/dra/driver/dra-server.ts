@@ -1,0 +1,64 @@
+import {
+  Server,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+  type sendUnaryData,
+  status,
+  type UntypedServiceImplementation,
+} from "@grpc/grpc-js";
+import {
+  type ClaimReference,
+  type ClaimsRequest,
+  type ClaimsResponse,
+  type DeviceHealthMessage,
+  draServices,
+  healthServices,
+  type PrepareAnswer,
+  type UnprepareAnswer,
+} from "./grpc.ts";
+
+/** A call of the kubelet; `cancelled` once it no longer waits. */
+export interface CallState {
+  readonly cancelled: boolean;
+}
+
+/** What the DRA socket needs of the rest. Rejections become gRPC errors; one claim's failure is its answer's `error`. */
+export interface DraHandlers {
+  prepare(claims: readonly ClaimReference[], call: CallState): Promise<Record<string, PrepareAnswer>>;
+  unprepare(claims: readonly ClaimReference[], call: CallState): Promise<Record<string, UnprepareAnswer>>;
+  /** Health of every device. Calls `send` now and whenever it is to be said again; returns what ends that. */
+  watchHealth(send: (devices: DeviceHealthMessage[]) => void): () => void;
+}
+
+type Method<T> = (claims: readonly ClaimReference[], call: CallState) => Promise<Record<string, T>>;
+
+/** Serves all versions of the DRA and health services with the same handlers. */
+export function draServer(handlers: DraHandlers): Server {
+  const server = new Server();
+  const dra: UntypedServiceImplementation = {
+    NodePrepareResources: unary(handlers.prepare),
+    NodeUnprepareResources: unary(handlers.unprepare),
+  };
+  const health: UntypedServiceImplementation = { NodeWatchResources: healthStream(handlers.watchHealth) };
+  for (const service of draServices.values()) server.addService(service, dra);
+  for (const service of healthServices.values()) server.addService(service, health);
+  return server;
+}
+
+function unary<T>(method: Method<T>) {
+  return (call: ServerUnaryCall<ClaimsRequest, ClaimsResponse<T>>, answer: sendUnaryData<ClaimsResponse<T>>): void => {
+    method(call.request.claims, call).then(
+      (claims) => answer(null, { claims }),
+      (error: unknown) => answer({ code: status.INTERNAL, details: error instanceof Error ? error.message : "failed" }),
+    );
+  };
+}
+
+function healthStream(watchHealth: DraHandlers["watchHealth"]) {
+  return (call: ServerWritableStream<object, { devices: DeviceHealthMessage[] }>): void => {
+    const stop = watchHealth((devices) => {
+      if (!call.cancelled && !call.destroyed) call.write({ devices });
+    });
+    for (const end of ["cancelled", "close", "error"]) call.on(end, stop);
+  };
+}

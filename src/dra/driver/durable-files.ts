@@ -1,0 +1,82 @@
+import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+
+/** Called after each step that changed a disk; tests end the process there. */
+export type OnEffect = (effect: string) => void;
+
+/**
+ * Replaces a file as a whole: whoever reads it sees the old content or the new one. With `durable` the new content is
+ * on the disk when this resolves, so that not even a power cut takes it back.
+ */
+export async function replaceFile(
+  path: string,
+  content: string,
+  options: { durable: boolean; onEffect: OnEffect },
+): Promise<void> {
+  const { durable, onEffect } = options;
+  const folder = dirname(path);
+  await mkdir(folder, { recursive: true });
+  const temporary = `${path}.tmp`;
+  try {
+    const file = await open(temporary, "w", 0o600);
+    try {
+      await file.writeFile(content);
+      onEffect("write");
+      if (durable) await file.sync();
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    onEffect("rename");
+    if (durable) await syncFolder(folder);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** A file that is gone already is no error. */
+export async function removeFile(path: string, onEffect: OnEffect): Promise<void> {
+  await rm(path, { force: true });
+  onEffect("remove");
+}
+
+/** undefined: there is no such file. */
+export async function readIfThere(path: string): Promise<Buffer | undefined> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** Names in a folder; none when the folder does not exist. */
+export async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw error;
+  }
+}
+
+/** Puts a file aside under the first free name `PATH.WHY-N`; returns that name. */
+export async function setAside(path: string, why: string): Promise<string> {
+  const taken = new Set((await namesIn(dirname(path))).map((name) => join(dirname(path), name)));
+  let number = 1;
+  while (taken.has(`${path}.${why}-${number}`)) number++;
+  const aside = `${path}.${why}-${number}`;
+  await rename(path, aside);
+  return aside;
+}
+
+/** A rename is on the disk once its folder is. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

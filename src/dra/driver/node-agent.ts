@@ -1,0 +1,201 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { ResourceClaim } from "../../api/kubernetes.ts";
+import { driverName } from "../../api/names.ts";
+import { isNotFound, type KubeClient } from "../../kube/client.ts";
+import { createEventRecorder } from "../../kube/events.ts";
+import { resourcePath } from "../../kube/paths.ts";
+import { systemTiming, type Timing } from "../../kube/timing.ts";
+import { createClaimStore } from "./claim-store.ts";
+import { createDeviceStatusWriter, tellsDevices } from "./device-status.ts";
+import type { CallState } from "./dra-server.ts";
+import type { OnEffect } from "./durable-files.ts";
+import type { ClaimReference, RegistrationStatus } from "./grpc.ts";
+import { watchHealth } from "./health.ts";
+import { deviceTable, lossOf } from "./inventory.ts";
+import { openKubeletSockets } from "./kubelet-sockets.ts";
+import type { Machine } from "./machine.ts";
+import type { DriverMetrics } from "./metrics.ts";
+import { createPreparation } from "./preparation.ts";
+import { readMemory } from "./recovery.ts";
+import { startSliceController } from "./slice-controller.ts";
+import { startUpkeep } from "./upkeep.ts";
+
+/** The lines that pino and its like take. */
+interface DriverLog {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface NodeAgentOptions {
+  /** An account like kllama-system/kllama-node-agent. */
+  client: KubeClient;
+  nodeName: string;
+  machine: Machine;
+  /** The kubelet's folder: sockets go to `plugins_registry` and `plugins/gpu.kllama.ai` in it. */
+  kubeletFolder: string;
+  /** Where the container runtime looks for CDI specs. */
+  cdiFolder: string;
+  /** Holds the checkpoint. */
+  stateFolder: string;
+  /** Of the running kernel. */
+  bootId: string;
+  metrics: DriverMetrics;
+  log: DriverLog;
+  timing?: Timing;
+  /** Called after each step that changed a disk; tests end the process there. */
+  onEffect?: OnEffect;
+}
+
+/** A running DRA driver of one node. */
+export interface NodeAgent {
+  /** The kubelet has accepted the registration, and the slices are published. */
+  isReady(): boolean;
+  /** Unregisters and ends calls; slices, claims and their CDI specs stay. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Publishes the machine's devices and prepares claims for the kubelet. Resolves when both sockets are open, for which only
+ * folders have to be in order: the API server may come later.
+ */
+export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAgent> {
+  const { client, nodeName, machine, cdiFolder, bootId, timing = systemTiming, onEffect = () => undefined } = options;
+  const checkpoint = join(options.stateFolder, "checkpoint.json");
+  await mkdir(options.stateFolder, { recursive: true, mode: 0o700 });
+  const memory = await readMemory(checkpoint, cdiFolder, bootId);
+  const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
+  const report = createReports(options, () => store.claims.size);
+  const readClaim = claimReader(client);
+  const events = createEventRecorder({ client, component: driverName, instance: nodeName, timing });
+  const status = createDeviceStatusWriter({ client, timing, onError: report.statusError });
+  const onPrepared = status.push;
+  const preparation = createPreparation({ pool: nodeName, machine, store, readClaim, onPrepared });
+  if (memory.lost !== undefined) report.lost(memory.lost);
+  const upkeep = startUpkeep({
+    ...{ memory, preparation, store, machine, cdiFolder, timing, readClaim },
+    pool: nodeName,
+    onPresent: (claim, object) => (tellsDevices(object, claim) ? undefined : status.push(claim)),
+    onRebuilt: ({ why, aside }) => events.record(rebuiltEvent(nodeName, why, aside, store.claims.size)),
+    onRepairs: report.repairs,
+    onError: report.upkeepError,
+  });
+  const rebuilding = (claims: readonly ClaimReference[]) => {
+    const error = "the node agent is rebuilding its checkpoint; the kubelet asks again";
+    return Object.fromEntries(claims.map(({ uid }) => [uid, { devices: [], error }]));
+  };
+  const sockets = await openKubeletSockets(
+    options.kubeletFolder,
+    {
+      prepare: report.timed("prepare", async (claims, call: CallState) =>
+        upkeep.isRebuilding() ? rebuilding(claims) : preparation.prepare(claims, call),
+      ),
+      unprepare: report.timed("unprepare", async (claims) =>
+        upkeep.isRebuilding() ? rebuilding(claims) : preparation.unprepare(claims),
+      ),
+      watchHealth: (send) => watchHealth(machine, nodeName, timing, send),
+    },
+    report.registration,
+  );
+  const slices = startSliceController({ ...{ client, nodeName, machine, timing }, ...report.slices });
+  const unsubscribe = machine.onChange(report.devices);
+  report.devices();
+  return {
+    isReady: report.isReady,
+    async stop() {
+      unsubscribe();
+      await sockets.close();
+      await Promise.all([slices.stop(), upkeep.stop(), status.stop(), preparation.idle()]);
+      await events.close();
+    },
+  };
+}
+
+/** A consistent read of a claim; undefined: there is none. */
+function claimReader(client: KubeClient) {
+  return async (namespace: string, name: string): Promise<ResourceClaim | undefined> => {
+    const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace, name };
+    try {
+      return await client.request<ResourceClaim>("GET", resourcePath(location));
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
+  };
+}
+
+function rebuiltEvent(nodeName: string, why: string, aside: string | undefined, claims: number) {
+  const kept = aside === undefined ? "" : ` It was kept as ${aside}.`;
+  return {
+    // The kubelet's own events about a Node have its name as UID, too.
+    regarding: { apiVersion: "v1", kind: "Node", name: nodeName, uid: nodeName },
+    type: "Warning",
+    reason: "CheckpointRebuilt",
+    note: `The checkpoint of driver ${driverName} could not be used: ${why}.${kept} ${claims} prepared claims were found again.`,
+  } as const;
+}
+
+/** What happens, as log lines and metrics. */
+function createReports({ metrics, log, machine }: NodeAgentOptions, preparedClaims: () => number) {
+  let registered = false;
+  let published = false;
+  const failed = (part: string, error: unknown, fields: object = {}): void => {
+    metrics.errors.inc({ part });
+    log.warn({ ...fields, error: error instanceof Error ? error.message : String(error) }, `${part} failed`);
+  };
+  return {
+    isReady: () => registered && published,
+    lost: (fields: object) => log.error(fields, "the checkpoint cannot be used; rebuilding it"),
+    statusError: ({ namespace, name }: ClaimReference, error: unknown) =>
+      failed("status", error, { claim: `${namespace}/${name}` }),
+    upkeepError: failed,
+    repairs({ undone, strays }: { undone: number; strays: number }) {
+      metrics.repairs.inc({ kind: "undone" }, undone);
+      metrics.repairs.inc({ kind: "stray" }, strays);
+      metrics.prepared.set(preparedClaims());
+      if (undone + strays > 0) log.warn({ undone, strays }, "undid what was left over");
+    },
+    registration({ plugin_registered, error }: RegistrationStatus) {
+      registered = plugin_registered;
+      metrics.registered.set(registered ? 1 : 0);
+      if (registered) log.info({}, "registered with the kubelet");
+      else failed("registration", error);
+    },
+    slices: {
+      onWritten({ slices, writes }: { slices: number; writes: number }) {
+        published = true;
+        metrics.sliceWrites.inc(writes);
+        if (writes > 0) log.info({ slices, writes }, "slices published");
+      },
+      onError: (message: string) => failed("slices", message),
+    },
+    devices() {
+      const { gpus, losses } = machine.inventory();
+      const names = [...deviceTable(gpus).keys()];
+      const lost = names.filter((name) => lossOf(name, losses) !== undefined).length;
+      metrics.devices.set({ health: "ok" }, names.length - lost);
+      metrics.devices.set({ health: "lost" }, lost);
+    },
+    /** Measures calls and tells how each claim fared. */
+    timed<A extends unknown[], T extends { error: string }>(
+      verb: "prepare" | "unprepare",
+      method: (claims: readonly ClaimReference[], ...more: A) => Promise<Record<string, T>>,
+    ) {
+      return async (claims: readonly ClaimReference[], ...more: A): Promise<Record<string, T>> => {
+        const stop = metrics.callSeconds.startTimer({ verb });
+        const answers = await method(claims, ...more);
+        stop();
+        metrics.prepared.set(preparedClaims());
+        for (const { namespace, name, uid } of claims) {
+          const error = answers[uid]?.error ?? "not answered";
+          metrics.claims.inc({ verb, outcome: error === "" ? "ok" : "failed" });
+          const fields = { claim: `${namespace}/${name}`, uid };
+          if (error === "") log.info(fields, `${verb}d`);
+          else log.warn({ ...fields, error }, `cannot ${verb}`);
+        }
+        return answers;
+      };
+    },
+  };
+}

@@ -1,0 +1,52 @@
+import { ClaimError } from "./claim.ts";
+import type { GpuInstance, Machine } from "./machine.ts";
+import type { PreparedDevice, PreparedPartition } from "./prepared-claim.ts";
+
+/** Creates and destroys the partitions of prepared claims, so that after a crash at any point it is known whose each is. */
+
+/**
+ * Cuts the device out of its board. `note` puts on the disk what is known so far, after every step. Throws ClaimError when
+ * somebody else's GPU instance is in the way: it is not ours to destroy.
+ */
+export async function createPartition(
+  machine: Machine,
+  device: PreparedDevice & { partition: PreparedPartition },
+  note: () => Promise<void>,
+): Promise<void> {
+  const { gpu, partition } = device;
+  const existing = await machine.gpuInstances(gpu.uuid);
+  const blocker = existing.find((instance) => intersects(instance, partition));
+  if (blocker !== undefined) {
+    throw new ClaimError(
+      `device ${device.device}: GPU instance ${blocker.id} of ${gpu.uuid} is in its place and was not made by kllama; destroy it with nvidia-smi mig -dgi -gi ${blocker.id}`,
+    );
+  }
+  partition.before = existing.map(({ id }) => id);
+  await note();
+  partition.gpuInstance = await machine.createGpuInstance(gpu.uuid, partition.profileId, partition.start);
+  await note();
+  const { id, uuid } = await machine.createComputeInstance(gpu.uuid, partition.gpuInstance);
+  partition.computeInstance = id;
+  partition.uuid = uuid;
+  await note();
+}
+
+/** Undoes what `createPartition` did, however far it came; what is gone already is no error. */
+export async function destroyPartition(machine: Machine, gpuUuid: string, partition: PreparedPartition): Promise<void> {
+  if (partition.before === undefined) return;
+  const live = await machine.gpuInstances(gpuUuid);
+  const ours = live.find((instance) => isOurs(instance, partition));
+  if (ours !== undefined) await machine.destroyGpuInstance(gpuUuid, ours.id);
+}
+
+/** Board and driver reuse IDs: an instance is ours only where we put it. */
+function isOurs(instance: GpuInstance, partition: PreparedPartition): boolean {
+  if (instance.profileId !== partition.profileId || instance.start !== partition.start) return false;
+  return partition.gpuInstance === undefined
+    ? !partition.before?.includes(instance.id)
+    : instance.id === partition.gpuInstance;
+}
+
+function intersects(instance: GpuInstance, partition: PreparedPartition): boolean {
+  return instance.start < partition.start + partition.size && partition.start < instance.start + instance.size;
+}

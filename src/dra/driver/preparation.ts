@@ -1,0 +1,246 @@
+import type { ResourceClaim } from "../../api/kubernetes.ts";
+import { type BatchQueue, createBatchQueue } from "./batch-queue.ts";
+import { cdiDeviceId, isClaimUid } from "./cdi.ts";
+import { allocatedDevices, ClaimError } from "./claim.ts";
+import type { ClaimStore } from "./claim-store.ts";
+import type { CallState } from "./dra-server.ts";
+import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
+import { deviceTable } from "./inventory.ts";
+import type { Machine } from "./machine.ts";
+import { createPartition, destroyPartition } from "./partitions.ts";
+import { overlap, type PreparedClaim, type PreparedDevice, preparedDevice, sameDevices } from "./prepared-claim.ts";
+
+/**
+ * Prepares and unprepares claims, one batch after another. Before something exists it stands in the checkpoint; after it
+ * is gone it leaves the checkpoint. So whoever reads the checkpoint knows everything that may exist.
+ */
+export interface Preparation {
+  prepare(claims: readonly ClaimReference[], call: CallState): Promise<Record<string, PrepareAnswer>>;
+  unprepare(claims: readonly ClaimReference[]): Promise<Record<string, UnprepareAnswer>>;
+  /** Runs `work` while nothing is being prepared or unprepared. */
+  exclusively(work: () => Promise<void>): Promise<void>;
+  /** Undoes claims: their partitions, their specs, their entries. Only inside `exclusively`. */
+  undo(claims: readonly PreparedClaim[]): Promise<ReadonlyMap<string, Error>>;
+  /** Resolves when nothing is under way. */
+  idle(): Promise<void>;
+}
+
+export interface PreparationOptions {
+  /** The node's name names the pool. */
+  pool: string;
+  machine: Machine;
+  store: ClaimStore;
+  /** A consistent read; undefined: there is no such claim. */
+  readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  /** After the answer is decided. */
+  onPrepared(claim: PreparedClaim): void;
+}
+
+interface PrepareJob {
+  type: "prepare";
+  claims: readonly ClaimReference[];
+  call: CallState;
+  done(answers: ReadonlyMap<string, PrepareAnswer>): void;
+}
+interface UnprepareJob {
+  type: "unprepare";
+  claims: readonly ClaimReference[];
+  done(answers: ReadonlyMap<string, UnprepareAnswer>): void;
+}
+interface ExclusiveJob {
+  type: "exclusive";
+  work(): Promise<void>;
+}
+type Job = PrepareJob | UnprepareJob | ExclusiveJob;
+
+export function createPreparation(options: PreparationOptions): Preparation {
+  const { machine, store } = options;
+  const queue: BatchQueue<Job> = createBatchQueue(run, (a, b) => a.type === b.type && a.type !== "exclusive");
+
+  return {
+    prepare: (claims, call) => answered((done) => queue.push({ type: "prepare", claims, call, done }), claims),
+    unprepare: (claims) => answered((done) => queue.push({ type: "unprepare", claims, done }), claims),
+    exclusively: (work) =>
+      new Promise<void>((resolve, reject) => {
+        queue.push({ type: "exclusive", work: () => work().then(resolve, reject) });
+      }),
+    undo,
+    idle: queue.idle,
+  };
+
+  async function run(batch: readonly Job[]): Promise<void> {
+    const prepares = batch.filter((job) => job.type === "prepare");
+    if (prepares.length > 0) await prepareBatch(prepares);
+    const unprepares = batch.filter((job) => job.type === "unprepare");
+    if (unprepares.length > 0) await unprepareBatch(unprepares);
+    for (const job of batch) if (job.type === "exclusive") await job.work();
+  }
+
+  async function prepareBatch(jobs: readonly PrepareJob[]): Promise<void> {
+    const answers = new Map<string, PrepareAnswer>();
+    const fail = (uid: string, error: unknown): void => void answers.set(uid, { devices: [], error: messageOf(error) });
+    const read = await Promise.all(uniqueClaims(jobs).map(readCurrent));
+    // Nobody waits for what was cancelled meanwhile, and an unprepare may follow: begin nothing.
+    const awaited = new Set(uniqueClaims(jobs).map(({ uid }) => uid));
+    const inventory = machine.inventory();
+    const devices = deviceTable(inventory.gpus);
+    const begun: PreparedClaim[] = [];
+    for (const { wanted, claim, error } of read) {
+      try {
+        if (!awaited.has(wanted.uid)) throw new Error("the call was cancelled");
+        if (claim === undefined) throw error;
+        if (claim.metadata.deletionTimestamp !== undefined && !store.claims.has(wanted.uid)) {
+          throw new ClaimError(`claim ${wanted.namespace}/${wanted.name}: is being deleted`);
+        }
+        const allocated = allocatedDevices(claim, wanted, options.pool, { devices, losses: inventory.losses });
+        const entry = await begin(
+          wanted,
+          allocated.map((each) => preparedDevice(each, options.pool)),
+        );
+        if (entry.state === "Started") begun.push(entry);
+        else answers.set(wanted.uid, answerOf(entry));
+      } catch (failure) {
+        fail(wanted.uid, failure);
+      }
+    }
+    if (begun.length > 0) for (const [uid, failure] of await complete(begun)) fail(uid, failure);
+    for (const entry of begun) {
+      if (answers.has(entry.uid)) continue;
+      answers.set(entry.uid, answerOf(entry));
+      options.onPrepared(entry);
+    }
+    for (const job of jobs) job.done(answers);
+  }
+
+  /** The claim's entry: an old one that holds good, or a new one that conflicts with no other. */
+  async function begin(wanted: ClaimReference, devices: PreparedDevice[]): Promise<PreparedClaim> {
+    const known = store.claims.get(wanted.uid);
+    if (known?.state === "Completed") {
+      if (!sameDevices(known.devices, devices)) {
+        throw new ClaimError(
+          `claim ${wanted.namespace}/${wanted.name}: its allocation changed while it was prepared; delete the pods that use it`,
+        );
+      }
+      await store.writeSpec(known);
+      return known;
+    }
+    if (known !== undefined) for (const error of (await undo([known])).values()) throw error;
+    for (const other of store.claims.values()) {
+      const taken = devices.find((device) => other.devices.some((theirs) => overlap(device, theirs)));
+      if (taken === undefined) continue;
+      throw new ClaimError(`device ${taken.pool}/${taken.device} is in use by claim ${other.namespace}/${other.name}`);
+    }
+    const entry: PreparedClaim = { ...wanted, state: "Started", devices };
+    store.claims.set(entry.uid, entry);
+    return entry;
+  }
+
+  /** Brings about what the entries list. @returns the failures by UID; those claims are undone. */
+  async function complete(begun: readonly PreparedClaim[]): Promise<ReadonlyMap<string, unknown>> {
+    const failures = new Map<string, unknown>();
+    try {
+      await store.save();
+    } catch (error) {
+      for (const { uid } of begun) store.claims.delete(uid);
+      return new Map(begun.map(({ uid }) => [uid, error]));
+    }
+    for (const claim of begun) {
+      try {
+        for (const { partition, ...device } of claim.devices) {
+          if (partition !== undefined) await createPartition(machine, { ...device, partition }, store.save);
+        }
+        await store.writeSpec(claim);
+        claim.state = "Completed";
+      } catch (error) {
+        failures.set(claim.uid, error);
+      }
+    }
+    const failed = begun.filter(({ uid }) => failures.has(uid));
+    if (failed.length > 0) await undo(failed);
+    if (failed.length === begun.length) return failures;
+    try {
+      await store.save();
+      return failures;
+    } catch (error) {
+      await undo(begun.filter(({ uid }) => !failures.has(uid)));
+      return new Map(begun.map(({ uid }) => [uid, failures.get(uid) ?? error]));
+    }
+  }
+
+  async function unprepareBatch(jobs: readonly UnprepareJob[]): Promise<void> {
+    const wanted = new Map(jobs.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const)));
+    const failures = await undo([...wanted.keys()].flatMap((uid) => store.claims.get(uid) ?? []));
+    const answers = new Map<string, UnprepareAnswer>();
+    for (const uid of wanted.keys()) answers.set(uid, { error: failures.get(uid)?.message ?? "" });
+    for (const job of jobs) job.done(answers);
+  }
+
+  async function undo(claims: readonly PreparedClaim[]): Promise<ReadonlyMap<string, Error>> {
+    const failures = new Map<string, Error>();
+    if (claims.length === 0) return failures;
+    try {
+      for (const claim of claims) claim.state = "Aborted";
+      await store.save();
+      for (const claim of claims) await undoOne(claim).catch((error: Error) => failures.set(claim.uid, error));
+      await store.save();
+    } catch (error) {
+      for (const { uid } of claims) failures.set(uid, error as Error);
+    }
+    return failures;
+  }
+
+  async function undoOne(claim: PreparedClaim): Promise<void> {
+    await store.removeSpec(claim.uid);
+    for (const { gpu, partition } of claim.devices) {
+      if (partition !== undefined) await destroyPartition(machine, gpu.uuid, partition);
+    }
+    store.claims.delete(claim.uid);
+  }
+
+  async function readCurrent(
+    wanted: ClaimReference,
+  ): Promise<{ wanted: ClaimReference; claim?: ResourceClaim; error?: unknown }> {
+    const name = `claim ${wanted.namespace}/${wanted.name}`;
+    try {
+      if (!isClaimUid(wanted.uid)) throw new ClaimError(`${name}: ${JSON.stringify(wanted.uid)} is not a UID`);
+      const claim = await options.readClaim(wanted.namespace, wanted.name);
+      if (claim === undefined) throw new ClaimError(`${name}: does not exist; recreate the pod`);
+      return { wanted, claim };
+    } catch (error) {
+      return { wanted, error };
+    }
+  }
+}
+
+/** Claims of the calls that still wait, each once. */
+function uniqueClaims(jobs: readonly PrepareJob[]): ClaimReference[] {
+  const live = jobs.filter(({ call }) => !call.cancelled);
+  return [...new Map(live.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const))).values()];
+}
+
+/**
+ * Every device, in rank order. Only the first of a request refers to the request's CDI device: the kubelet hands a
+ * container all references that it finds, and tells devices apart by them when it reports their health.
+ */
+function answerOf(claim: PreparedClaim): PrepareAnswer {
+  const named = new Set<string>();
+  const devices = claim.devices.map(({ request, pool, device }): PreparedDeviceMessage => {
+    const cdi_device_ids = named.has(request) ? [] : [cdiDeviceId(claim.uid, request)];
+    named.add(request);
+    return { request_names: [request], pool_name: pool, device_name: device, cdi_device_ids };
+  });
+  return { devices, error: "" };
+}
+
+/** Hands each caller the answers to its own claims. */
+async function answered<A>(
+  push: (done: (answers: ReadonlyMap<string, A>) => void) => void,
+  claims: readonly ClaimReference[],
+): Promise<Record<string, A>> {
+  const answers = await new Promise<ReadonlyMap<string, A>>(push);
+  return Object.fromEntries(claims.flatMap(({ uid }) => (answers.has(uid) ? [[uid, answers.get(uid)!]] : [])));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

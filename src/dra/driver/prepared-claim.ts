@@ -1,0 +1,69 @@
+import type { AllocatedDevice } from "./claim.ts";
+import type { ClaimReference } from "./grpc.ts";
+
+/**
+ * A claim as the checkpoint keeps it. `Started`: what is listed may exist in part; `Completed`: all of it exists;
+ * `Aborted`: it is being undone. Only a completed one is of use to a container.
+ */
+export interface PreparedClaim extends ClaimReference {
+  state: "Started" | "Completed" | "Aborted";
+  /** In rank order. */
+  devices: PreparedDevice[];
+}
+
+/** All that is needed to undo a device's preparation, whatever the inventory says by then. */
+export interface PreparedDevice {
+  request: string;
+  pool: string;
+  device: string;
+  adminAccess: boolean;
+  gpu: { uuid: string; minor: number; pciBusID: string; cudaComputeCapability: string; cudaDriverVersion: string };
+  partition?: PreparedPartition;
+}
+
+/** A part of a GPU; what exists of it is noted after each step. */
+export interface PreparedPartition {
+  profile: string;
+  profileId: number;
+  /** Memory slices. */
+  start: number;
+  size: number;
+  /**
+   * IDs of GPU instances that the board had before ours was asked for: one at this place that is not among them is ours.
+   * Absent: ours was not asked for yet.
+   */
+  before?: number[];
+  gpuInstance?: number;
+  computeInstance?: number;
+  /** `MIG-…` */
+  uuid?: string;
+}
+
+export function preparedDevice({ request, device, adminAccess }: AllocatedDevice, pool: string): PreparedDevice {
+  const { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion } = device.gpu;
+  const base = {
+    request,
+    pool,
+    device: device.name,
+    adminAccess,
+    gpu: { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion },
+  };
+  if (device.partition === undefined) return base;
+  const { profile, start } = device.partition;
+  const { name, id, memorySlices } = profile;
+  return { ...base, partition: { profile: name, profileId: id, start, size: memorySlices } };
+}
+
+/** Both have the same devices for the same requests in the same order. */
+export function sameDevices(left: readonly PreparedDevice[], right: readonly PreparedDevice[]): boolean {
+  const key = (device: PreparedDevice): string =>
+    `${device.request} ${device.pool} ${device.device} ${device.gpu.uuid}`;
+  return left.map(key).join("\n") === right.map(key).join("\n");
+}
+
+/** Two uses of the same silicon: names may differ, and a name may mean another board after a reboot. */
+export function overlap(left: PreparedDevice, right: PreparedDevice): boolean {
+  if (left.gpu.uuid !== right.gpu.uuid || left.adminAccess || right.adminAccess) return false;
+  const [a, b] = [left.partition, right.partition];
+  return a === undefined || b === undefined || (a.start < b.start + b.size && b.start < a.start + a.size);
+}

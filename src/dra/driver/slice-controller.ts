@@ -1,0 +1,114 @@
+import type { Node, ResourceSlice } from "../../api/kubernetes.ts";
+import type { KubeClient } from "../../kube/client.ts";
+import { resourcePath } from "../../kube/paths.ts";
+import { createReflector } from "../../kube/reflector.ts";
+import type { Timing } from "../../kube/timing.ts";
+import type { Machine } from "./machine.ts";
+import { droppedMessage, poolSelector, slicePath, type Written, writeSlices } from "./slice-writer.ts";
+import { poolSlices } from "./slices.ts";
+
+/** Keeps the node's ResourceSlices equal to the inventory, whoever changes either. */
+export interface SliceController {
+  /** Resolves when the slices were right for the first time. */
+  readonly published: Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface SliceControllerOptions {
+  client: KubeClient;
+  nodeName: string;
+  machine: Machine;
+  timing: Timing;
+  onWritten(written: Written): void;
+  onError(message: string): void;
+}
+
+/** Changes come in flocks: one round deals with what happens within this time. */
+const settleMs = 100;
+const backoffMs = { first: 1_000, most: 30_000 };
+
+export function startSliceController(options: SliceControllerOptions): SliceController {
+  const { client, nodeName, machine, timing } = options;
+  const ended = new AbortController();
+  /** Content as wanted → what the API server makes of it, when it drops fields: else each round would write again. */
+  const adopted = new Map<string, ResourceSlice["spec"]>();
+  let changed = Promise.withResolvers<void>();
+  const published = Promise.withResolvers<void>();
+  // Whoever wants to know waits for it; nobody has to.
+  published.promise.catch(() => undefined);
+
+  const notice = (): void => changed.resolve();
+  const unsubscribe = machine.onChange(notice);
+  const reflector = createReflector<ResourceSlice, string>({
+    client,
+    path: slicePath(),
+    query: { fieldSelector: poolSelector(nodeName) },
+    project: ({ metadata }) => metadata.resourceVersion ?? "",
+    onChange: notice,
+    name: "own slices",
+    timing,
+    onError: (error) => options.onError(`watching ResourceSlices: ${error.message}`),
+  });
+  reflector.start();
+  const running = run();
+  return {
+    published: published.promise,
+    async stop() {
+      ended.abort();
+      unsubscribe();
+      notice();
+      await reflector.stop();
+      await running;
+      published.reject(new Error("stopped before the slices were published"));
+    },
+  };
+
+  async function run(): Promise<void> {
+    let pauseMs = backoffMs.first;
+    while (!ended.signal.aborted) {
+      await changed.promise;
+      await timing.sleep(settleMs, ended.signal);
+      if (ended.signal.aborted) return;
+      changed = Promise.withResolvers<void>();
+      try {
+        await publish();
+        published.resolve();
+        pauseMs = backoffMs.first;
+      } catch (error) {
+        if (ended.signal.aborted) return;
+        options.onError(`publishing ResourceSlices: ${error instanceof Error ? error.message : String(error)}`);
+        notice();
+        await timing.sleep(pauseMs, ended.signal);
+        pauseMs = Math.min(2 * pauseMs, backoffMs.most);
+      }
+    }
+  }
+
+  /** The watch only says when to look: what is there is read anew, own writes included. */
+  async function publish(): Promise<void> {
+    const { signal } = ended;
+    const path = resourcePath({ group: "", version: "v1", resource: "nodes", name: nodeName });
+    const node = await client.request<Node>("GET", path, { signal });
+    const query = { fieldSelector: poolSelector(nodeName) };
+    const { items = [] } = await client.request<{ items?: ResourceSlice[] }>("GET", slicePath(), { query, signal });
+    const nodeUid = node.metadata.uid ?? "";
+    const build = (generation: number): ResourceSlice[] =>
+      poolSlices(machine.inventory(), { nodeName, nodeUid, generation }).map(asKept);
+    const written = await writeSlices(client, items, build);
+    for (const dropped of written.dropped) {
+      adopted.set(contentKey(dropped.sent), dropped.kept.spec);
+      options.onError(droppedMessage(dropped));
+    }
+    options.onWritten(written);
+  }
+
+  function asKept(slice: ResourceSlice): ResourceSlice {
+    const kept = adopted.get(contentKey(slice));
+    return kept === undefined ? slice : { ...slice, spec: { ...kept, pool: slice.spec.pool } };
+  }
+}
+
+/** Everything but the pool's generation. */
+function contentKey({ metadata, spec }: ResourceSlice): string {
+  return JSON.stringify([metadata.name, { ...spec, pool: spec.pool.name }]);
+}

@@ -1,0 +1,64 @@
+import { chmod, lstat, mkdir, rm } from "node:fs/promises";
+import { createConnection } from "node:net";
+import { dirname } from "node:path";
+import { type Server, ServerCredentials } from "@grpc/grpc-js";
+
+/** A listening gRPC server. */
+export interface UnixServer {
+  readonly path: string;
+  /** Lets calls under way end for `graceMs` at most; the socket file goes first. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** `sun_path` of Linux has 108 bytes, one of which ends the text. */
+const maxPathBytes = 107;
+
+/**
+ * Listens on a Unix socket that only this user may open: the file has mode 0600, a folder that is made here 0700. What
+ * a killed process left at the path is removed; an Error says so if somebody answers there, or if the path is too long.
+ */
+export async function listenUnix(server: Server, path: string): Promise<UnixServer> {
+  if (Buffer.byteLength(path) > maxPathBytes) {
+    throw new Error(`socket ${path}: longer than ${maxPathBytes} bytes; use a shorter --kubelet-dir`);
+  }
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await removeStale(path);
+  await new Promise<void>((resolve, reject) =>
+    server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) =>
+      error === null ? resolve() : reject(new Error(`socket ${path}: ${error.message}`)),
+    ),
+  );
+  await chmod(path, 0o600);
+  return {
+    path,
+    async close(graceMs) {
+      await rm(path, { force: true });
+      const timer = setTimeout(() => server.forceShutdown(), graceMs);
+      await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+      clearTimeout(timer);
+    },
+  };
+}
+
+/** A socket file outlives its process when that is killed, and then nobody can bind it. */
+async function removeStale(path: string): Promise<void> {
+  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT") throw error;
+  });
+  if (there === undefined) return;
+  if (!there.isSocket()) throw new Error(`${path}: is not a socket; remove it`);
+  const answered = await new Promise<boolean>((resolve, reject) => {
+    const probe = createConnection(path);
+    probe.once("connect", () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.once("error", (error: NodeJS.ErrnoException) => {
+      const gone = error.code === "ECONNREFUSED" || error.code === "ENOENT";
+      if (gone) resolve(false);
+      else reject(new Error(`socket ${path}: ${error.message}; remove it`));
+    });
+  });
+  if (answered) throw new Error(`socket ${path}: another process answers there; stop it first`);
+  await rm(path, { force: true });
+}

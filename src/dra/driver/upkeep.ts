@@ -1,0 +1,76 @@
+import type { ResourceClaim } from "../../api/kubernetes.ts";
+import type { Timing } from "../../kube/timing.ts";
+import type { ClaimStore } from "./claim-store.ts";
+import type { Machine } from "./machine.ts";
+import type { Preparation } from "./preparation.ts";
+import type { PreparedClaim } from "./prepared-claim.ts";
+import { createReconciler, type Repairs } from "./reconcile.ts";
+import { type Memory, rebuildClaims } from "./recovery.ts";
+
+export interface UpkeepOptions {
+  memory: Memory;
+  preparation: Preparation;
+  store: ClaimStore;
+  machine: Machine;
+  pool: string;
+  cdiFolder: string;
+  timing: Timing;
+  readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  /** A prepared claim as the API server has it now. */
+  onPresent(claim: PreparedClaim, object: ResourceClaim): void;
+  onRebuilt(lost: NonNullable<Memory["lost"]>): void;
+  onRepairs(repairs: Repairs): void;
+  onError(part: "recovery" | "reconcile", error: unknown): void;
+}
+
+export interface Upkeep {
+  /** The checkpoint is being rebuilt: nobody knows yet which devices are in use. */
+  isRebuilding(): boolean;
+  stop(): Promise<void>;
+}
+
+const reconcileMs = 300_000;
+const retryMs = 2_000;
+
+/** Rebuilds a checkpoint that was lost, then reconciles at once and every five minutes. */
+export function startUpkeep(options: UpkeepOptions): Upkeep {
+  const { store, timing, memory } = options;
+  const ended = new AbortController();
+  let rebuilding = memory.lost !== undefined;
+  const running = run();
+  return {
+    isRebuilding: () => rebuilding,
+    async stop() {
+      ended.abort();
+      await running;
+    },
+  };
+
+  async function run(): Promise<void> {
+    const { lost } = memory;
+    if (lost !== undefined) await untilItWorks("recovery", () => rebuild(lost));
+    const reconcile = createReconciler(options);
+    while (!ended.signal.aborted) {
+      await untilItWorks("reconcile", async () => options.onRepairs(await reconcile()));
+      await timing.sleep(reconcileMs, ended.signal);
+    }
+  }
+
+  async function rebuild(lost: NonNullable<Memory["lost"]>): Promise<void> {
+    for (const claim of await rebuildClaims(options)) store.claims.set(claim.uid, claim);
+    await store.save();
+    rebuilding = false;
+    options.onRebuilt(lost);
+  }
+
+  async function untilItWorks(part: "recovery" | "reconcile", work: () => Promise<void>): Promise<void> {
+    while (!ended.signal.aborted) {
+      try {
+        return await work();
+      } catch (error) {
+        options.onError(part, error);
+        await timing.sleep(retryMs, ended.signal);
+      }
+    }
+  }
+}

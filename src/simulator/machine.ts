@@ -1,0 +1,105 @@
+import { randomUUID } from "node:crypto";
+import { watch } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { basename, dirname } from "node:path";
+import { z } from "zod";
+import { type OnEffect, readIfThere, replaceFile } from "../dra/driver/durable-files.ts";
+import type { Gpu, Inventory } from "../dra/driver/inventory.ts";
+import type { Machine } from "../dra/driver/machine.ts";
+
+/**
+ * A simulated machine for the real driver. What a board remembers while the driver is down, its partitions and its faults,
+ * stands in a file; whoever edits `losses` there breaks devices.
+ */
+
+const hardwareState = z.strictObject({
+  instances: z.array(
+    z.strictObject({
+      gpu: z.string(),
+      id: z.int(),
+      profileId: z.int(),
+      start: z.int(),
+      size: z.int(),
+      uuid: z.string().exactOptional(),
+    }),
+  ),
+  /** Device name → how it is lost. */
+  losses: z.record(z.string(), z.strictObject({ how: z.enum(["taint", "remove"]), since: z.iso.datetime() })),
+});
+type HardwareState = z.output<typeof hardwareState>;
+type Instance = HardwareState["instances"][number];
+
+/** Rejects when the file cannot be read; the message names it and says what to do. */
+export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, onEffect: OnEffect): Promise<Machine> {
+  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+  let state = await readState(file);
+  const listeners = new Set<() => void>();
+  // The folder, not the file: a file that is replaced is another one.
+  const watcher = watch(dirname(file), (_, name) => {
+    if (name === basename(file)) void reread();
+  });
+
+  async function reread(): Promise<void> {
+    const before = JSON.stringify(state.losses);
+    // An edit that makes no sense, or is half done, changes nothing.
+    state = await readState(file).catch(() => state);
+    if (JSON.stringify(state.losses) !== before) for (const listener of listeners) listener();
+  }
+
+  async function change(step: string, instances: (now: readonly Instance[]) => Instance[]): Promise<void> {
+    const now = await readState(file);
+    state = { ...now, instances: instances(now.instances) };
+    await replaceFile(file, `${JSON.stringify(state)}\n`, { durable: false, onEffect: () => undefined });
+    onEffect(`board/${step}`);
+  }
+
+  function profileOf(gpuUuid: string, profileId: number): { memorySlices: number } {
+    const profile = gpus
+      .find(({ uuid }) => uuid === gpuUuid)
+      ?.mig?.profiles.find(({ id, starts }) => id === profileId && starts.length > 0);
+    if (profile === undefined) throw new Error(`GPU ${gpuUuid} has no MIG profile ${profileId}`);
+    return profile;
+  }
+
+  return {
+    inventory: (): Inventory => ({ gpus, losses: state.losses }),
+    onChange(listener) {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+    gpuInstances: async (gpuUuid) => (await readState(file)).instances.filter(({ gpu }) => gpu === gpuUuid),
+    async createGpuInstance(gpuUuid, profileId, start) {
+      const size = profileOf(gpuUuid, profileId).memorySlices;
+      let id = 1;
+      await change("create-gpu-instance", (now) => {
+        const same = now.filter(({ gpu }) => gpu === gpuUuid);
+        const taken = same.some((other) => other.start < start + size && start < other.start + other.size);
+        if (taken) throw new Error(`GPU ${gpuUuid}: insufficient resources for profile ${profileId} at ${start}`);
+        while (same.some((other) => other.id === id)) id++;
+        return [...now, { gpu: gpuUuid, id, profileId, start, size }];
+      });
+      return id;
+    },
+    async createComputeInstance(gpuUuid, gpuInstance) {
+      const uuid = `MIG-${randomUUID()}`;
+      await change("create-compute-instance", (now) =>
+        now.map((each) => (each.gpu === gpuUuid && each.id === gpuInstance ? { ...each, uuid } : each)),
+      );
+      return { id: 0, uuid };
+    },
+    destroyGpuInstance: (gpuUuid, gpuInstance) =>
+      change("destroy", (now) => now.filter((each) => each.gpu !== gpuUuid || each.id !== gpuInstance)),
+    close: async () => watcher.close(),
+  };
+}
+
+async function readState(file: string): Promise<HardwareState> {
+  const bytes = await readIfThere(file);
+  if (bytes === undefined) return { instances: [], losses: {} };
+  try {
+    return hardwareState.parse(JSON.parse(bytes.toString("utf8")));
+  } catch (error) {
+    const why = error instanceof z.ZodError ? z.prettifyError(error) : (error as Error).message;
+    throw new Error(`${file}: ${why}; correct or remove it`);
+  }
+}

@@ -1,0 +1,140 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { KubernetesObject, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { type Child, startChild } from "../../src/cli/system/children.ts";
+import type { KubeClient } from "../../src/kube/client.ts";
+import { resourcePath } from "../../src/kube/paths.ts";
+import type { ControlPlane } from "../../tools/control-plane/control-plane.ts";
+import { claimObject } from "./driver.ts";
+import { connectKubelet, type KubeletClient } from "./kubelet-client.ts";
+
+/** A Node of a real API server with the compiled driver beside it, under the account and token that it has in a cluster. */
+export interface DriverNode {
+  name: string;
+  /** The kubelet's folder. */
+  kubeletFolder: string;
+  cdiFolder: string;
+  stateFolder: string;
+  draSocket: string;
+  registrationSocket: string;
+  /** Starts the driver (again) and waits until its sockets are open. */
+  start(environment?: Record<string, string>): Promise<void>;
+  kill(signal: NodeJS.Signals): Promise<void>;
+  /** Everything it logged, JSON lines. */
+  log(): string[];
+  /** The kubelet's side of the sockets as they are now; close it. */
+  connect(): KubeletClient;
+  /** Kills the driver and removes its folders; Node and slices stay. */
+  remove(): Promise<void>;
+}
+
+const namespace = "kllama-system";
+
+/** Creates Node, agent pod and folders; the driver is not started. */
+export async function createDriverNode(
+  plane: ControlPlane,
+  admin: KubeClient,
+  name: string,
+  nodeType: string,
+  more: readonly string[] = [],
+): Promise<DriverNode> {
+  const folder = mkdtempSync(join(tmpdir(), "kllama-node-"));
+  const kubeletFolder = join(folder, "kubelet");
+  const cdiFolder = join(folder, "cdi");
+  const stateFolder = join(folder, "state");
+  await admin.request("POST", "/api/v1/nodes", {
+    body: { apiVersion: "v1", kind: "Node", metadata: { name, labels: { "kubernetes.io/hostname": name } } },
+  });
+  const pod = await agentPod(admin, name);
+  const { path } = await plane.serviceAccountKubeconfig(namespace, "kllama-node-agent", { pod });
+  const flags = [
+    ...["--kubeconfig", path, "--node-name", name, "--inventory", `simulated:${nodeType}`],
+    ...["--kubelet-dir", kubeletFolder, "--cdi-dir", cdiFolder, "--state-dir", stateFolder],
+    ...["--metrics-address", "127.0.0.1:0", ...more],
+  ];
+  mkdirSync(stateFolder);
+  let child: Child | undefined;
+  const draSocket = join(kubeletFolder, "plugins/gpu.kllama.ai/dra.sock");
+  const registrationSocket = join(kubeletFolder, "plugins_registry/gpu.kllama.ai-reg.sock");
+  const kill = async (signal: NodeJS.Signals): Promise<void> => {
+    child?.kill(signal);
+    await child?.exited;
+  };
+  return {
+    ...{ name, kubeletFolder, cdiFolder, stateFolder, draSocket, registrationSocket },
+    connect: () => connectKubelet(registrationSocket, draSocket),
+    async start(environment = {}) {
+      child = startChild({ name: "node-agent", flags, logDir: stateFolder, environment });
+      await child.ready;
+    },
+    kill,
+    log: () => readFileSync(join(stateFolder, "kllama-node-agent.log"), "utf8").trim().split("\n"),
+    async remove() {
+      await kill("SIGKILL");
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** The token of a pod on the node lets its driver write `status.devices`, and nobody else's. */
+async function agentPod(admin: KubeClient, nodeName: string): Promise<{ name: string; uid: string }> {
+  const name = `kllama-node-agent-${nodeName}`;
+  const { metadata } = await admin.request<KubernetesObject>("POST", `/api/v1/namespaces/${namespace}/pods`, {
+    body: {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name },
+      spec: {
+        nodeName,
+        serviceAccountName: "kllama-node-agent",
+        containers: [{ name: "agent", image: "registry.k8s.io/pause:3.10" }],
+      },
+    },
+  });
+  return { name, uid: metadata.uid ?? "" };
+}
+
+const claims = (name?: string, subresource?: string): string =>
+  resourcePath({
+    ...{ group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace: "team" },
+    name,
+    subresource,
+  });
+
+/** Creates a claim and allocates it as a scheduler would. `results` as `claimObject` takes them. */
+export async function allocateClaim(
+  admin: KubeClient,
+  nodeName: string,
+  name: string,
+  results: readonly string[],
+): Promise<ResourceClaim> {
+  const { status } = claimObject(name, results, { pool: nodeName });
+  // By this the API server knows whose node it is, and that its driver may write status.devices.
+  const matchFields = [{ key: "metadata.name", operator: "In", values: [nodeName] }];
+  const allocation = { ...status?.allocation, nodeSelector: { nodeSelectorTerms: [{ matchFields }] } };
+  const requests = [...new Set(results.map((text) => text.split(" ", 1)[0] ?? ""))];
+  await admin.request("POST", claims(), {
+    body: {
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name },
+      spec: {
+        devices: {
+          requests: requests.map((request) => ({
+            name: request,
+            exactly: {
+              deviceClassName: "gpu.kllama.ai",
+              count: results.filter((text) => text.startsWith(`${request} `)).length,
+            },
+          })),
+        },
+      },
+    },
+  });
+  return admin.request<ResourceClaim>("PATCH", claims(name, "status"), { body: { status: { allocation } } });
+}
+
+export function readClaim(admin: KubeClient, name: string): Promise<ResourceClaim> {
+  return admin.request<ResourceClaim>("GET", claims(name));
+}

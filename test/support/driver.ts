@@ -1,0 +1,135 @@
+import { randomUUID } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ResourceClaim } from "../../src/api/kubernetes.ts";
+import { driverName } from "../../src/api/names.ts";
+import { type ClaimStore, createClaimStore } from "../../src/dra/driver/claim-store.ts";
+import type { OnEffect } from "../../src/dra/driver/durable-files.ts";
+import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
+import type { Machine } from "../../src/dra/driver/machine.ts";
+import { createPreparation, type Preparation } from "../../src/dra/driver/preparation.ts";
+import type { PreparedClaim } from "../../src/dra/driver/prepared-claim.ts";
+import { readMemory } from "../../src/dra/driver/recovery.ts";
+import { parseFleet } from "../../src/simulator/fleet.ts";
+import { openSimulatedMachine } from "../../src/simulator/machine.ts";
+import { simulatedGpus, standaloneNode } from "../../src/simulator/objects.ts";
+
+/** One node's driver without kubelet and API server: what it prepares lies in a folder of its own. */
+
+export const node = "node-1";
+
+/** `["gpus gpu-0", "other gpu-1"]`: request and device. */
+export function claimObject(
+  name: string,
+  results: readonly string[],
+  more: { uid?: string; pool?: string; deleting?: boolean; config?: object[] } = {},
+): ResourceClaim {
+  const { uid = randomUUID(), pool = node, config } = more;
+  return {
+    metadata: {
+      name,
+      namespace: "team",
+      uid,
+      ...(more.deleting === true ? { deletionTimestamp: "2026-01-01T00:00:00Z" } : {}),
+    },
+    spec: {},
+    status: {
+      allocation: {
+        devices: {
+          results: results.map((text) => {
+            const [request = "", device = ""] = text.split(" ");
+            return { request, driver: driverName, pool, device };
+          }),
+          ...(config === undefined ? {} : { config: config as never }),
+        },
+      },
+    },
+  };
+}
+
+export function referenceTo({ metadata }: ResourceClaim): ClaimReference {
+  return { namespace: metadata.namespace ?? "", name: metadata.name, uid: metadata.uid ?? "" };
+}
+
+/** Types of `fleets/default.yaml`: dgx-h100 (8 GPUs), dgx-a100-mig (8 boards to be cut up), h100-pcie, gb200-nvl72. */
+export function machineGpus(type: string) {
+  const fleet = parseFleet(readFileSync("fleets/default.yaml", "utf8"), "default.yaml");
+  return simulatedGpus(standaloneNode(node, fleet.nodeTypes.find(({ name }) => name === type)!));
+}
+
+export interface DriverScene {
+  folder: string;
+  cdiFolder: string;
+  checkpoint: string;
+  machine: Machine;
+  store: ClaimStore;
+  preparation: Preparation;
+  /** Name → what the API server says. */
+  claims: Map<string, ResourceClaim>;
+  /** Claims that were prepared anew, in order. */
+  prepared: PreparedClaim[];
+  /** Prepares claims that the API server has. @returns CDI device IDs, or the error, by claim name. */
+  prepare(...names: string[]): Promise<Record<string, string[] | string>>;
+  /** @returns the error by claim name, empty if all went well. */
+  unprepare(...names: string[]): Promise<Record<string, string>>;
+  specs(): Promise<string[]>;
+  remove(): Promise<void>;
+}
+
+/** Opened again on the same folder it is the driver after a restart. */
+export async function openScene(
+  type: string,
+  options: { folder?: string; onEffect?: OnEffect; bootId?: string } = {},
+): Promise<DriverScene> {
+  const {
+    folder = mkdtempSync(join(tmpdir(), "kllama-driver-")),
+    onEffect = () => undefined,
+    bootId = "boot",
+  } = options;
+  const cdiFolder = join(folder, "cdi");
+  const checkpoint = join(folder, "checkpoint.json");
+  const machine = await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect);
+  const memory = await readMemory(checkpoint, cdiFolder, bootId);
+  const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
+  const claims = new Map<string, ResourceClaim>();
+  const prepared: PreparedClaim[] = [];
+  const preparation = createPreparation({
+    pool: node,
+    machine,
+    store,
+    readClaim: async (_, name) => claims.get(name),
+    onPrepared: (claim) => void prepared.push(claim),
+  });
+  const references = (names: readonly string[]): ClaimReference[] =>
+    names.map((name) => {
+      const claim = claims.get(name);
+      if (claim === undefined) throw new Error(`the test has no claim ${name}`);
+      return referenceTo(claim);
+    });
+  return {
+    ...{ folder, cdiFolder, checkpoint, machine, store, preparation, claims, prepared },
+    async prepare(...names) {
+      const wanted = references(names);
+      const answers = await preparation.prepare(wanted, { cancelled: false });
+      return Object.fromEntries(
+        wanted.map(({ name, uid }) => {
+          const { error, devices } = answers[uid]!;
+          return [name, error || devices.flatMap(({ cdi_device_ids }) => cdi_device_ids)];
+        }),
+      );
+    },
+    async unprepare(...names) {
+      const wanted = references(names);
+      const answers = await preparation.unprepare(wanted);
+      return Object.fromEntries(wanted.map(({ name, uid }) => [name, answers[uid]!.error]));
+    },
+    specs: async () => (await readdir(cdiFolder)).toSorted(),
+    async remove() {
+      await preparation.idle();
+      await machine.close();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,66 @@
+import { type Client, credentials, makeClientConstructor, type ServiceError } from "@grpc/grpc-js";
+import {
+  type ClaimReference,
+  type ClaimsResponse,
+  type DeviceHealthMessage,
+  draServices,
+  healthServices,
+  type PluginInfo,
+  type PrepareAnswer,
+  registrationService,
+  type UnprepareAnswer,
+} from "../../src/dra/driver/grpc.ts";
+
+/** The kubelet's side of the sockets. */
+export interface KubeletClient {
+  getInfo(): Promise<PluginInfo>;
+  notify(status: { plugin_registered: boolean; error: string }): Promise<void>;
+  prepare(claims: readonly ClaimReference[], version?: string): Promise<Record<string, PrepareAnswer>>;
+  unprepare(claims: readonly ClaimReference[], version?: string): Promise<Record<string, UnprepareAnswer>>;
+  /** Calls `onHealth` with each message until the returned function is called. */
+  watchHealth(version: string, onHealth: (devices: DeviceHealthMessage[]) => void): () => void;
+  close(): void;
+}
+
+type Call = (request: object, answer: (error: ServiceError | null, response: never) => void) => void;
+
+export function connectKubelet(registration: string, dra: string): KubeletClient {
+  const clients: Client[] = [];
+  const clientOf = (definition: Parameters<typeof makeClientConstructor>[0], socket: string) => {
+    const client = new (makeClientConstructor(definition, ""))(`unix:${socket}`, credentials.createInsecure());
+    clients.push(client);
+    return client as unknown as Record<string, Call>;
+  };
+  const call = <T>(client: Record<string, Call>, method: string, request: object): Promise<T> =>
+    new Promise((resolve, reject) =>
+      client[method]!.call(client, request, (error, response) => (error === null ? resolve(response) : reject(error))),
+    );
+  const registry = clientOf(registrationService, registration);
+  const draClients = new Map([...draServices].map(([version, definition]) => [version, clientOf(definition, dra)]));
+  const health = new Map([...healthServices].map(([version, definition]) => [version, clientOf(definition, dra)]));
+  return {
+    getInfo: () => call(registry, "GetInfo", {}),
+    notify: (status) => call(registry, "NotifyRegistrationStatus", status),
+    async prepare(claims, version = "v1.DRAPlugin") {
+      const client = draClients.get(version)!;
+      return (await call<ClaimsResponse<PrepareAnswer>>(client, "NodePrepareResources", { claims })).claims;
+    },
+    async unprepare(claims, version = "v1.DRAPlugin") {
+      const client = draClients.get(version)!;
+      return (await call<ClaimsResponse<UnprepareAnswer>>(client, "NodeUnprepareResources", { claims })).claims;
+    },
+    watchHealth(version, onHealth) {
+      const client = health.get(version) as unknown as Record<
+        string,
+        (request: object) => NodeJS.ReadableStream & { cancel(): void }
+      >;
+      const stream = client["NodeWatchResources"]!({});
+      stream.on("data", ({ devices }: { devices: DeviceHealthMessage[] }) => onHealth(devices));
+      stream.on("error", () => undefined);
+      return () => stream.cancel();
+    },
+    close() {
+      for (const client of clients) client.close();
+    },
+  };
+}

@@ -1,0 +1,143 @@
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterEach, describe, expect, test } from "vitest";
+import { specFile } from "../../../../src/dra/driver/cdi.ts";
+import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
+import { readMemory, rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
+import { claimObject, type DriverScene, node, openScene } from "../../../support/driver.ts";
+
+const opened: DriverScene[] = [];
+
+/** A driver with two prepared claims: `a` on a GPU, `b` on a partition. */
+async function prepared(): Promise<DriverScene> {
+  const driver = await openScene("dgx-a100-mig");
+  opened.push(driver);
+  driver.claims.set("a", claimObject("a", ["gpus gpu-1"]));
+  driver.claims.set("b", claimObject("b", ["gpus gpu-0-mig-2g20gb-14-2"]));
+  await driver.prepare("a", "b");
+  return driver;
+}
+
+async function restarted(before: DriverScene): Promise<DriverScene> {
+  const driver = await openScene("dgx-a100-mig", { folder: before.folder });
+  opened.push(driver);
+  for (const [name, claim] of before.claims) driver.claims.set(name, claim);
+  return driver;
+}
+
+function rebuild(driver: DriverScene) {
+  const { cdiFolder, machine, claims } = driver;
+  return rebuildClaims({ cdiFolder, pool: node, machine, readClaim: async (_, name) => claims.get(name) });
+}
+
+function reconciler(driver: DriverScene) {
+  const { preparation, store, cdiFolder, claims } = driver;
+  const readClaim = async (_: string, name: string) => claims.get(name);
+  return createReconciler({ preparation, store, cdiFolder, readClaim, onPresent: () => undefined });
+}
+
+afterEach(async () => {
+  for (const made of opened.splice(0)) await made.remove();
+});
+
+describe("a checkpoint that is", () => {
+  test.for<[string, (text: string) => string, string]>([
+    ["empty", () => "", "corrupt"],
+    ["cut short", (text) => text.slice(0, -5), "corrupt"],
+    ["of a later version", (text) => text.replace('"version":1', '"version":9'), "newer"],
+  ])("%s is put aside, and rebuilt from specs, API and boards", async ([, harm, why]) => {
+    const before = await prepared();
+    const known = [...before.store.claims.values()];
+    await writeFile(before.checkpoint, harm(await readFile(before.checkpoint, "utf8")));
+    const memory = await readMemory(before.checkpoint, before.cdiFolder, "boot");
+    expect(memory.lost?.aside).toBe(`${before.checkpoint}.${why}-1`);
+    expect(await readdir(before.folder)).toContain(`checkpoint.json.${why}-1`);
+    const rebuilt = await rebuild(before);
+    const byName = (claims: readonly { name: string }[]) => claims.toSorted((a, b) => (a.name < b.name ? -1 : 1));
+    expect(byName(rebuilt)).toMatchObject(
+      byName(known).map((claim) => ({ ...claim, devices: expect.any(Array) as unknown })),
+    );
+    const [, b] = byName(rebuilt) as typeof rebuilt;
+    expect(b?.devices[0]?.partition).toMatchObject({
+      uuid: before.store.claims.get(b!.uid)?.devices[0]?.partition?.uuid,
+    });
+  });
+
+  test("missing while specs are there is rebuilt; missing on a fresh node is no loss", async () => {
+    const before = await prepared();
+    await rm(before.checkpoint);
+    expect((await readMemory(before.checkpoint, before.cdiFolder, "boot")).lost?.why).toMatch(/CDI specs do/);
+    expect(await readMemory(before.checkpoint, join(before.folder, "none"), "boot")).toEqual({ claims: [] });
+  });
+
+  test("put aside twice keeps both", async () => {
+    const before = await prepared();
+    for (const number of [1, 2]) {
+      await writeFile(before.checkpoint, "x");
+      const { lost } = await readMemory(before.checkpoint, before.cdiFolder, "boot");
+      expect(lost?.aside).toBe(`${before.checkpoint}.corrupt-${number}`);
+    }
+  });
+});
+
+test("rebuilding leaves out claims that are gone, have successors, or lost their partition", async () => {
+  const driver = await prepared();
+  driver.claims.set("a", claimObject("a", ["gpus gpu-1"]));
+  const [instance] = await driver.machine.gpuInstances(driver.machine.inventory().gpus[0]!.uuid);
+  await driver.machine.destroyGpuInstance(driver.machine.inventory().gpus[0]!.uuid, instance!.id);
+  expect(await rebuild(driver)).toEqual([]);
+  driver.claims.clear();
+  expect(await rebuild(driver)).toEqual([]);
+});
+
+test("rebuilding keeps claims that are being deleted, and those on devices that broke", async () => {
+  const driver = await prepared();
+  const a = driver.claims.get("a")!;
+  driver.claims.set("a", { ...a, metadata: { ...a.metadata, deletionTimestamp: "2026-01-01T00:00:00Z" } });
+  const state = JSON.parse(await readFile(join(driver.folder, "machine.json"), "utf8")) as object;
+  const losses = { "gpu-1": { how: "remove", since: "2026-01-01T00:00:00Z" } };
+  await writeFile(join(driver.folder, "machine.json"), JSON.stringify({ ...state, losses }));
+  expect((await rebuild(await restarted(driver))).map(({ name }) => name).toSorted()).toEqual(["a", "b"]);
+});
+
+describe("reconciling", () => {
+  test("leaves what is in order alone", async () => {
+    const driver = await prepared();
+    expect(await reconciler(driver)()).toEqual({ undone: 0, strays: 0 });
+    expect(driver.store.claims.size).toBe(2);
+  });
+
+  test("undoes what was cut short, partition and spec included", async () => {
+    const driver = await prepared();
+    for (const claim of driver.store.claims.values()) claim.state = claim.name === "a" ? "Started" : "Aborted";
+    await driver.store.save();
+    const after = await restarted(driver);
+    expect(await reconciler(after)()).toEqual({ undone: 2, strays: 0 });
+    expect(await after.specs()).toEqual([]);
+    expect(await after.machine.gpuInstances(after.machine.inventory().gpus[0]!.uuid)).toEqual([]);
+  });
+
+  test("undoes a prepared claim that two passes in a row find gone", async () => {
+    const driver = await prepared();
+    const pass = reconciler(driver);
+    const a = driver.claims.get("a")!;
+    driver.claims.delete("a");
+    expect((await pass()).undone).toBe(0);
+    driver.claims.set("a", a);
+    expect((await pass()).undone).toBe(0);
+    driver.claims.set("a", { ...a, status: {} });
+    expect((await pass()).undone).toBe(0);
+    expect((await pass()).undone).toBe(1);
+    expect([...driver.store.claims.values()].map(({ name }) => name)).toEqual(["b"]);
+  });
+
+  test("writes specs that are missing and removes those of nobody, but no other driver's", async () => {
+    const driver = await prepared();
+    const specs = await driver.specs();
+    await rm(join(driver.cdiFolder, specs[0]!));
+    await writeFile(join(driver.cdiFolder, specFile("11111111-1111-4111-8111-111111111111")), "{}");
+    await writeFile(join(driver.cdiFolder, "nvidia.yaml"), "");
+    expect(await reconciler(driver)()).toEqual({ undone: 0, strays: 1 });
+    expect(await driver.specs()).toEqual([...specs, "nvidia.yaml"]);
+  });
+});

@@ -1,0 +1,176 @@
+import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { createConnection, createServer } from "node:net";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { DeviceHealthMessage, RegistrationStatus } from "../../../../src/dra/driver/grpc.ts";
+import { watchHealth } from "../../../../src/dra/driver/health.ts";
+import { type KubeletSockets, openKubeletSockets } from "../../../../src/dra/driver/kubelet-sockets.ts";
+import { systemTiming } from "../../../../src/kube/timing.ts";
+import { claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
+import { connectKubelet, type KubeletClient } from "../../../support/kubelet-client.ts";
+
+let driver: DriverScene;
+let sockets: KubeletSockets;
+let kubelet: KubeletClient;
+const statuses: RegistrationStatus[] = [];
+const pathOf = (name: string): string => join(driver.folder, name);
+const draPath = (): string => pathOf("plugins/gpu.kllama.ai/dra.sock");
+const registrationPath = (): string => pathOf("plugins_registry/gpu.kllama.ai-reg.sock");
+
+function open(folder = driver.folder): Promise<KubeletSockets> {
+  const { prepare, unprepare } = driver.preparation;
+  const health = (send: (devices: DeviceHealthMessage[]) => void) =>
+    watchHealth(driver.machine, node, systemTiming, send);
+  return openKubeletSockets(folder, { prepare, unprepare, watchHealth: health }, (status) => statuses.push(status));
+}
+
+beforeEach(async () => {
+  statuses.length = 0;
+  driver = await openScene("h100-pcie");
+  sockets = await open();
+  kubelet = connectKubelet(registrationPath(), draPath());
+});
+
+afterEach(async () => {
+  kubelet.close();
+  await sockets.close();
+  await driver.remove();
+});
+
+test("the registration names driver, socket and versions, the preferred one first", async () => {
+  expect(await kubelet.getInfo()).toEqual({
+    type: "DRAPlugin",
+    name: "gpu.kllama.ai",
+    endpoint: draPath(),
+    supported_versions: ["v1.DRAPlugin", "v1beta1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"],
+  });
+  await kubelet.notify({ plugin_registered: false, error: "no such version" });
+  expect(statuses).toEqual([{ plugin_registered: false, error: "no such version" }]);
+});
+
+test.for(["v1.DRAPlugin", "v1beta1.DRAPlugin"])("%s prepares and unprepares", async (version) => {
+  const claim = claimObject("c", ["gpus gpu-0"]);
+  driver.claims.set("c", claim);
+  const reference = referenceTo(claim);
+  const device = {
+    request_names: ["gpus"],
+    pool_name: node,
+    device_name: "gpu-0",
+    cdi_device_ids: [`gpu.kllama.ai/claim=${reference.uid}-gpus`],
+  };
+  expect(await kubelet.prepare([reference], version)).toEqual({ [reference.uid]: { devices: [device], error: "" } });
+  expect(await kubelet.unprepare([reference], version)).toEqual({ [reference.uid]: { error: "" } });
+});
+
+test("one claim's failure is that claim's alone, and an empty call is a sign of life", async () => {
+  const [good, bad] = [claimObject("good", ["gpus gpu-0"]), claimObject("bad", ["gpus gpu-9"])];
+  driver.claims.set("good", good).set("bad", bad);
+  const answers = await kubelet.prepare([referenceTo(good), referenceTo(bad)]);
+  expect(answers[good.metadata.uid!]?.error).toBe("");
+  expect(answers[bad.metadata.uid!]).toEqual({ devices: [], error: "claim team/bad: node node-1 has no device gpu-9" });
+  expect(await kubelet.prepare([])).toEqual({});
+});
+
+test.for(["v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"])(
+  "%s tells every device at once and each change",
+  async (version) => {
+    const heard: DeviceHealthMessage[][] = [];
+    const stop = kubelet.watchHealth(version, (devices) => heard.push(devices));
+    await vi.waitFor(() => expect(heard.length).toBeGreaterThan(0));
+    expect(heard[0]?.map(({ device, health }) => `${device.pool_name}/${device.device_name} ${health}`)).toEqual(
+      [0, 1, 2, 3].map((minor) => `node-1/gpu-${minor} HEALTHY`),
+    );
+    expect(Math.abs((heard[0]?.[0]?.last_updated_time ?? 0) - Date.now() / 1000)).toBeLessThan(60);
+    const losses = { "gpu-2": { how: "taint", since: "2026-01-01T00:00:00Z" } };
+    await writeFile(pathOf("machine.json"), JSON.stringify({ instances: [], losses }));
+    await vi.waitFor(() => expect(heard.at(-1)?.[2]?.health).toBe("UNHEALTHY"));
+    expect(heard.at(-1)?.[2]?.message).toBe("lost since 2026-01-01T00:00:00Z");
+    stop();
+  },
+);
+
+describe("sockets", () => {
+  test("may be opened by this user alone", async () => {
+    for (const path of [draPath(), registrationPath()]) expect((await stat(path)).mode & 0o777).toBe(0o600);
+    for (const folder of ["plugins/gpu.kllama.ai", "plugins_registry"]) {
+      expect((await stat(pathOf(folder))).mode & 0o777).toBe(0o700);
+    }
+  });
+
+  test("go with a driver that is stopped", async () => {
+    await sockets.close();
+    for (const path of [draPath(), registrationPath()]) await expect(stat(path)).rejects.toThrow("ENOENT");
+  });
+
+  test("of a driver that was killed are taken over", async () => {
+    const folder = pathOf("stale");
+    await mkdir(join(folder, "plugins/gpu.kllama.ai"), { recursive: true });
+    // What a killed process leaves: a socket file that nobody listens on.
+    const dead = join(folder, "plugins/gpu.kllama.ai/dra.sock");
+    const { execFileSync } = await import("node:child_process");
+    const script = `require("net").createServer().listen(${JSON.stringify(dead)}, () => process.kill(process.pid, "SIGKILL"))`;
+    expect(() => execFileSync(process.execPath, ["-e", script])).toThrow("SIGKILL");
+    expect((await stat(dead)).isSocket()).toBe(true);
+    const again = await open(folder);
+    const other = connectKubelet(join(folder, "plugins_registry/gpu.kllama.ai-reg.sock"), dead);
+    expect((await other.getInfo()).endpoint).toBe(dead);
+    other.close();
+    await again.close();
+  });
+
+  test("of a driver that runs are not", async () => {
+    await expect(open()).rejects.toThrow("another process answers there; stop it first");
+    expect((await kubelet.getInfo()).name).toBe("gpu.kllama.ai");
+  });
+
+  test("with a path that Linux cannot hold are refused with a remedy", async () => {
+    await expect(open(join(driver.folder, "x".repeat(90)))).rejects.toThrow(
+      "longer than 107 bytes; use a shorter --kubelet-dir",
+    );
+  });
+
+  test("in a place where something else is are not taken", async () => {
+    const folder = pathOf("taken");
+    await mkdir(join(folder, "plugins/gpu.kllama.ai"), { recursive: true });
+    await writeFile(join(folder, "plugins/gpu.kllama.ai/dra.sock"), "precious");
+    await expect(open(folder)).rejects.toThrow("is not a socket");
+    expect(await readFile(join(folder, "plugins/gpu.kllama.ai/dra.sock"), "utf8")).toBe("precious");
+  });
+});
+
+describe("whatever is sent to the socket", () => {
+  const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+  const frame = (type: number, length: number, payload = Buffer.alloc(0)): Buffer =>
+    Buffer.concat([Buffer.from([length >> 16, length >> 8, length, type, 0, 0, 0, 0, 1]), payload]);
+  test.for<[string, Buffer]>([
+    ["nothing", Buffer.alloc(0)],
+    ["random bytes", Buffer.from(Array.from({ length: 500 }, (_, i) => (i * 7919) % 256))],
+    ["HTTP/1.1", Buffer.from("POST /v1.DRAPlugin HTTP/1.1\r\nHost: x\r\n\r\n")],
+    ["a bare preface", Buffer.from(preface)],
+    ["half a frame", Buffer.concat([Buffer.from(preface), frame(4, 0), frame(1, 100).subarray(0, 5)])],
+    ["a frame that is too long", Buffer.concat([Buffer.from(preface), frame(4, 0), frame(0, 0xffffff)])],
+    [
+      "headers that do not decode",
+      Buffer.concat([Buffer.from(preface), frame(4, 0), frame(1, 4, Buffer.from([255, 255, 255, 255]))]),
+    ],
+  ])("%s: calls are answered afterwards", async ([, bytes]) => {
+    for (let round = 0; round < 20; round++) {
+      const connection = createConnection(draPath());
+      await new Promise<void>((resolve) => {
+        connection.on("error", () => resolve());
+        connection.on("close", () => resolve());
+        connection.end(bytes, () => setImmediate(() => connection.destroy()));
+      });
+    }
+    expect(await kubelet.prepare([])).toEqual({});
+  });
+});
+
+test("a folder's server that does not speak gRPC is somebody's, too", async () => {
+  const folder = pathOf("foreign");
+  await mkdir(join(folder, "plugins/gpu.kllama.ai"), { recursive: true });
+  const server = createServer().listen(join(folder, "plugins/gpu.kllama.ai/dra.sock"));
+  await new Promise((resolve) => server.once("listening", resolve));
+  await expect(open(folder)).rejects.toThrow("another process answers there");
+  server.close();
+});
