@@ -30,6 +30,13 @@ const flags = {
     multiple: true,
     describe: "Common name that a client's certificate may have, such as kube-scheduler's. Default: any.",
   },
+  "metrics-client-name": {
+    type: "string",
+    value: "NAME",
+    multiple: true,
+    describe:
+      "Common name that a client's certificate must have to read /metrics, and that may call nothing else. Default: those of --client-name.",
+  },
   namespace: {
     type: "string",
     value: "NAME",
@@ -111,8 +118,11 @@ async function readTls(values: FlagValues<typeof flags>, host: string) {
     throw new UsageError("--tls-cert, --tls-key and --client-ca belong together; give all three or none");
   }
   const clientNames = values["client-name"];
+  const metricsNames = values["metrics-client-name"];
   if (given === 0) {
-    if (clientNames !== undefined) throw new UsageError("--client-name needs --tls-cert, --tls-key and --client-ca");
+    for (const flag of ["client-name", "metrics-client-name"] as const) {
+      if (values[flag] !== undefined) throw new UsageError(`--${flag} needs --tls-cert, --tls-key and --client-ca`);
+    }
     if (!isLoopback(host)) {
       throw new UsageError(
         `--listen ${host}: anybody who reaches this address could bind pods; give --tls-cert, --tls-key and --client-ca, or listen on 127.0.0.1`,
@@ -121,5 +131,11 @@ async function readTls(values: FlagValues<typeof flags>, host: string) {
     return undefined;
   }
   const [cert, key, ca] = (await Promise.all(files.map((file) => readFile(file!, "utf8")))) as [string, string, string];
-  return { cert, key, ca, ...(clientNames === undefined ? {} : { clientNames }) };
+  return {
+    cert,
+    key,
+    ca,
+    ...(clientNames === undefined ? {} : { clientNames }),
+    ...(metricsNames === undefined ? {} : { metricsNames }),
+  };
 }

@@ -7,6 +7,14 @@ import type {
   ExtenderPreemptionResult,
   HostPriority,
 } from "../api/extender.ts";
+import {
+  type ConnectionLimits,
+  closeConnections,
+  defaultLimits,
+  guardConnections,
+  http1Options,
+  http2Options,
+} from "./connections.ts";
 import type { PlannerMetrics } from "./metrics.ts";
 
 /** What the server asks of the planner. A pod is known by its UID only: nothing else in a request is believed. */
@@ -27,15 +35,23 @@ export interface BindRequest {
 
 export interface ServerOptions {
   /** mTLS: kube-scheduler must show a certificate of this CA. Without it the server is for loopback only. */
-  tls?: { key: string; cert: string; ca: string; clientNames?: readonly string[] };
-  /** Longest time that a request may take to arrive. A held bind call has arrived. */
-  requestTimeoutMs?: number;
+  tls?: ServerTls;
+  limits?: Partial<ConnectionLimits>;
   /** Hears of faults inside; the caller is only told that there was one. */
   onError?: (error: Error) => void;
 }
 
-/** Calls at a time on one connection: more than the members of the largest gang, whose calls are all held at once. */
-const maxConcurrentStreams = 4096;
+/** PEM texts, and the common names that a client's certificate may have. */
+export interface ServerTls {
+  key: string;
+  cert: string;
+  ca: string;
+  /** Who may call the verbs; absent: any client of the authority. */
+  clientNames?: readonly string[];
+  /** Who may read /metrics, and nothing but that and health; absent: who may call the verbs. */
+  metricsNames?: readonly string[];
+}
+
 const bodyLimitBytes = 8 * 1024 * 1024;
 const uid = z.string().min(1).max(128);
 const maxNameLength = 253;
@@ -63,18 +79,22 @@ export function buildServer(
   metrics: PlannerMetrics,
   options: ServerOptions = {},
 ): FastifyInstance {
+  const limits = { ...defaultLimits, ...options.limits };
   const app = fastify({
     // HTTP/2 as well: Go's client keeps two idle HTTP/1.1 connections per host, so that half of a gang's calls would begin
     // with a TLS handshake, which costs both ends more than the call.
-    ...(options.tls === undefined ? {} : { http2: true, https: tlsOptions(options.tls) }),
+    ...(options.tls === undefined
+      ? { http: http1Options(limits) }
+      : { http2: true, https: tlsOptions(options.tls, limits) }),
     bodyLimit: bodyLimitBytes,
-    requestTimeout: options.requestTimeoutMs ?? 10_000,
-    // Go's client reuses idle connections for 90 s: the client must be the one who closes.
-    keepAliveTimeout: 120_000,
-    forceCloseConnections: true,
+    requestTimeout: limits.requestTimeoutMs,
+    keepAliveTimeout: limits.keepAliveMs,
+    connectionTimeout: limits.keepAliveMs,
+    http2SessionTimeout: limits.keepAliveMs,
     logger: false,
   } as object) as unknown as FastifyInstance;
-  app.server.headersTimeout = 10_000;
+  const connections = guardConnections(app.server, limits);
+  app.addHook("preClose", async () => closeConnections(connections, limits.closeGraceMs));
 
   readStrictJson(app);
   clientNameCheck(app, options);
@@ -110,16 +130,18 @@ export function buildServer(
   return app;
 }
 
-function tlsOptions(tls: NonNullable<ServerOptions["tls"]>): object {
+function tlsOptions(tls: ServerTls, limits: ConnectionLimits): object {
   return {
+    ...http1Options(limits),
+    ...http2Options(),
     key: tls.key,
     cert: tls.cert,
     ca: tls.ca,
     requestCert: true,
     rejectUnauthorized: true,
     minVersion: "TLSv1.2",
+    handshakeTimeout: limits.requestTimeoutMs,
     allowHTTP1: true,
-    settings: { maxConcurrentStreams },
   };
 }
 
@@ -145,19 +167,37 @@ function badRequest(message: string): Error {
 }
 
 /** A certificate of the right CA is not enough where the CA signs others too: its name must be one we expect. */
-function clientNameCheck(app: FastifyInstance, options: ServerOptions): void {
-  const names = options.tls?.clientNames;
-  if (names === undefined) return;
+function clientNameCheck(app: FastifyInstance, { tls }: ServerOptions): void {
+  if (tls?.clientNames === undefined && tls?.metricsNames === undefined) return;
   // Parsing a certificate takes longer than most requests; a connection's never changes.
   const commonNames = new WeakMap<object, string>();
   app.addHook("onRequest", async (request, reply) => {
-    const socket = request.raw.socket as unknown as { getPeerCertificate?: () => { subject?: { CN?: string } } };
-    const commonName = commonNames.get(socket) ?? socket.getPeerCertificate?.().subject?.CN ?? "";
-    commonNames.set(socket, commonName);
-    if (!names.includes(commonName)) {
+    const connection = connectionOf(request.raw);
+    const commonName = commonNames.get(connection) ?? commonNameOf(request.raw);
+    commonNames.set(connection, commonName);
+    if (!isAllowed(tls, pathOf(request.url), commonName)) {
       await reply.code(403).send({ error: `client certificate name ${JSON.stringify(commonName)} is not allowed` });
     }
   });
+}
+
+/** Health is told to every client of the authority. */
+function isAllowed({ clientNames, metricsNames }: ServerTls, path: string, commonName: string): boolean {
+  if (path === "healthz" || path === "readyz") return true;
+  const names = path === "metrics" ? (metricsNames ?? clientNames) : clientNames;
+  if (names !== undefined) return names.includes(commonName);
+  // Whoever was let in to read metrics was not let in to bind pods.
+  return metricsNames === undefined || !metricsNames.includes(commonName);
+}
+
+/** HTTP/2 gives every request a socket object of its own; what requests of one connection share is the session. */
+function connectionOf(raw: { socket: object; stream?: { session?: object } }): object {
+  return raw.stream?.session ?? raw.socket;
+}
+
+function commonNameOf(raw: { socket: object }): string {
+  const socket = raw.socket as { getPeerCertificate?: () => { subject?: { CN?: string } } };
+  return socket.getPeerCertificate?.().subject?.CN ?? "";
 }
 
 /** One POST verb: keys in any case (Go writes its field names, other clients lower case), validated, timed, counted. */
@@ -212,7 +252,11 @@ function prioritize(backend: ExtenderBackend, podUid: string, nodeNames: readonl
   return nodeNames.map((Host) => ({ Host, Score: "node" in answer && answer.node === Host ? 10 : 0 }));
 }
 
+function pathOf(url: string): string {
+  return url.split("?")[0]?.slice(1) ?? "";
+}
+
 function verbOf(url: string): string {
-  const path = url.split("?")[0]?.slice(1) ?? "";
+  const path = pathOf(url);
   return ["filter", "prioritize", "preempt", "bind"].includes(path) ? path : "other";
 }

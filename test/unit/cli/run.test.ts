@@ -49,6 +49,7 @@ describe("a command line that is not understood exits with 2 and says what to wr
     ["planner --listen 0.0.0.0:8443", "--listen 0.0.0.0: anybody who reaches this address could bind pods"],
     ["planner --tls-cert a --tls-key b", "--tls-cert, --tls-key and --client-ca belong together"],
     ["planner --client-name x", "--client-name needs --tls-cert"],
+    ["planner --metrics-client-name x", "--metrics-client-name needs --tls-cert"],
     ["planner --log-level loud", "--log-level loud is not a level; use one of trace, debug"],
     ["operator --help=yes", "flag --help takes no value"],
     ["operator now", 'unexpected argument "now"'],
