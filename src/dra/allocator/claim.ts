@@ -10,7 +10,7 @@ import type { RejectionReason } from "../../api/placement.ts";
 import type { Consumption } from "../../topology/inventory.ts";
 import { parseNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
-import { compileExpression, type DeviceExpression } from "./cel.ts";
+import { compileExpression, type DeviceExpression } from "./cel/expression.ts";
 import { driversOf } from "./class-drivers.ts";
 
 /** Why a claim cannot be planned at all, on any node: the object, the field and the remedy are named. */

@@ -32,7 +32,7 @@ interface SelectorQuestion {
 }
 
 export interface Answer {
-  /** Of an allocation: allocated, refused, error, timeout. Of a selector: true, false, refused, costly, error. */
+  /** Of an allocation: allocated, refused, error, timeout. Of a selector: true, false, refused, error. */
   verdict: string;
   message?: string;
   /** In the order of the claims. */

@@ -48,8 +48,8 @@ type question struct {
 	Device     *resourceapi.Device `json:"device"`
 }
 
-// answer: verdict is allocated, refused, error or timeout for an allocation; true, false, refused (does not compile),
-// costly (worst case above the limit) or error (fails on the device) for a selector.
+// answer: verdict is allocated, refused, error or timeout for an allocation; true, false, refused (does not compile) or
+// error (fails on the device, or costs too much) for a selector.
 type answer struct {
 	Verdict     string                         `json:"verdict"`
 	Message     string                         `json:"message,omitempty"`
@@ -151,9 +151,6 @@ func selects(asked question) answer {
 	compiled := cel.GetCompiler(celFeatures).CompileCELExpression(*asked.Expression, cel.Options{})
 	if compiled.Error != nil {
 		return answer{Verdict: "refused", Message: compiled.Error.Error()}
-	}
-	if compiled.MaxCost > resourceapi.CELSelectorExpressionMaxCost {
-		return answer{Verdict: "costly", Cost: &compiled.MaxCost}
 	}
 	matches, details, err := compiled.DeviceMatches(context.Background(), cel.Device{
 		Driver:                   asked.Driver,

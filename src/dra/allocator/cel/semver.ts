@@ -20,6 +20,7 @@ export function parseSemver(text: string): Semver | undefined {
   const match = syntax.exec(text);
   if (match === null || text.length > 256) return undefined;
   const numbers = [match[1], match[2], match[3]].map((part) => BigInt(part ?? "0"));
+  if (numbers.some((each) => each >= 2n ** 64n)) return undefined;
   return new Semver(numbers, match[4]?.split(".") ?? []);
 }
 

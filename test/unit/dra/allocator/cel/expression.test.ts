@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
-import type { Device } from "../../../../src/api/kubernetes.ts";
-import { compileExpression } from "../../../../src/dra/allocator/cel.ts";
-import { assembleInventory } from "../../../../src/topology/inventory.ts";
-import { attributes, nodeRecord, sliceRecord } from "../../../builders.ts";
+import type { Device } from "../../../../../src/api/kubernetes.ts";
+import { compileExpression } from "../../../../../src/dra/allocator/cel/expression.ts";
+import { assembleInventory } from "../../../../../src/topology/inventory.ts";
+import { attributes, nodeRecord, sliceRecord } from "../../../../builders.ts";
 
 const device: Device = {
   name: "gpu-0",

@@ -1,9 +1,11 @@
-import type { Device, DeviceAttribute } from "../../api/kubernetes.ts";
-import type { DeviceEntry } from "../../topology/inventory.ts";
-import { parseNano } from "../../topology/quantity.ts";
-import { CelDevice, deviceEnvironment, Quantity } from "./cel-environment.ts";
-import { adaptToKubernetes, type ParsedNode } from "./cel-rewrite.ts";
+import type { Device, DeviceAttribute } from "../../../api/kubernetes.ts";
+import type { DeviceEntry } from "../../../topology/inventory.ts";
+import { parseNano } from "../../../topology/quantity.ts";
+import { withCostLimit } from "./cost.ts";
+import { CelDevice, deviceEnvironment } from "./environment.ts";
+import { adaptToKubernetes, constantConversions, countCost, type ParsedNode } from "./rewrite.ts";
 import { parseSemver } from "./semver.ts";
+import { Quantity } from "./values.ts";
 
 /** Whether a device satisfies a selector, or why the expression failed on it. */
 type Verdict = boolean | { readonly error: string };
@@ -44,10 +46,18 @@ function compileAnew(text: string): DeviceExpression | { readonly problem: strin
     if (check.type !== "bool" && check.type?.startsWith("dyn") !== true) {
       return { problem: `it must evaluate to bool, not ${check.type}` };
     }
-    return remembering(text, (device) => evaluate({ device }));
+    for (const conversion of constantConversions(evaluate.ast as unknown as ParsedNode)) tryConversion(conversion);
+    countCost(evaluate.ast as unknown as ParsedNode);
+    return remembering(text, (device) => withCostLimit(() => evaluate({ device })));
   } catch (error) {
     return { problem: summary(error) };
   }
+}
+
+/** Throws when a conversion of a constant fails. */
+function tryConversion(text: string): void {
+  const result: unknown = environment.evaluate(text);
+  if (typeof result === "bigint" && BigInt.asIntN(64, result) !== result) throw new Error(`${text}: integer overflow`);
 }
 
 function parseNode(text: string): ParsedNode {

@@ -1,4 +1,5 @@
 import { RE2JS } from "re2js";
+import { costOf, spend } from "./cost.ts";
 
 /**
  * The seam where the CEL library's reading of three constructs is replaced by cel-go's. It touches the parsed tree
@@ -11,7 +12,10 @@ import { RE2JS } from "re2js";
 export interface ParsedNode {
   op: string;
   args: unknown;
-  readonly meta: { check: CheckNode; evaluate: EvaluateNode };
+  readonly input: string;
+  readonly start: number;
+  readonly end: number;
+  readonly meta: { check: CheckNode; evaluate: EvaluateNode; macro?: unknown; alternate?: unknown };
   clone(op: { name: string; check: CheckNode; evaluate: EvaluateNode }, args: unknown): ParsedNode;
   setMeta(key: string, value: unknown): ParsedNode;
 }
@@ -28,6 +32,20 @@ export function adaptToKubernetes(root: ParsedNode, parse: (text: string) => Par
     if (node.op === "call") adaptHas(node, parse);
     else if (node.op === "in") adaptIn(node);
     else if (node.op === "rcall") adaptMatches(node);
+    else if (node.op === "value") refuseOverflow(node, root);
+  }
+}
+
+/** Makes the evaluation of a checked tree count what it costs. */
+export function countCost(root: ParsedNode): void {
+  for (const node of descendants(root)) {
+    const { evaluate, macro, alternate } = node.meta;
+    if (macro !== undefined || alternate !== undefined) continue;
+    node.setMeta("evaluate", (evaluator: Evaluator, self: ParsedNode, context: unknown) => {
+      const result = evaluate(evaluator, self, context);
+      spend(costOf(node.op, result));
+      return result;
+    });
   }
 }
 
@@ -54,10 +72,35 @@ function adaptHas(node: ParsedNode, parse: (text: string) => ParsedNode): void {
   const selection = args[0];
   if (name !== "has" || args.length !== 1 || selection?.op !== ".") return;
   const [operand, field] = selection.args as [ParsedNode, string];
+  if (operand.op === "id" && operand.args === "device" && !deviceFields.has(field)) {
+    throw new Error(`undefined field '${field}'`);
+  }
   const template = parse(`x[?${JSON.stringify(field)}].hasValue()`);
   const access = (template.args as [string, ParsedNode, unknown[]])[1];
   (access.args as ParsedNode[])[0] = operand;
   node.setMeta("macro", undefined).setMeta("async", undefined).setMeta("alternate", template);
+}
+
+const conversions: ReadonlySet<string> = new Set(["int", "uint", "double", "bool", "duration", "timestamp"]);
+
+/** Conversions of values that are written out, as source texts: cel-go makes them while it compiles. */
+export function constantConversions(root: ParsedNode): string[] {
+  return descendants(root).flatMap((node) => {
+    if (node.op !== "call") return [];
+    const [name, [only, ...more]] = node.args as [string, ParsedNode[]];
+    const literal = only?.op === "-_" ? (only.args as ParsedNode) : only;
+    const constant = literal?.op === "value" && more.length === 0 && conversions.has(name);
+    return constant ? [node.input.slice(node.start, node.end)] : [];
+  });
+}
+
+const deviceFields: ReadonlySet<string> = new Set(["driver", "allowMultipleAllocations", "attributes", "capacity"]);
+
+/** Whole numbers have 64 bits; only below a minus may one be 2^63. */
+function refuseOverflow(node: ParsedNode, root: ParsedNode): void {
+  if (typeof node.args !== "bigint" || node.args < 2n ** 63n) return;
+  const negated = descendants(root).some(({ op, args }) => op === "-_" && args === node);
+  if (node.args > 2n ** 63n || !negated) throw new Error(`invalid int literal: ${node.args}`);
 }
 
 /** Asks the map itself, not its reading of absent keys. */
@@ -77,7 +120,7 @@ function adaptIn(node: ParsedNode): void {
 function adaptMatches(node: ParsedNode): void {
   const args = node.args as [string, ParsedNode, ParsedNode[]];
   const [pattern] = args[2];
-  if (args[0] !== "matches" || args[2].length !== 1) return;
-  args[0] = "matchesRe2";
+  if (!["matches", "find", "findAll"].includes(args[0])) return;
+  if (args[0] === "matches" && args[2].length === 1) args[0] = "matchesRe2";
   if (pattern?.op === "value" && typeof pattern.args === "string") RE2JS.compile(pattern.args);
 }

@@ -1,16 +1,12 @@
 import { Environment } from "@marcbachmann/cel-js";
-import { RE2JS } from "re2js";
-import { parseNano } from "../../topology/quantity.ts";
+import { parseNano } from "../../../topology/quantity.ts";
+import { registerLists } from "./lists.ts";
+import { registerMacros } from "./macros.ts";
+import { registerNetwork } from "./network.ts";
 import { compareSemver, parseLenientSemver, parseSemver, Semver } from "./semver.ts";
-
-/** A Kubernetes quantity in billionths. */
-export class Quantity {
-  readonly nano: bigint;
-
-  constructor(nano: bigint) {
-    this.nano = nano;
-  }
-}
+import { registerStrings } from "./strings.ts";
+import { registerUrls } from "./urls.ts";
+import { celEqual, Quantity } from "./values.ts";
 
 /** The variable `device` of a selector; missing domains read as empty maps, as upstream. */
 export class CelDevice {
@@ -33,6 +29,7 @@ export class CelDevice {
 }
 
 const quantityType = "kubernetes.Quantity";
+const deviceType = "kubernetes.DRADevice";
 const semverType = "kubernetes.Semver";
 const nanoPerUnit = 1_000_000_000n;
 
@@ -48,14 +45,17 @@ export function deviceEnvironment(): Environment {
   registerSemver(environment);
   registerLists(environment);
   registerStrings(environment);
-  environment.registerVariable("device", "kubernetes.DRADevice");
+  registerNetwork(environment);
+  registerUrls(environment);
+  registerMacros(environment);
+  environment.registerVariable("device", deviceType);
   return environment;
 }
 
 function registerTypes(environment: Environment): void {
   environment.registerType(quantityType, { ctor: Quantity, fields: {} });
   environment.registerType(semverType, { ctor: Semver, fields: {} });
-  environment.registerType("kubernetes.DRADevice", {
+  environment.registerType(deviceType, {
     ctor: CelDevice,
     fields: {
       driver: "string",
@@ -64,6 +64,8 @@ function registerTypes(environment: Environment): void {
       capacity: `map<string, map<string, ${quantityType}>>`,
     },
   });
+  environment.registerOperator("optional<A> == optional<A>", celEqual);
+  environment.registerOperator(`${deviceType} == ${deviceType}`, (a: CelDevice, b: CelDevice) => a === b);
 }
 
 /** https://kubernetes.io/docs/reference/using-api/cel/#kubernetes-quantity-library */
@@ -73,9 +75,9 @@ function registerQuantities(environment: Environment): void {
   add(`quantity(string): ${quantityType}`, (text: string) => new Quantity(parseNano(text)));
   add("isQuantity(string): bool", (text: string) => succeeds(() => parseNano(text)));
   add(`sign(${quantityType}): int`, (q: Quantity) => BigInt(compareNano(q.nano, 0n)));
-  add(`${quantityType}.isInteger(): bool`, (q: Quantity) => q.nano % nanoPerUnit === 0n);
+  add(`${quantityType}.isInteger(): bool`, isInteger);
   add(`${quantityType}.asInteger(): int`, (q: Quantity) => {
-    if (q.nano % nanoPerUnit !== 0n) throw new Error("cannot convert value to integer");
+    if (!isInteger(q)) throw new Error("cannot convert value to integer");
     return q.nano / nanoPerUnit;
   });
   add(`${quantityType}.asApproximateFloat(): double`, (q: Quantity) => Number(q.nano) / 1e9);
@@ -114,70 +116,19 @@ function registerSemver(environment: Environment): void {
   environment.registerOperator(`${semverType} == ${semverType}`, (a: Semver, b: Semver) => compareSemver(a, b) === 0);
 }
 
-type Ordered = bigint | number | string;
-
-/** https://kubernetes.io/docs/reference/using-api/cel/#kubernetes-list-library */
-function registerLists(environment: Environment): void {
-  for (const type of ["int", "double", "string"]) {
-    environment.registerFunction(`list<${type}>.isSorted(): bool`, (list: Ordered[]) =>
-      list.every((value, position) => position === 0 || list[position - 1]! <= value),
-    );
-    environment.registerFunction(`list<${type}>.min(): ${type}`, (list: Ordered[]) =>
-      extreme(list, "min", (value, least) => value < least),
-    );
-    environment.registerFunction(`list<${type}>.max(): ${type}`, (list: Ordered[]) =>
-      extreme(list, "max", (value, most) => value > most),
-    );
-    environment.registerFunction(`list<${type}>.indexOf(${type}): int`, (list: Ordered[], value: Ordered) =>
-      BigInt(list.indexOf(value)),
-    );
-    environment.registerFunction(`list<${type}>.lastIndexOf(${type}): int`, (list: Ordered[], value: Ordered) =>
-      BigInt(list.lastIndexOf(value)),
-    );
-  }
-  environment.registerFunction("list<int>.sum(): int", (list: bigint[]) =>
-    list.reduce((sum, value) => sum + value, 0n),
-  );
-  environment.registerFunction("list<double>.sum(): double", (list: number[]) =>
-    list.reduce((sum, value) => sum + value, 0),
-  );
-}
-
-/** What cel-go's string extension has and the CEL library lacks, and RE2 patterns: linear in time, as upstream. */
-function registerStrings(environment: Environment): void {
-  environment.registerFunction("string.charAt(int): string", (text: string, position: bigint) => {
-    if (position < 0n || position > text.length) throw new Error(`index out of range: ${position}`);
-    return text.charAt(Number(position));
-  });
-  environment.registerFunction("string.replace(string, string): string", (text: string, old: string, by: string) =>
-    text.replaceAll(old, () => by),
-  );
-  environment.registerFunction("matches(string, string): bool", matchesPattern);
-  environment.registerFunction("string.matchesRe2(string): bool", matchesPattern);
-  environment.registerFunction("string.find(string): string", (text: string, pattern: string) => {
-    const matcher = RE2JS.compile(pattern).matcher(text);
-    return matcher.find() ? (matcher.group() ?? "") : "";
-  });
-}
-
-function matchesPattern(text: string, pattern: string): boolean {
-  return RE2JS.compile(pattern).matcher(text).find();
-}
-
 function versionOf(text: string, lenient: boolean): Semver {
   const version = lenient ? parseLenientSemver(text) : parseSemver(text);
   if (version === undefined) throw new Error(`${JSON.stringify(text)} is not a semantic version`);
   return version;
 }
 
-function compareNano(a: bigint, b: bigint): number {
-  return a < b ? -1 : a > b ? 1 : 0;
+/** Whole and below 2^63 - 1, where quantities are capped. */
+function isInteger({ nano }: Quantity): boolean {
+  return nano % nanoPerUnit === 0n && nano / nanoPerUnit < 2n ** 63n - 1n;
 }
 
-function extreme(list: Ordered[], name: string, better: (value: Ordered, best: Ordered) => boolean): Ordered {
-  const first = list[0];
-  if (first === undefined) throw new Error(`${name} called on empty list`);
-  return list.reduce((best, value) => (better(value, best) ? value : best), first);
+function compareNano(a: bigint, b: bigint): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 function succeeds(attempt: () => unknown): boolean {
