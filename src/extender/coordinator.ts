@@ -281,7 +281,10 @@ export function createCoordinator(
       if (claim !== undefined) own.add(`claim:${claim.uid}`);
     }
     return placed.claims.every((claim) =>
-      claim.devices.every((d) => model.holdersOf(d.driver, d.pool, d.device).every((holder) => own.has(holder))),
+      claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {
+        const holders = adminAccess === true ? [] : model.holdersOf(driver, pool, device, shareID);
+        return holders.every((holder) => own.has(holder));
+      }),
     );
   }
 

@@ -9,8 +9,8 @@ export interface Ledger {
   set(holder: string, held: readonly Held[]): void;
   /** What of a device is held: the device itself, or each share that somebody has. */
   heldOf(device: string): readonly Held[];
-  /** Holders of a device or of any share of it, sorted. */
-  holdersOf(device: string): readonly string[];
+  /** Holders of a device or of any share of it, sorted. With `shareId`: only of that share and of the whole device. */
+  holdersOf(device: string, shareId?: string): readonly string[];
   heldBy(holder: string): readonly Held[];
 }
 
@@ -61,7 +61,12 @@ export function createLedger(onChange: (held: Held, taken: boolean) => void): Le
       for (const [key, held] of had) if (!wanted.has(key)) remove(holder, key, held);
     },
     heldOf,
-    holdersOf: (device) => [...new Set(heldOf(device).flatMap((held) => holders.get(heldKey(held))!))].toSorted(),
+    holdersOf(device, shareId) {
+      const concerned = heldOf(device).filter(
+        (held) => shareId === undefined || typeof held === "string" || held.id === shareId,
+      );
+      return [...new Set(concerned.flatMap((held) => holders.get(heldKey(held))!))].toSorted();
+    },
     heldBy: (holder) => holdings.get(holder) ?? [],
   };
 }

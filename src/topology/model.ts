@@ -53,8 +53,11 @@ export interface ClusterModel {
    */
   hold(key: string, namespace: string, pods: readonly HeldPod[]): void;
   release(key: string): void;
-  /** Who holds a device: `claim:UID`, `hold:KEY`, `pod:UID`, sorted; empty: free. For audits and messages. */
-  holdersOf(driver: string, pool: string, device: string): readonly string[];
+  /**
+   * Who holds a device or any share of it: `claim:UID`, `hold:KEY`, `pod:UID`, sorted; empty: free. With `shareId`: who
+   * holds that share, or the whole device.
+   */
+  holdersOf(driver: string, pool: string, device: string, shareId?: string): readonly string[];
 
   /** Grows with every change that may free or take anything. */
   readonly version: number;
@@ -108,7 +111,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     topology: (name) => nodes.fabric(name)?.spec,
     hold: holds.hold,
     release: (key) => holds.hold(key, "", []),
-    holdersOf: (driver, pool, device) => ledger.holdersOf(deviceKey(driver, pool, device)),
+    holdersOf: (driver, pool, device, shareId) => ledger.holdersOf(deviceKey(driver, pool, device), shareId),
     get version() {
       return clock.version;
     },

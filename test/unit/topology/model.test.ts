@@ -85,6 +85,7 @@ describe("devices", () => {
       "hold:team/g",
       "pod:pod-uid-p",
     ]);
+    expect(model.holdersOf(driver, "nics", "gpu-0", "2")).toEqual(["claim:claim-uid-d"]);
     model.upsertNode({ ...model.node("n")!, unschedulable: true });
     expect(sharesNow()).toEqual([2, 200_000_000_000n * 10n ** 9n]);
     model.release("team/g");
