@@ -1,8 +1,9 @@
 import type { DeviceLevel, Domain } from "../topology/fabric.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { NodeState } from "../topology/node-table.ts";
-import { countSlots, type ShapeTable } from "./fit.ts";
+import type { ShapeTable } from "./fit.ts";
 import { deviceLevelOn, type Group, type Problem, valuesInside } from "./problem.ts";
+import { countSlotsInside, freeSlotsInside, type Together } from "./shape.ts";
 
 /** A domain and how many pods of a shape fit into it; without a path: there is none. */
 interface DomainRoom {
@@ -32,30 +33,35 @@ function bestHost(problem: Problem, group: Group, table: ShapeTable): DomainRoom
   const { view } = problem;
   const pinned = new Set(group.pins.map(({ node }) => node));
   let best: DomainRoom = { path: undefined, room: 0 };
+  const isBetter = (name: string, room: number) =>
+    best.path === undefined || room > best.room || (room === best.room && name < best.path);
   for (const node of view.nodes) {
     const level = node && deviceLevelOn(group.rule.ref, node.index);
-    if (!level || table.slots[node.index]! < best.room || (pinned.size > 0 && !pinned.has(node.index))) continue;
-    const values = valuesInside(view, node.index, level.attribute);
-    if (values.length === 0) continue;
+    if (!level || (pinned.size > 0 && !pinned.has(node.index))) continue;
     const { name } = node.record;
-    const room = roomInside(view, table, node, level, values);
-    const better = best.path === undefined || room > best.room || (room === best.room && name < best.path);
-    if (better) best = { path: name, room };
+    const inside = valuesInside(view, node.index, level.attribute);
+    if (inside.length === 0 || !isBetter(name, table.slots[node.index]!)) continue;
+    const room = roomInside(view, table, node, level, inside, (bound) => isBetter(name, bound));
+    if (room !== undefined && isBetter(name, room)) best = { path: name, room };
   }
   return best;
 }
 
-/** Pods of a shape that fit into one of the domains inside a host. */
+/** Pods of a shape that fit into one of the domains inside a host; undefined: at most so many that it is not worth it. */
 function roomInside(
   view: ModelView,
   { shape, slots }: ShapeTable,
   { index, record }: NodeState,
   { attribute }: DeviceLevel,
   values: readonly string[],
-): number {
+  worthwhile: (bound: number) => boolean,
+): number | undefined {
   const most = slots[index]!;
   if (values.length < 2 || shape.claims.length === 0) return most;
   const inventory = view.inventory(index);
-  const usage = () => view.usage(index);
-  return Math.max(...values.map((value) => countSlots(shape, record, most, inventory, usage, [{ attribute, value }])));
+  const usage = view.usage(index);
+  const largest = (room: (inside: Together) => number) =>
+    Math.max(...values.map((value) => room({ attribute, value })));
+  if (!worthwhile(largest((inside) => freeSlotsInside(shape, inventory, usage, inside)))) return undefined;
+  return largest((inside) => countSlotsInside(shape, record, most, inventory, usage, inside));
 }

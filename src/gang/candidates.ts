@@ -1,5 +1,6 @@
 import type { NodeLevel } from "../topology/fabric.ts";
-import { countSlots, type ShapeTable } from "./fit.ts";
+import type { ModelView } from "../topology/model.ts";
+import type { ShapeTable } from "./fit.ts";
 import { contains, type GroupDomain, type GroupDomains } from "./group-domain.ts";
 import { type Bundle, deviceLevelOn, type Group, type LevelRef, type Problem, valuesInside } from "./problem.ts";
 import {
@@ -11,6 +12,7 @@ import {
   lazyOrder,
   thenLazily,
 } from "./score.ts";
+import { countSlotsInside, freeSlotsInside } from "./shape.ts";
 import type { SpreadCount } from "./spread.ts";
 
 /** Domains that a group may be given, tightest first, inside those of the groups it shares slots with. */
@@ -31,15 +33,16 @@ export function candidateDomains(problem: Problem, g: number, domains: GroupDoma
   }
   if (ref.kind === "device" || ref.level.inside) {
     for (const host of region ?? problem.view.nodes.keys()) {
-      const told = deviceLevelOn(ref, host) && around.every((domain) => contains(domain, host));
-      if (told && large.host(host)) places.push({ host });
+      const level = deviceLevelOn(ref, host);
+      if (!level || !large.host(host) || !around.every((domain) => contains(domain, host))) continue;
+      if (likelyValues(problem.view, large, host, ref, level.attribute).length > 0) places.push({ host });
     }
   }
   const order = lazyOrder(places, comparePlaces(fabric, heaviestTable(problem, group), ref));
   return flatten(order, ({ domain, host }): GroupDomain[] => {
     if (domain !== undefined) return ref.kind === "node" ? [{ kind: "node", level: ref.level, domain }] : [];
     const level = deviceLevelOn(ref, host)!;
-    return valuesOn(problem, group, host, ref, level.attribute).map((value) => ({
+    return valuesOn(problem.view, large, host, ref, level.attribute).map((value) => ({
       kind: "device",
       level,
       node: host,
@@ -50,13 +53,15 @@ export function candidateDomains(problem: Problem, g: number, domains: GroupDoma
 
 /** Tells the domains, and the hosts, that have room for each shape of a group by itself, whatever else this unit needs. */
 function largeEnough(problem: Problem, group: Group) {
-  const pods = podsByTable(problem, group);
+  const pods = [...podsByTable(problem, group)];
   return {
+    pods,
+    claimless: group.slots.every((slot) => problem.tables[slot]!.shape.claims.length === 0),
     domain: ({ index }: NodeLevel, domain: number): boolean =>
-      [...pods].every(([table, count]) => table.sums(group.rule.fabric, index, "slots")[domain]! >= count),
+      pods.every(([table, count]) => table.sums(group.rule.fabric, index, "slots")[domain]! >= count),
     host: (node: number): boolean =>
       group.slots.every((slot) => canHost(problem, slot, node)) &&
-      [...pods].every(([table, count]) => table.slots[node]! >= count),
+      pods.every(([table, count]) => table.slots[node]! >= count),
   };
 }
 
@@ -83,27 +88,45 @@ function heaviestTable(problem: Problem, group: Group): ShapeTable {
   return best;
 }
 
-/** Values on this node that have room for a group; one undefined value when none of its pods has devices. */
-function valuesOn(
-  problem: Problem,
-  group: Group,
+/**
+ * Values on this node that may have room for a group, as far as counting devices tells; one undefined value when none
+ * of its pods has devices.
+ */
+function likelyValues(
+  view: ModelView,
+  { pods, claimless }: ReturnType<typeof largeEnough>,
   node: number,
   ref: LevelRef,
   attribute: string,
 ): (string | undefined)[] {
-  const { view } = problem;
-  const inventory = view.inventory(node);
   const values = valuesInside(view, node, attribute);
-  if (group.slots.every((slot) => problem.tables[slot]!.shape.claims.length === 0)) {
-    return ref.kind === "device" || values.length > 0 ? [undefined] : [];
-  }
+  if (claimless) return ref.kind === "device" || values.length > 0 ? [undefined] : [];
   if (values.length < 2) return values;
-  const { record } = view.nodes[node]!;
+  const inventory = view.inventory(node);
+  const usage = view.usage(node);
   return values.filter((value) =>
-    [...podsByTable(problem, group)].every(([{ shape }, count]) => {
-      const room = countSlots(shape, record, count, inventory, () => view.usage(node), [{ attribute, value }]);
-      return room >= count;
-    }),
+    pods.every(([{ shape }, count]) => freeSlotsInside(shape, inventory, usage, { attribute, value }) >= count),
+  );
+}
+
+/** Those of them that have room by the allocator's word. */
+function valuesOn(
+  view: ModelView,
+  large: ReturnType<typeof largeEnough>,
+  node: number,
+  ref: LevelRef,
+  attribute: string,
+): (string | undefined)[] {
+  const { record } = view.nodes[node]!;
+  const likely = likelyValues(view, large, node, ref, attribute);
+  if (valuesInside(view, node, attribute).length < 2) return likely;
+  return likely.filter(
+    (value) =>
+      value === undefined ||
+      large.pods.every(([{ shape }, count]) => {
+        const inside = { attribute, value };
+        return countSlotsInside(shape, record, count, view.inventory(node), view.usage(node), inside) >= count;
+      }),
   );
 }
 

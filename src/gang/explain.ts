@@ -5,10 +5,11 @@ import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { bestDomain } from "./best-domain.ts";
-import { chooseDevices, roomFor, type Shape, type ShapeTable, shapeRefusal } from "./fit.ts";
+import type { ShapeTable } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
 import { buildProblem, type Group, type Problem, pinnedDomains, valuesInside } from "./problem.ts";
+import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
 interface Verdict {

@@ -1,17 +1,9 @@
 import { type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
 import { type Consumption, changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
-import {
-  chooseDevices,
-  countSlots,
-  demandsOf,
-  roomFor,
-  type Shape,
-  type ShapeTable,
-  type Together,
-  takeDevices,
-} from "./fit.ts";
+import type { ShapeTable } from "./fit.ts";
 import type { OwnHold } from "./problem.ts";
+import { chooseDevices, countSlots, demandsOf, roomFor, type Shape, type Together, takeDevices } from "./shape.ts";
 
 /** What a search has put on nodes so far, above what the model holds. The model itself is never changed. */
 export interface Overlay {

@@ -4,11 +4,12 @@ import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
 import type { PodRecord } from "../topology/records.ts";
-import { type Alone, type FitCache, fitCache, type ShapeTable, shapeOf } from "./fit.ts";
+import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
+import { type Alone, shapeOf } from "./shape.ts";
 
 /** A gang that can be searched a place for. */
 interface PreparedGang {

@@ -2,11 +2,12 @@ import type { PlacedPod } from "../api/placement.ts";
 import type { DeviceChoice } from "../dra/allocator/allocate.ts";
 import type { DeviceLevel, Fabric, NodeLevel } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
-import { attributeValue } from "../topology/inventory.ts";
+import { attributeValue, devicesByValue } from "../topology/inventory.ts";
 import type { HeldPod, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
-import type { Alone, ShapeTable } from "./fit.ts";
+import type { ShapeTable } from "./fit.ts";
+import type { Alone } from "./shape.ts";
 
 /** A place for one pod that the planner has to find. */
 export interface Slot {
@@ -139,8 +140,7 @@ export function levelOf(fabric: Fabric, name: string): LevelRef | undefined {
 
 /** Domains inside a host: values of the attribute that its devices have, sorted. */
 export function valuesInside(view: ModelView, node: number, attribute: string): string[] {
-  const { devices } = view.inventory(node);
-  return [...new Set(devices.flatMap((entry) => attributeValue(entry, attribute) ?? []))].sort();
+  return [...devicesByValue(view.inventory(node), attribute).keys()];
 }
 
 /** Values of a device attribute that a pinned pod's devices have. */

@@ -1,10 +1,10 @@
 import { candidateDomains, candidateNodes, hasRoom, regionOf } from "./candidates.ts";
-import type { Together } from "./fit.ts";
 import { createGroupDomains, type GroupDomain, type GroupDomains } from "./group-domain.ts";
 import { clusterFits } from "./loads.ts";
 import { createOverlay } from "./overlay.ts";
 import type { Bundle, Group, Place, Problem, Spread } from "./problem.ts";
 import { type LazyOrder, lazyOrder } from "./score.ts";
+import type { Together } from "./shape.ts";
 import { createSpreadCount, type SpreadCount } from "./spread.ts";
 import { stepsOf } from "./steps.ts";
 

@@ -1,4 +1,5 @@
 import type { Device, DeviceAttribute } from "../api/kubernetes.ts";
+import { comparePlain } from "./natural-order.ts";
 import { type PoolContent, type PoolProblem, readPools } from "./pools.ts";
 import { parseNano } from "./quantity.ts";
 import type { NodeRecord, SliceRecord } from "./records.ts";
@@ -185,6 +186,26 @@ export function attributeValue(entry: DeviceEntry, attribute: string): string | 
   if (attributes === undefined) return undefined;
   const value = attributes[attribute] ?? attributes[localName(entry.driver, attribute) ?? ""];
   return value === undefined ? undefined : typedValue(value);
+}
+
+const indexed = new WeakMap<NodeInventory, Map<string, ReadonlyMap<string, readonly number[]>>>();
+
+/** Value of an attribute → indices of the devices that have it; values sorted. Made once per inventory. */
+export function devicesByValue(inventory: NodeInventory, attribute: string): ReadonlyMap<string, readonly number[]> {
+  const known = indexed.get(inventory) ?? new Map<string, ReadonlyMap<string, readonly number[]>>();
+  indexed.set(inventory, known);
+  let found = known.get(attribute);
+  if (found === undefined) {
+    const byValue = Map.groupBy(inventory.devices, (entry) => attributeValue(entry, attribute) ?? "");
+    byValue.delete("");
+    found = new Map(
+      [...byValue]
+        .sort(([a], [b]) => comparePlain(a, b))
+        .map(([value, entries]) => [value, entries.map(({ index }) => index)]),
+    );
+    known.set(attribute, found);
+  }
+  return found;
 }
 
 function localName(driver: string, attribute: string): string | undefined {

@@ -1,0 +1,209 @@
+import { bindMarker, memberMarker } from "../api/names.ts";
+import {
+  type AllocateOptions,
+  type AllocationFailure,
+  allocateOnNode,
+  type DeviceChoice,
+  isAllocationFailure,
+} from "../dra/allocator/allocate.ts";
+import { type ClaimProblem, type CompiledClaim, isClaimProblem } from "../dra/allocator/claim.ts";
+import { changeUsage, copyUsage, devicesByValue, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { levelValue } from "../topology/levels.ts";
+import { matchesNodeSelector } from "../topology/node-selector.ts";
+import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
+import { nodeRefusal } from "./node-match.ts";
+
+/** What makes two pods interchangeable for the planner: equal wishes, requests and claims. */
+export interface Shape {
+  readonly key: string;
+  /** A pod of the shape: its selectors and tolerations stand for all. */
+  readonly pod: PodRecord;
+  /** Resource → amount, `pods` included, marker resources left out; zero amounts left out. */
+  readonly demands: readonly (readonly [resource: string, amount: number])[];
+  /** Claims that still need devices. */
+  readonly claims: readonly CompiledClaim[];
+  /** Claims that have devices already: they tie the pod to nodes. */
+  readonly allocated: readonly ClaimRecord[];
+  /** How devices for one pod are to be chosen on a node. */
+  optionsOn(node: NodeRecord): AllocateOptions;
+  /** Devices that one pod needs at least. */
+  readonly devices: number;
+}
+
+/** Devices of one pod share the value of the attribute, except on nodes that have one of the labels. */
+export interface Alone {
+  readonly attribute: string;
+  readonly unlessLabels: readonly string[];
+}
+
+/** A device attribute whose value earlier choices have fixed. */
+export interface Together {
+  readonly attribute: string;
+  readonly value: string;
+}
+
+/** More slots than this on one node are not told apart. */
+const maxSlotsPerNode = 1024;
+
+const markers: ReadonlySet<string> = new Set([bindMarker, memberMarker]);
+
+/** What a pod asks of a node, as kube-scheduler counts it. */
+export function demandsOf(pod: Pick<PodRecord, "requests">): [resource: string, amount: number][] {
+  const demands: [string, number][] = [["pods", 1]];
+  for (const [name, amount] of Object.entries(pod.requests)) {
+    if (amount > 0 && !markers.has(name) && name !== "pods") demands.push([name, amount]);
+  }
+  return demands.sort(([a], [b]) => (a < b ? -1 : 1));
+}
+
+/** How often the demands fit beside what is used. A node that does not report `pods` has no limit on their number. */
+export function roomFor(
+  demands: Shape["demands"],
+  allocatable: NodeRecord["allocatable"],
+  used: Readonly<Record<string, number>>,
+): number {
+  let room = maxSlotsPerNode;
+  for (const [name, amount] of demands) {
+    const total = allocatable[name] ?? (name === "pods" ? maxSlotsPerNode : 0);
+    room = Math.min(room, Math.floor((total - (used[name] ?? 0)) / amount));
+  }
+  return Math.max(0, room);
+}
+
+export function takeDevices(inventory: NodeInventory, usage: NodeUsage, choice: DeviceChoice, by: 1 | -1): void {
+  for (const claim of choice.claims) {
+    for (const { device, admin, share } of claim.devices) {
+      if (admin === undefined) changeUsage(inventory, usage, device, by, share);
+    }
+  }
+}
+
+/** Does the node admit pods of the shape at all, however much is free? Undefined: yes. */
+export function shapeRefusal(shape: Shape, node: NodeRecord): string | undefined {
+  const refusal = nodeRefusal(shape.pod, node);
+  if (refusal) return refusal;
+  const elsewhere = shape.allocated.some(
+    ({ allocation }) => allocation?.nodeSelector && !matchesNodeSelector(allocation.nodeSelector, node),
+  );
+  return elsewhere ? "cannot reach devices that its claims have already" : undefined;
+}
+
+/** Chooses devices for one pod of the shape; those of earlier pods may have fixed values of attributes. */
+export function chooseDevices(
+  { claims, optionsOn }: Shape,
+  node: NodeRecord,
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  together: readonly Together[] = [],
+): DeviceChoice | AllocationFailure {
+  const options = optionsOn(node);
+  if (together.length === 0) return allocateOnNode(inventory, usage, claims, options);
+  return allocateOnNode(inventory, usage, claims, {
+    ...options,
+    together: [...(options.together ?? []), ...together],
+  });
+}
+
+/** As many pods of the shape as devices allow, at most `room`. */
+export function countSlots(
+  shape: Shape,
+  node: NodeRecord,
+  room: number,
+  inventory: NodeInventory,
+  usage: () => NodeUsage,
+  together: readonly Together[] = [],
+): number {
+  if (room === 0 || shape.claims.length === 0) return room;
+  let trial = usage();
+  for (let slots = 0; slots < room; slots++) {
+    const choice = chooseDevices(shape, node, inventory, trial, together);
+    if (isAllocationFailure(choice)) return slots;
+    if (slots === 0) trial = copyUsage(trial);
+    takeDevices(inventory, trial, choice, 1);
+  }
+  return room;
+}
+
+/**
+ * Pods of the shape that fit on devices with one value of an attribute, at most `room`. What is free is counted before
+ * anything is allocated: on most hosts that tells enough.
+ */
+export function countSlotsInside(
+  shape: Shape,
+  node: NodeRecord,
+  room: number,
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  inside: Together,
+): number {
+  const most = Math.min(room, freeSlotsInside(shape, inventory, usage, inside));
+  return most === 0 ? 0 : countSlots(shape, node, most, inventory, () => usage, [inside]);
+}
+
+/** A bound. Devices that are given in parts, and administrators' access, have none. */
+export function freeSlotsInside(
+  { devices, claims }: Shape,
+  inventory: NodeInventory,
+  { used }: NodeUsage,
+  { attribute, value }: Together,
+): number {
+  const bounded = claims.every(({ requests }) =>
+    requests.every(({ alternatives }) => alternatives.every(({ adminAccess }) => !adminAccess)),
+  );
+  if (!bounded || devices === 0) return Number.POSITIVE_INFINITY;
+  let free = 0;
+  for (const device of devicesByValue(inventory, attribute).get(value) ?? []) {
+    if (inventory.devices[device]!.shared !== undefined) return Number.POSITIVE_INFINITY;
+    if (used[device] === 0) free++;
+  }
+  return Math.floor(free / devices);
+}
+
+/**
+ * The shape of a pod whose claims exist. `alone`: what all devices of this one pod have in common.
+ * `islands`: attributes that name islands inside a host, broad to narrow; undefined: the allocator's own.
+ */
+export function shapeOf(
+  pod: PodRecord,
+  claims: readonly ClaimRecord[],
+  compiler: { compile(claim: ClaimRecord): CompiledClaim | ClaimProblem },
+  alone: readonly Alone[],
+  islands: readonly string[] | undefined,
+): Shape | ClaimProblem {
+  const pending: CompiledClaim[] = [];
+  const allocated: ClaimRecord[] = [];
+  for (const claim of claims) {
+    if (claim.allocation) {
+      allocated.push(claim);
+      continue;
+    }
+    const compiled = compiler.compile(claim);
+    if (isClaimProblem(compiled)) {
+      return { reason: compiled.reason, message: `ResourceClaim ${claim.name}: ${compiled.message}` };
+    }
+    pending.push(compiled);
+  }
+  const demands = demandsOf(pod);
+  const key = JSON.stringify([
+    demands,
+    Object.entries(pod.nodeSelector).sort(([a], [b]) => (a < b ? -1 : 1)),
+    pod.nodeAffinity ?? null,
+    pod.tolerations,
+    pending.map(({ shape }) => shape),
+    allocated.map(({ uid, allocation }) => [uid, allocation?.nodeSelector ?? null]),
+    alone,
+    islands ?? null,
+  ]);
+  const options: AllocateOptions = { together: alone, ...(islands && { islands }) };
+  const optionsOn = (node: NodeRecord): AllocateOptions => {
+    const binding = alone.filter(({ unlessLabels }) => levelValue(unlessLabels, node) === undefined);
+    return binding.length === alone.length ? options : { ...options, together: binding };
+  };
+  return { key, pod, demands, claims: pending, allocated, optionsOn, devices: leastDevices(pending) };
+}
+
+function leastDevices(claims: readonly CompiledClaim[]): number {
+  return claims
+    .flatMap((claim) => claim.requests)
+    .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => Math.max(1, count))), 0);
+}
