@@ -49,6 +49,13 @@ const flags = {
     multiple: true,
     describe: `DRA driver whose devices kllama alone allocates. Default: ${driverName}.`,
   },
+  "audit-seconds": {
+    type: "string",
+    value: "SECONDS",
+    default: "600",
+    describe:
+      "Time between two audits, give or take a fifth: fresh lists of claims, pods and Gangs are compared with what is known, differences are logged, counted and put right. 0: none.",
+  },
 } as const;
 
 export const plannerCommand = defineCommand({
@@ -68,6 +75,7 @@ export const plannerCommand = defineCommand({
   async run(values, _streams) {
     const listen = parseListen("listen", values.listen);
     const tls = await readTls(values, listen.host);
+    const auditPeriodMs = parseSeconds("audit-seconds", values["audit-seconds"]) * 1000;
     const log = createLog("planner", values["log-level"]);
     const die = failpoint(process.env["KLLAMA_FAILPOINT"]);
     return serve(log, async (fail) => {
@@ -85,6 +93,7 @@ export const plannerCommand = defineCommand({
         identity: processIdentity(),
         namespace: values.namespace,
         listen,
+        auditPeriodMs,
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
         ...(die === undefined ? {} : { onWritten: (effect) => die(effectName(effect)) }),
@@ -105,6 +114,14 @@ export const plannerCommand = defineCommand({
 /** `writeStatus/Reserved`, `reserveClaim`, `releasePod`, `writeStatus/Binding`, `bind`, … */
 function effectName(effect: WriteEffect): string {
   return effect.type === "writeStatus" ? `writeStatus/${effect.status.phase}` : effect.type;
+}
+
+/** Whole or broken seconds from 0 up. */
+function parseSeconds(flag: string, text: string): number {
+  if (!/^\d{1,9}(\.\d+)?$/.test(text)) {
+    throw new UsageError(`--${flag} ${text} is not a number of seconds from 0 up; write for example 600`);
+  }
+  return Number(text);
 }
 
 function isLoopback(host: string): boolean {

@@ -68,6 +68,10 @@ export interface Coordinator {
   plannedNode(podUid: string): string | undefined;
   gangOf(podUid: string): string | undefined;
   state(key: string): GangState | undefined;
+  /** Gangs that are known, by UID, as the API server gave them. */
+  gangs(): ReadonlyMap<string, GangRecord>;
+  /** What was known of an object is wrong: the next record of it is believed, be it older. */
+  distrust(uid: string): void;
   /** Decides for everything that changed. Called once per turn of the event loop, and when a timer is due. */
   flush(): void;
   /** Starts deciding: before, the world is only watched. */
@@ -202,10 +206,26 @@ export function createCoordinator(
     model.removeClaim(claim.uid);
     tellHolders(before);
     const claimKey = `${claim.namespace}/${claim.name}`;
-    for (const key of gangsOfClaim.get(claimKey) ?? []) tell(key, { type: "claimGone", name: claim.name });
-    gangsOfClaim.delete(claimKey);
+    const successor = model.claim(claim.namespace, claim.name);
+    for (const key of gangsOfClaim.get(claimKey) ?? []) {
+      if (!namesClaim(key, claim.name)) gangsOfClaim.get(claimKey)?.delete(key);
+      tell(
+        key,
+        successor === undefined ? { type: "claimGone", name: claim.name } : { type: "claim", claim: successor },
+      );
+    }
+    if (gangsOfClaim.get(claimKey)?.size === 0) gangsOfClaim.delete(claimKey);
     singles.observeClaimGone(claim);
     touch();
+  }
+
+  /** A claim that a member names may be created again under its name. */
+  function namesClaim(key: string, claimName: string): boolean {
+    const found = entries.get(key);
+    const news = (found?.events ?? []).flatMap((event) => (event.type === "pod" ? [event.pod] : []));
+    return [...(found?.state.pods.values() ?? []), ...news].some((pod) =>
+      pod.claims.some((reference) => reference.claimName === claimName),
+    );
   }
 
   function observeGang(gang: GangRecord): void {
@@ -498,6 +518,11 @@ export function createCoordinator(
     },
     gangOf: (podUid) => gangOfPod.get(podUid),
     state: (key) => entries.get(key)?.state,
+    gangs() {
+      const gangs = [...entries.values()].map(({ state }) => state.gang).filter((gang) => gang !== undefined);
+      return new Map(gangs.map((gang) => [gang.uid, { ...gang, problems: [] }]));
+    },
+    distrust: fresh.reset,
     flush,
     activate() {
       active = true;

@@ -7,6 +7,7 @@ import { createElector, type Elector } from "../kube/lease.ts";
 import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
 import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
 import { type ClusterModel, createClusterModel } from "../topology/model.ts";
+import { runAudits } from "./auditor.ts";
 import { type Coordinator, type CoordinatorPorts, createCoordinator } from "./coordinator.ts";
 import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
@@ -30,6 +31,8 @@ export interface EngineOptions {
   holdBindMs?: number;
   /** Writes to the API server under way at a time. */
   writeLimit?: number;
+  /** Time between two audits of what is known; default 600,000, 0: none. */
+  auditPeriodMs?: number;
   /** Called after each successful write, before anything is decided from it: where tests kill the process. */
   onWritten?: (effect: WriteEffect) => void;
   timing?: Timing;
@@ -94,6 +97,16 @@ export function startEngine(options: EngineOptions): Engine {
   );
   for (const watch of watches.values()) watch.start();
 
+  const synced = Promise.all([...watches.values()].map((watch) => watch.waitForSync()));
+  const endAudits = new AbortController();
+  const periodMs = options.auditPeriodMs ?? 600_000;
+  const auditor = { client, model, coordinator, metrics, log, timing, periodMs, signal: endAudits.signal };
+  // One that is stopped before its first sync has nothing to audit.
+  const auditing = synced.then(
+    () => runAudits(auditor),
+    () => undefined,
+  );
+
   const active = Promise.withResolvers<void>();
   let leading = false;
   const elector = createElector({
@@ -140,7 +153,9 @@ export function startEngine(options: EngineOptions): Engine {
     elect: elector.start,
     refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
     async stop() {
+      endAudits.abort();
       await Promise.all([...watches.values()].map((watch) => watch.stop()));
+      await auditing;
       await queue.idle();
       closing.abort();
       await elector.release();

@@ -8,6 +8,8 @@ export interface Freshness {
   /** @returns false when the object is known in this version or a newer one, or was deleted. */
   accept(uid: string, resourceVersion: string): boolean;
   forget(uid: string): void;
+  /** Whatever comes next is believed: what was known of the object turned out to be wrong. */
+  reset(uid: string): void;
 }
 
 /** @param rememberDeleted deleted UIDs that are kept, oldest dropped first */
@@ -30,6 +32,10 @@ export function createFreshness(rememberDeleted = 20_000): Freshness {
         deleted.delete(oldest);
         break;
       }
+    },
+    reset(uid) {
+      versions.delete(uid);
+      deleted.delete(uid);
     },
   };
 }

@@ -15,6 +15,8 @@ export interface PlannerMetrics {
   leader: Gauge;
   staleSeconds: Gauge<"kind">;
   invalidObjects: Counter<"kind">;
+  audits: Counter<"outcome">;
+  drift: Counter<"kind" | "problem">;
 }
 
 export function createPlannerMetrics(): PlannerMetrics {
@@ -81,6 +83,18 @@ export function createPlannerMetrics(): PlannerMetrics {
       name: "kllama_store_invalid_objects_total",
       help: "Objects that could not be read and were left out.",
       labelNames: ["kind"],
+      registers,
+    }),
+    audits: new Counter({
+      name: "kllama_audits_total",
+      help: "Audits of what is known against fresh lists, by outcome (clean, drift, failed).",
+      labelNames: ["outcome"],
+      registers,
+    }),
+    drift: new Counter({
+      name: "kllama_audit_drift_total",
+      help: "Objects known otherwise than the API server has them, by kind and problem (missing, leftover, differs).",
+      labelNames: ["kind", "problem"],
       registers,
     }),
   };

@@ -86,11 +86,20 @@ export function createSingles(
   }
 
   function observeClaimGone(claim: { namespace: string; name: string }): void {
-    for (const uid of podsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) {
-      states.get(uid)?.claims.delete(claim.name);
+    const key = `${claim.namespace}/${claim.name}`;
+    const uids = podsOfClaim.get(key) ?? new Set();
+    for (const uid of uids) {
+      const state = states.get(uid);
+      if (state === undefined) {
+        uids.delete(uid);
+        continue;
+      }
+      // It may be created again under its name, and ask for something else.
+      state.claims.delete(claim.name);
+      delete state.rejectedAt;
       mark(uid);
     }
-    podsOfClaim.delete(`${claim.namespace}/${claim.name}`);
+    if (uids.size === 0) podsOfClaim.delete(key);
   }
 
   function isManaged(state: SingleState): boolean {

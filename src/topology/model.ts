@@ -3,7 +3,7 @@ import type { PlacedPod } from "../api/placement.ts";
 import { type ChangeClock, createChangeClock } from "./clock.ts";
 import { equalJson } from "./equal.ts";
 import type { Fabric } from "./fabric.ts";
-import { deviceKey, heldBy } from "./held.ts";
+import { deviceKey, heldBy, heldKey } from "./held.ts";
 import type { NodeInventory, NodeUsage } from "./inventory.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import { createNodeTable, type NodeState, type NodeTable } from "./node-table.ts";
@@ -43,6 +43,9 @@ export interface ClusterModel {
 
   claim(namespace: string, name: string): ClaimRecord | undefined;
   pod(uid: string): PodRecord | undefined;
+  /** All pods and claims by UID; live views. */
+  readonly pods: ReadonlyMap<string, PodRecord>;
+  readonly claims: ReadonlyMap<string, ClaimRecord>;
   node(name: string): NodeRecord | undefined;
   /** The named ClusterTopology; `default` always exists. */
   topology(name: string): ClusterTopologySpec | undefined;
@@ -58,6 +61,9 @@ export interface ClusterModel {
    * holds that share, or the whole device.
    */
   holdersOf(driver: string, pool: string, device: string, shareId?: string): readonly string[];
+
+  /** What a holder holds, as `holdersOf` names it: keys of devices and shares, sorted. For audits. */
+  heldBy(holder: string): readonly string[];
 
   /** Grows with every change that may free or take anything. */
   readonly version: number;
@@ -112,6 +118,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     hold: holds.hold,
     release: (key) => holds.hold(key, "", []),
     holdersOf: (driver, pool, device, shareId) => ledger.holdersOf(deviceKey(driver, pool, device), shareId),
+    heldBy: (holder) => ledger.heldBy(holder).map(heldKey).sort(),
     get version() {
       return clock.version;
     },

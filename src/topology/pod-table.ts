@@ -13,6 +13,9 @@ export interface PodTable {
   removeClaim(uid: string): void;
   claim(namespace: string, name: string): ClaimRecord | undefined;
   pod(uid: string): PodRecord | undefined;
+  /** By UID. */
+  readonly pods: ReadonlyMap<string, PodRecord>;
+  readonly claims: ReadonlyMap<string, ClaimRecord>;
 }
 
 function allocatedDevices(claim: ClaimRecord): Held[] {
@@ -106,5 +109,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
     },
     claim: claimOf,
     pod: (uid) => pods.get(uid),
+    pods,
+    claims,
   };
 }

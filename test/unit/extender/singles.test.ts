@@ -3,9 +3,9 @@ import { gangGate } from "../../../src/api/names.ts";
 import type { CoordinatorPorts } from "../../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../../src/extender/effects.ts";
 import { createSingles } from "../../../src/extender/singles.ts";
-import type { PodRecord } from "../../../src/topology/records.ts";
+import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
 import { driver, podRecord } from "../../builders.ts";
-import { clusterOf } from "../../support/cluster.ts";
+import { allocatedClaim, clusterOf } from "../../support/cluster.ts";
 
 /** Singles over an empty cluster, whose writes succeed at once and change nothing. */
 function setUp() {
@@ -21,11 +21,28 @@ function setUp() {
     nowMs: () => 0,
     nowIso: () => "",
     schedule: () => undefined,
-    planned: () => undefined,
+    planned: () => {
+      plans += 1;
+    },
   };
-  const singles = createSingles(clusterOf([]), new Set([driver]), ports, () => undefined);
+  const model = clusterOf([]);
+  const singles = createSingles(model, new Set([driver]), ports, () => undefined);
+  let plans = 0;
   return {
     started,
+    plans: () => plans,
+    claim(name: string, uid: string) {
+      const claim: ClaimRecord = { ...allocatedClaim(name, "n0", ["gpu-0"], []), uid };
+      delete claim.allocation;
+      model.upsertClaim(claim);
+      singles.observeClaim(claim);
+      singles.flush();
+    },
+    claimGone(name: string, uid: string) {
+      model.removeClaim(uid);
+      singles.observeClaimGone({ namespace: "team", name });
+      singles.flush();
+    },
     observe(pod: PodRecord) {
       singles.observePod(pod);
       for (let turn = 0; turn < 5; turn++) {
@@ -54,4 +71,14 @@ test("a pod without claims is let go", () => {
   const gated = podRecord("p", { claims: [], gates: [gangGate] });
   observe(gated);
   expect(started[0]).toMatchObject({ type: "releasePod", pod: { name: "p" } });
+});
+
+test("a claim that is deleted and created again under its name is planned anew", () => {
+  const { plans, observe, claim, claimGone } = setUp();
+  observe(podRecord("p", { claims: [{ name: "gpu", claimName: "mine" }], gates: [gangGate] }));
+  claim("mine", "first");
+  expect(plans()).toBe(1);
+  claimGone("mine", "first");
+  claim("mine", "second");
+  expect(plans()).toBe(2);
 });
