@@ -74,12 +74,12 @@ const writers: {
   async reserveClaim(client, effect, allocation) {
     const { namespace, name, uid, allocated } = effect.claim;
     const resourceVersion = await protectedVersion(client, effect.claim);
-    const status = { allocation: allocation(effect), reservedFor: effect.reservedFor };
-    // An allocated claim may carry status.devices of its driver, which a patch leaves alone.
+    // It holds what was planned already and lacks consumers only; an allocation cannot be changed, not even its time.
     if (allocated) {
-      const body = { metadata: { uid, resourceVersion }, status };
+      const body = { metadata: { uid, resourceVersion }, status: { reservedFor: effect.reservedFor } };
       return { outcome: done, claim: await patchClaimStatus(client, effect, body) };
     }
+    const status = { allocation: allocation(effect), reservedFor: effect.reservedFor };
     // Of an unallocated one this is the whole status: an update costs the API server two thirds of a patch.
     const metadata = { namespace, name, uid, resourceVersion };
     const body = { apiVersion: "resource.k8s.io/v1", kind: "ResourceClaim", metadata, status };

@@ -116,7 +116,8 @@ export function startEngine(options: EngineOptions): Engine {
     identity,
     timing,
     onStartedLeading: (epoch) => {
-      void Promise.all([...watches.values()].map((watch) => watch.waitForSync())).then(
+      // Listed in this term: what a follower's watches told may be older than what the last leader did.
+      void Promise.all([...watches.values()].map((watch) => watch.refresh())).then(
         () => {
           leading = true;
           metrics.leader.set(1);

@@ -139,6 +139,10 @@ export function createSingles(
   }
 
   function planOne(uid: string, state: SingleState): void {
+    // Its own former place is free for it too.
+    if (state.proposal !== undefined) model.release(`pod:${uid}`);
+    delete state.proposal;
+    delete state.reserved;
     const startMs = ports.nowMs();
     const result = plan(model, { gangs: [requestOf(state.pod)] });
     const milliseconds = ports.nowMs() - startMs;

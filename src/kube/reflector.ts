@@ -52,6 +52,11 @@ export interface Reflector<T> {
   /** Milliseconds since the server was last heard (event, bookmark or list); a quiet healthy watch stays below about 70,000. Infinity before the first. */
   staleMs(): number;
   start(): void;
+  /**
+   * Lists anew at once. Resolves when `items` shows a list that began after this call: what a watch has told may be
+   * minutes old when its connection is dead and nobody noticed yet. Rejects when the reflector fails or stops first.
+   */
+  refresh(): Promise<void>;
   /** Ends the watch; no callback runs after it resolves. */
   stop(): Promise<void>;
   stats(): ReflectorStats;
@@ -93,6 +98,8 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   };
   const stopping = new AbortController();
   const sync = createSyncPromise();
+  let round = new AbortController(); // one attempt and the pause after it
+  const refreshing: PromiseWithResolvers<void>[] = [];
   let running: Promise<void> | undefined;
   let synced = false;
   let streamedLists = true;
@@ -116,16 +123,18 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
     deliver(changes, invalid);
     synced = true;
     sync.resolve();
+    for (const waiting of refreshing.splice(0)) waiting.resolve();
   }
 
-  async function listPages(): Promise<void> {
+  async function listPages(signal: AbortSignal): Promise<void> {
     cache.beginList();
     let version: string | undefined;
     let token: string | undefined;
     const invalid: InvalidObject[] = [];
     do {
       const query = { ...options.query, limit: pageSize, continue: token };
-      const page = await client.request<ListPage>("GET", path, { query, signal: stopping.signal });
+      const page = await client.request<ListPage>("GET", path, { query, signal });
+      signal.throwIfAborted();
       if (typeof page?.metadata?.resourceVersion !== "string" || !Array.isArray(page.items)) {
         throw new Error(`GET ${path}: the answer is not a list with metadata.resourceVersion and items`);
       }
@@ -151,14 +160,16 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   }
 
   /** Ends when the server closes the stream; throws on everything else. */
-  async function watch(): Promise<Ending> {
+  async function watch(signal: AbortSignal): Promise<Ending> {
     const listing = cache.resourceVersion() === undefined;
     const startedAtMs = timing.nowMs();
     const query = watchQuery();
     if (listing) cache.beginList();
     else stats.watches += 1;
     let heard = false;
-    for await (const text of client.lines(path, { query, signal: stopping.signal, idleTimeoutMs })) {
+    for await (const text of client.lines(path, { query, signal, idleTimeoutMs })) {
+      // Lines that were read before it was given up belong to what is forgotten.
+      signal.throwIfAborted();
       const ended = handle(cache.line(text));
       if (ended !== undefined) return ended;
       heard = true;
@@ -194,17 +205,17 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
     }
   }
 
-  async function attempt(): Promise<Ending> {
+  async function attempt(signal: AbortSignal): Promise<Ending> {
     const listing = cache.resourceVersion() === undefined;
     try {
-      if (listing && !streamedLists) await listPages();
-      return await watch();
+      if (listing && !streamedLists) await listPages(signal);
+      return await watch(signal);
     } catch (thrown) {
       if (thrown instanceof CallbackError) throw thrown;
       const error = thrown instanceof Error ? thrown : new Error(String(thrown));
       if (listing && streamedLists && cannotStream(error)) {
         streamedLists = false;
-        return attempt();
+        return attempt(signal);
       }
       if (!(error instanceof KubeError && isGone(error))) return { kind: "failed", error };
       cache.forget();
@@ -215,9 +226,11 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   async function run(): Promise<void> {
     let failures = 0; // in a row
     while (!stopping.signal.aborted) {
+      const { signal } = round;
       const startedAtMs = timing.nowMs();
-      const ending = await attempt();
+      const ending = await attempt(signal);
       if (stopping.signal.aborted) return;
+      if (signal.aborted) continue;
       const livedMs = timing.nowMs() - startedAtMs;
       if (heardAtMs - startedAtMs >= healthyWatchMs) failures = 0;
       if (ending.kind === "gone") stats.gone += 1;
@@ -225,9 +238,16 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
       if (ending.kind !== "closed") options.onError?.(ending.error, false);
       // The first reconnect after an orderly end, or list after a 410, comes soon; the rest wait ever longer.
       const soon = failures === 0 && (ending.kind === "gone" || (ending.kind === "closed" && livedMs >= shortWatchMs));
-      await timing.sleep(soon ? 100 * timing.random() : delayMs(failures, ending, timing), stopping.signal);
+      await timing.sleep(soon ? 100 * timing.random() : delayMs(failures, ending, timing), signal);
       failures = ending.kind === "closed" ? 0 : failures + 1;
     }
+  }
+
+  function end(reason: Error): void {
+    stopping.abort(reason);
+    round.abort(reason);
+    synced = false;
+    for (const waiting of refreshing.splice(0)) waiting.reject(reason);
   }
 
   return {
@@ -243,16 +263,26 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
     start: () => {
       if (running !== undefined) throw new Error(`reflector ${name} was already started`);
       running = run().catch((error: Error) => {
-        stopping.abort(error);
-        synced = false;
+        end(error);
         sync.reject(error);
         if (options.onError === undefined) crash(error);
         else options.onError(error, true);
       });
     },
+    refresh: () => {
+      const waiting = Promise.withResolvers<void>();
+      if (stopping.signal.aborted) waiting.reject(stopping.signal.reason);
+      else {
+        refreshing.push(waiting);
+        cache.forget();
+        round.abort(new Error(`reflector ${name} lists anew`));
+        round = new AbortController();
+      }
+      return waiting.promise;
+    },
     stop: async () => {
       const reason = new Error(`reflector ${name} was stopped`);
-      stopping.abort(reason);
+      end(reason);
       await running;
       synced = false;
       sync.reject(reason);

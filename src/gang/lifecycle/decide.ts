@@ -244,7 +244,7 @@ function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: Po
   if (isBoundTo(state, pod, slot.node)) return true;
   return slot.claims.every((placed) => {
     const claim = claimOf(pod, placed.reference, state.claims);
-    if (claim === undefined || isUnsettled(state, `claim/${claim.name}`, context)) return false;
+    if (claim === undefined || claim.deleting || isUnsettled(state, `claim/${claim.name}`, context)) return false;
     return reservationState(claim, placed, slot.node, gang, pod) === "reserved";
   });
 }
@@ -496,7 +496,8 @@ function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][], contex
   );
   const users = podUidsByClaim(state);
   for (const claim of state.claims.values()) {
-    if (!claim.reservedFor.some(isGuard) || keptClaims.has(claim.name)) continue;
+    // kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made.
+    if (!claim.reservedFor.some(isGuard) || (keptClaims.has(claim.name) && !claim.deleting)) continue;
     const others = claim.reservedFor.filter((consumer) => !isGuard(consumer));
     if (others.some((consumer) => isUnsettled(state, `bind/${consumer.uid}`, context))) continue;
     const inUse = others.some((consumer) => {

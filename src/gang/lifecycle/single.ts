@@ -13,6 +13,8 @@ export interface SingleState {
   claims: Map<string, ClaimRecord>;
   /** Planned and not yet allocated; its devices are held. */
   proposal?: PlacedPod;
+  /** All claims were seen allocated as proposed. */
+  reserved?: boolean;
   planning: boolean;
   inFlight: Set<string>;
   pace: Map<string, { attempts: number; notBeforeMs: number }>;
@@ -31,6 +33,9 @@ export interface SingleContext {
 export function decideSingle(state: SingleState, context: SingleContext): { effects: Effect[]; wakeAtMs?: number } {
   const { pod } = state;
   if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
+  const doomed = [...state.claims.values()].filter((claim) => claim.deleting && isOurs(state, claim));
+  // kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made.
+  if (doomed.length > 0) return { effects: doomed.map(clear) };
   // Whose claims these are is known only once they exist: a gate lifted before would send the pod past the planner.
   if (!hasAllClaims(pod, state.claims)) return { effects: [] };
   if (!context.managed) return { effects: release(pod, undefined) };
@@ -38,8 +43,12 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
     .map((reference) => claimOf(pod, reference.name, state.claims))
     .filter((c) => c !== undefined);
   const allocated = claims.filter((claim) => claim.allocation !== undefined);
-  if (allocated.length === claims.length) return { effects: release(pod, state.proposal?.node) };
-  if (state.proposal === undefined || !context.nodeFits(state.proposal.node)) {
+  if (allocated.length === claims.length) {
+    if (state.proposal !== undefined) state.reserved = true;
+    return { effects: release(pod, state.proposal?.node) };
+  }
+  // Reserved and given back by kube-scheduler: it found no room there, whatever is free by now.
+  if (state.proposal === undefined || state.reserved === true || !context.nodeFits(state.proposal.node)) {
     return planAnew(state, allocated, context);
   }
   return { effects: reserve(state, state.proposal) };
@@ -51,12 +60,8 @@ function planAnew(
   allocated: readonly ClaimRecord[],
   context: SingleContext,
 ): { effects: Effect[]; wakeAtMs?: number } {
-  const ours = allocated.filter((claim) => claim.reservedFor.every((consumer) => consumer.uid === state.pod.uid));
-  if (ours.length > 0) {
-    return {
-      effects: ours.map((claim) => ({ type: "clearClaim", id: `claim/${claim.name}`, claim: claimReference(claim) })),
-    };
-  }
+  const ours = allocated.filter((claim) => isOurs(state, claim));
+  if (ours.length > 0) return { effects: ours.map(clear) };
   if (state.planning) return { effects: [] };
   const rejected = state.rejectedAt;
   if (rejected !== undefined) {
@@ -64,6 +69,15 @@ function planAnew(
     if (rejected.nextMs > context.nowMs) return { effects: [], wakeAtMs: rejected.nextMs };
   }
   return { effects: [{ type: "plan", id: "plan" }] };
+}
+
+/** Allocated, and nobody else uses it. */
+function isOurs(state: SingleState, claim: ClaimRecord): boolean {
+  return claim.allocation !== undefined && claim.reservedFor.every((consumer) => consumer.uid === state.pod.uid);
+}
+
+function clear(claim: ClaimRecord): Effect {
+  return { type: "clearClaim", id: `claim/${claim.name}`, claim: claimReference(claim) };
 }
 
 function reserve(state: SingleState, placed: PlacedPod): Effect[] {

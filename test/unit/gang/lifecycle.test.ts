@@ -408,6 +408,12 @@ describe("a reserved gang", () => {
     ]);
   });
 
+  test("lets go of a claim that somebody deletes: kube-scheduler would take no pod with it", () => {
+    const claims = [held(0), held(1, { more: { deleting: true } })];
+    const result = step(stateOf(gangIn("Reserved"), pods, claims), [arrived(0), arrived(1)], context());
+    expect(said(result)).toEqual(["clear c-1"]);
+  });
+
   test("nominates the node unless it is nominated, and leaves gates of others alone", () => {
     const [first, second] = [pod(0, { nominatedNodeName: "n0" }), pod(1, { gates: ["example.com/wait"] })];
     const result = step(stateOf(gangIn("Reserved"), [first, second], [held(0), held(1)]), [tick], context());

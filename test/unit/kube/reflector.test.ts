@@ -106,6 +106,51 @@ describe("reflector", () => {
     expect(reflector.stats()).toMatchObject({ gone: 1, lists: 2 });
   });
 
+  it("lists anew when asked, however dead its watch is, and tells the differences", async () => {
+    const { timing, collection, reflector, news } = setup();
+    collection.store("a", "1");
+    reflector.start();
+    await timing.advance(10_000);
+    news();
+    collection.hangStreams(); // what follows is missed
+    collection.store("a", "2");
+    collection.store("b", "1");
+    await timing.advance(1_000);
+    expect(news()).toEqual([]);
+    const fresh = reflector.refresh();
+    await timing.advance(100);
+    await fresh;
+    expect(news()).toEqual(["updated ns/a uid-1", "added ns/b uid-2", "replaced"]);
+    collection.store("b", "2");
+    await timing.settle();
+    expect(news()).toEqual(["updated ns/b uid-2"]);
+  });
+
+  it("lists anew at once while it pauses after failures", async () => {
+    const { timing, collection, reflector } = setup();
+    for (let failure = 0; failure < 6; failure++) {
+      collection.refuseNext(new KubeError("refused", { status: 500, reason: "Refused" }));
+    }
+    reflector.start();
+    await timing.advance(30_000);
+    collection.heal();
+    const fresh = reflector.refresh();
+    await timing.advance(100);
+    await fresh;
+    expect(reflector.synced).toBe(true);
+  });
+
+  it("gives up a list that was asked for when it is stopped", async () => {
+    const { timing, reflector } = setup();
+    reflector.start();
+    const fresh = reflector.refresh();
+    const outcome = fresh.catch((error: Error) => error.message);
+    await reflector.stop();
+    await timing.settle();
+    expect(await outcome).toBe("reflector things was stopped");
+    await expect(reflector.refresh()).rejects.toThrow("reflector things was stopped");
+  });
+
   it("notices a half-open connection by its silence, and staleness tells", async () => {
     const { timing, collection, reflector } = setup();
     reflector.start();

@@ -1,0 +1,209 @@
+import type { Gang } from "../../src/api/gang.ts";
+import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import type { KubeClient } from "../../src/kube/client.ts";
+import type { Workload } from "./controller-manager.ts";
+import type { Kubelets } from "./kubelets.ts";
+import { namespace, type Parts, paths, place } from "./parts.ts";
+import { gangObject, nodeObject, podObject, type Sketch, workloadsOf } from "./sketch.ts";
+
+/** People and machines: what they do, sensible or not. Names of what they do, for the trace, and how often. */
+export interface People {
+  /** One random thing. */
+  act(): void;
+  /** Is faster than a write that has just come to the API server, and changes what it rests on. */
+  overtake(path: string): void;
+  /** Repairs what people and machines broke: nodes are back, and no surprises come any more. */
+  tidyUp(): void;
+  /** Takes everything away. */
+  leave(): void;
+  /** Pod UIDs whose claims somebody wiped or stripped. */
+  readonly damaged: ReadonlySet<string>;
+}
+
+export function createPeople(
+  parts: Parts,
+  sketch: Sketch,
+  workloads: Map<string, Workload>,
+  kubelets: Kubelets,
+): People {
+  const { api, random, say } = parts;
+  const process = parts.spawn("people");
+  const client: KubeClient = parts.network.client(process, "admin");
+  const damaged = new Set<string>();
+  const { store } = api;
+  let names = 0;
+
+  const pods = () => [...store.all("pods").values()] as unknown as Pod[];
+  const claims = () => [...store.all("resourceclaims").values()] as unknown as ResourceClaim[];
+  const gangs = () => [...store.all("gangs").values()] as unknown as Gang[];
+
+  /** Mostly refused or lost now and then, as for everybody: nobody tries again. */
+  function ask(what: string, method: "POST" | "PUT" | "PATCH" | "DELETE", path: string, body?: unknown): void {
+    say(`people: ${what}`);
+    client.request(method, path, { body }).catch(() => undefined);
+  }
+
+  function createGang(): void {
+    const missing = sketch.gangs.filter(({ name }) => store.get("gangs", `${namespace}/${name}`) === undefined);
+    if (missing.length === 0) return;
+    const chosen = random.pick(missing);
+    ask(`create gang ${chosen.name}`, "POST", paths.gang(), gangObject(chosen));
+    for (const workload of workloadsOf(chosen)) workloads.set(workload.name, workload);
+  }
+
+  function deleteWorkload(): void {
+    if (workloads.size === 0) return;
+    const name = random.pick([...workloads.keys()]);
+    say(`people: delete workload ${name}`);
+    workloads.delete(name);
+    for (const pod of pods()) if (pod.metadata.name.startsWith(`${name}-`)) deletePod(pod, undefined);
+  }
+
+  function scale(): void {
+    if (workloads.size === 0) return;
+    const workload = random.pick([...workloads.values()]);
+    const replicas = Math.max(1, workload.replicas + random.pick([-1, 1]));
+    say(`people: scale ${workload.name} to ${replicas}`);
+    workloads.set(workload.name, { ...workload, replicas });
+  }
+
+  function deletePod(pod: Pod, gracePeriodSeconds: number | undefined): void {
+    const grace = gracePeriodSeconds === undefined ? "" : " at once";
+    ask(`delete pod ${pod.metadata.name}${grace}`, "DELETE", paths.pod(pod.metadata.name), { gracePeriodSeconds });
+  }
+
+  function withPod(act: (pod: Pod) => void): void {
+    const all = pods();
+    if (all.length > 0) act(random.pick(all));
+  }
+
+  function withGang(act: (gang: Gang) => void): void {
+    const all = gangs();
+    if (all.length > 0) act(random.pick(all));
+  }
+
+  function deleteGang(gang: Gang): void {
+    ask(`delete gang ${gang.metadata.name}`, "DELETE", paths.gang(gang.metadata.name));
+  }
+
+  /** Most of all while it is being decided. */
+  function editGang(): void {
+    const all = gangs();
+    const reserved = all.filter(({ status }) => status?.phase === "Reserved");
+    if (all.length > 0) edit(random.pick(reserved.length > 0 ? reserved : all));
+  }
+
+  function edit(gang: Gang): void {
+    const spec = { scheduleTimeoutSeconds: 5 + random.below(60) };
+    ask(`edit gang ${gang.metadata.name}`, "PATCH", paths.gang(gang.metadata.name), { spec });
+  }
+
+  function single(): void {
+    names += 1;
+    const devices = random.below(sketch.devicesPerNode + 1);
+    ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, 1 + random.below(6)));
+  }
+
+  function nodeGone(): void {
+    const name = random.pick(sketch.nodes);
+    if (store.get("nodes", name) === undefined) return;
+    kubelets.wipe(name);
+    ask(`node ${name} is gone`, "DELETE", paths.node(name));
+  }
+
+  function nodeBack(): void {
+    const name = random.pick(sketch.nodes);
+    if (store.get("nodes", name) !== undefined) return;
+    say(`people: node ${name} is back`);
+    place(api, "nodes", nodeObject(sketch, name));
+  }
+
+  function changeNode(what: string, change: (node: Node) => Node): void {
+    const node = store.get("nodes", random.pick(sketch.nodes)) as unknown as Node | undefined;
+    if (node === undefined) return;
+    say(`people: ${what} node ${node.metadata.name}`);
+    place(api, "nodes", change(node));
+  }
+
+  const cordon = (): void =>
+    changeNode("cordon or uncordon", (node) => ({
+      ...node,
+      spec: { unschedulable: node.spec?.unschedulable !== true },
+    }));
+
+  const toggleReady = (): void =>
+    changeNode("lose or find", (node) => {
+      const now = node.status?.conditions?.[0]?.status === "True";
+      return { ...node, status: { ...node.status, conditions: [{ type: "Ready", status: now ? "Unknown" : "True" }] } };
+    });
+
+  /** Claims of pods that wait: policies keep people off those in use. */
+  function withClaim(act: (claim: ResourceClaim) => void): void {
+    const waiting = new Set(pods().flatMap((pod) => (pod.spec.nodeName === undefined ? [pod.metadata.uid] : [])));
+    const all = claims().filter((claim) => waiting.has(claim.metadata.ownerReferences?.[0]?.uid));
+    if (all.length === 0) return;
+    const claim = random.pick(all);
+    damaged.add(claim.metadata.ownerReferences?.[0]?.uid ?? "");
+    act(claim);
+  }
+
+  const deleteClaim = (claim: ResourceClaim): void =>
+    ask(`delete claim ${claim.metadata.name}`, "DELETE", paths.claim(claim.metadata.name));
+  const wipeConsumers = (claim: ResourceClaim): void =>
+    ask(`wipe consumers of ${claim.metadata.name}`, "PATCH", paths.claim(claim.metadata.name, "status"), {
+      status: { reservedFor: null },
+    });
+  const wipeClaim = (claim: ResourceClaim): void =>
+    ask(`wipe claim ${claim.metadata.name}`, "PATCH", paths.claim(claim.metadata.name, "status"), {
+      status: { reservedFor: null, allocation: null },
+    });
+
+  const deeds: readonly [weight: number, act: () => void][] = [
+    [12, createGang],
+    [1, deleteWorkload],
+    [1, scale],
+    [4, () => withPod((pod) => deletePod(pod, random.pick([undefined, undefined, 0])))],
+    [2, () => withGang(deleteGang)],
+    [2, editGang],
+    [2, single],
+    [1, nodeGone],
+    [2, nodeBack],
+    [1, cordon],
+    [1, toggleReady],
+    [0.3, () => withClaim(deleteClaim)],
+    [0.3, () => withClaim(wipeConsumers)],
+    [0.3, () => withClaim(wipeClaim)],
+  ];
+  const total = deeds.reduce((sum, [weight]) => sum + weight, 0);
+
+  return {
+    damaged,
+    act() {
+      let at = random.next() * total;
+      const deed = deeds.find(([weight]) => {
+        at -= weight;
+        return at < 0;
+      });
+      deed?.[1]();
+    },
+    overtake(path) {
+      const [, kind, name = ""] = /\/(gangs|pods)\/([^/]+)\/(?:status|binding)$/.exec(path) ?? [];
+      const key = `${namespace}/${name}`;
+      if (kind === undefined || store.get(kind, key) === undefined) return;
+      const handle = (method: string, body?: unknown) =>
+        api.handle({ user: "admin", method, path: kind === "gangs" ? paths.gang(name) : paths.pod(name), body });
+      say(`people: overtake a write to ${kind} ${name}`);
+      if (kind === "gangs" && random.chance(0.7))
+        handle("PATCH", { spec: { scheduleTimeoutSeconds: 5 + random.below(60) } });
+      else handle("DELETE");
+    },
+    tidyUp() {
+      for (const name of sketch.nodes) place(api, "nodes", nodeObject(sketch, name));
+    },
+    leave() {
+      workloads.clear();
+      for (const pod of pods()) api.handle({ user: "admin", method: "DELETE", path: paths.pod(pod.metadata.name) });
+      for (const gang of gangs()) api.handle({ user: "admin", method: "DELETE", path: paths.gang(gang.metadata.name) });
+    },
+  };
+}

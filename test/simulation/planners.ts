@@ -1,0 +1,140 @@
+import { type Engine, startEngine } from "../../src/extender/engine.ts";
+import { createPlannerMetrics } from "../../src/extender/metrics.ts";
+import type { KubeClient } from "../../src/kube/client.ts";
+import { plannerAccount } from "../support/api-double/rules.ts";
+import type { Parts } from "./parts.ts";
+import type { Process } from "./process.ts";
+import type { ExtenderDoor } from "./scheduler.ts";
+
+/** Counters only; shared by all planners of all worlds. */
+const metrics = createPlannerMetrics();
+
+interface Replica {
+  process: Process;
+  engine: Engine;
+}
+
+/** The real planner, in as many replicas as are started. */
+export interface Planners extends ExtenderDoor {
+  readonly alive: number;
+  start(): void;
+  /** kill -9. */
+  kill(which: number): void;
+  /** SIGTERM: it hands over, then ends. */
+  stop(which: number): void;
+  /** UIDs of pods for which kube-scheduler ever called `bind`. */
+  readonly called: ReadonlySet<string>;
+}
+
+export interface PlannerReports {
+  /** What must never happen: the process would end with an error. */
+  crashed(message: string): void;
+  /** A bind call was answered with success. */
+  answered(request: { podName: string; podUid: string; node: string }): void;
+}
+
+/** @param tamper breaks the planner's client on purpose, to see that somebody notices */
+export function createPlanners(
+  parts: Parts,
+  reports: PlannerReports,
+  tamper: (client: KubeClient) => KubeClient = (client) => client,
+): Planners {
+  const { clock, random, network, say } = parts;
+  const replicas: Replica[] = [];
+  const called = new Set<string>();
+  let starts = 0;
+
+  function start(): void {
+    starts += 1;
+    const process = parts.spawn(`planner-${starts}`);
+    say(`start ${process.name}`);
+    const engine = startEngine({
+      client: tamper(network.client(process, plannerAccount)),
+      log: {
+        info: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
+        warn: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
+        fatal: (...what: unknown[]) => reports.crashed(`${process.name}: ${JSON.stringify(what)}`),
+      },
+      metrics,
+      identity: process.name,
+      namespace: "kllama-system",
+      onLost: () => {
+        say(`${process.name} lost the Lease`);
+        remove(process);
+        process.kill();
+        clock.after(random.between(500, 3_000), start);
+      },
+      timing: process.timing,
+    });
+    engine.elect();
+    replicas.push({ process, engine });
+    clock.touch();
+  }
+
+  function remove(process: Process): void {
+    const at = replicas.findIndex((replica) => replica.process === process);
+    if (at >= 0) replicas.splice(at, 1);
+  }
+
+  function leader(): Replica | undefined {
+    return replicas.find(({ engine }) => engine.backend.ready().reason === "planning");
+  }
+
+  function bind(caller: Process, request: Parameters<ExtenderDoor["bind"]>[1]): Promise<string> {
+    const delayMs = (): number => random.between(0.2, 3);
+    const replica = random.chance(0.9) ? (leader() ?? replicas[0]) : replicas[random.below(replicas.length)];
+    const hangUp = new AbortController();
+    return new Promise((resolve) => {
+      const finish = (error: string): void => caller.after(delayMs(), () => resolve(error));
+      if (replica === undefined) return finish("connection refused");
+      const { process, engine } = replica;
+      called.add(request.podUid);
+      say(`bind call of ${request.podName} to ${request.node} at ${process.name}`);
+      process.onKill(() => finish("EOF"));
+      const abort = (): void => clock.after(delayMs(), () => process.deliver(() => hangUp.abort()));
+      caller.onKill(abort);
+      caller.after(30_000, () => {
+        resolve("timeout");
+        abort();
+      });
+      clock.after(delayMs(), () =>
+        process.deliver(() => {
+          void engine.backend.bind(request, hangUp.signal).then((error) => {
+            if (error === undefined) reports.answered(request);
+            if (!random.chance(network.weather.faults)) finish(error ?? "");
+          });
+        }),
+      );
+    });
+  }
+
+  return {
+    get alive() {
+      return replicas.length;
+    },
+    called,
+    start,
+    kill(which) {
+      const replica = replicas[which % Math.max(1, replicas.length)];
+      if (replica === undefined) return;
+      say(`kill ${replica.process.name}`);
+      remove(replica.process);
+      replica.process.kill();
+    },
+    stop(which) {
+      const replica = replicas[which % Math.max(1, replicas.length)];
+      if (replica === undefined) return;
+      const { process, engine } = replica;
+      say(`stop ${process.name}`);
+      remove(process);
+      engine.refuseCalls();
+      void engine.stop().then(() => process.kill());
+      clock.touch();
+    },
+    bind,
+    filter(podUid) {
+      const answer = leader()?.engine.backend.plannedNode(podUid);
+      return answer !== undefined && "node" in answer ? answer.node : undefined;
+    },
+  };
+}

@@ -1,0 +1,24 @@
+import type { Run } from "./world.ts";
+
+/** One line per world. */
+export function runLine({ seed, hash, steps, seconds, violation }: Run): string {
+  const broken = violation === undefined ? "" : `  BROKEN: ${violation.invariant}`;
+  return `seed ${seed}  trace ${hash}  ${steps} events  ${seconds} s${broken}`;
+}
+
+/** Everything that is needed to understand a broken invariant; empty when none is. */
+export function violationText({ seed, violation }: Run): string {
+  if (violation === undefined) return "";
+  const { invariant, message, step, tail, state } = violation;
+  return [
+    "",
+    `seed ${seed}, event ${step}: broken: ${invariant}`,
+    `  ${message}`,
+    "last events (seconds, what happened):",
+    ...tail.map((line) => `  ${line}`),
+    "the cluster now:",
+    ...state.map((line) => `  ${line}`),
+    `replay: npm run simulate -- --seeds 1 --first-seed ${seed} --trace`,
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,358 @@
+import type { Gang } from "../../src/api/gang.ts";
+import type { KubeClient } from "../../src/kube/client.ts";
+import { createApiServer } from "../support/api-double/server.ts";
+import type { Commit } from "../support/api-double/store.ts";
+import { createClock } from "./clock.ts";
+import { createControllerManager, type Workload } from "./controller-manager.ts";
+import { invariants, type Witness, watchInvariants } from "./invariants.ts";
+import { createKubelets } from "./kubelets.ts";
+import { createNetwork, fairWeather } from "./network.ts";
+import { type Component, namespace, type Parts, place } from "./parts.ts";
+import { createPeople } from "./people.ts";
+import { createPlanners } from "./planners.ts";
+import { createProcess, epochMs } from "./process.ts";
+import { createRandom, type Random } from "./random.ts";
+import { judgeRest } from "./rest.ts";
+import { createScheduler } from "./scheduler.ts";
+import {
+  claimTemplates,
+  deviceClassObject,
+  nodeObject,
+  type Sketch,
+  sketchWorld,
+  sliceObject,
+  topologyObject,
+} from "./sketch.ts";
+import { createTrace } from "./trace.ts";
+
+interface Violation {
+  invariant: string;
+  message: string;
+  step: number;
+  /** Last lines of the trace. */
+  tail: string[];
+  /** Gangs, pods and claims as they are now. */
+  state: string[];
+}
+
+export interface Run {
+  seed: number;
+  /** Hash of the whole trace. */
+  hash: string;
+  steps: number;
+  /** Virtual time that passed. */
+  seconds: number;
+  violation?: Violation;
+}
+
+export interface RunOptions {
+  seed: number;
+  /** Hears every line of the trace. */
+  onTrace?: (line: string) => void;
+  /** What the world consists of, instead of something random. */
+  sketch?: Sketch;
+  /** Breaks the planner's client on purpose (see `createPlanners`). */
+  tamper?: (client: KubeClient) => KubeClient;
+}
+
+/** A rest is proved by so long a silence: longer than every pause of the planner. */
+const silenceMs = 130_000;
+/** After faults it takes longer: a dead watch goes unnoticed for 150 s, and is opened anew within 30 s. */
+const silenceAfterFaultsMs = 200_000;
+/** By then everything must have come to rest. */
+const patienceMs = 1_800_000;
+
+/** One world: random people, machines and faults for a while, then none; at last everybody leaves. Never throws for a violation. */
+export async function runSeed(options: RunOptions): Promise<Run> {
+  const { seed } = options;
+  const random = createRandom(seed);
+  const clock = createClock();
+  const trace = createTrace(() => clock.nowMs);
+  let violation: Violation | undefined;
+  const say = (line: string): void => {
+    trace.say(line);
+    options.onTrace?.(trace.tail(1)[0] ?? "");
+  };
+  const fail = (invariant: string, message: string): void => {
+    if (violation !== undefined) return;
+    say(`VIOLATION ${invariant}: ${message}`);
+    violation = { invariant, message, step: clock.steps, tail: trace.tail(80), state: world?.state() ?? [] };
+    clock.stop();
+  };
+  const crash = (error: unknown): void =>
+    fail(invariants.alive, error instanceof Error ? String(error.stack) : String(error));
+  process.on("unhandledRejection", crash);
+  let world: ReturnType<typeof buildWorld> | undefined;
+  try {
+    world = buildWorld(random, clock, say, fail, options);
+    for (const phase of world.phases) {
+      await phase();
+      if (violation !== undefined) break;
+    }
+  } finally {
+    process.off("unhandledRejection", crash);
+  }
+  const run = { seed, hash: trace.hash(), steps: clock.steps, seconds: Math.round(clock.nowMs / 1000) };
+  return violation === undefined ? run : { ...run, violation };
+}
+
+type Clock = ReturnType<typeof createClock>;
+
+function buildWorld(
+  random: Random,
+  clock: Clock,
+  say: (line: string) => void,
+  fail: Witness["fail"],
+  { tamper, sketch = sketchWorld(random) }: RunOptions,
+) {
+  let uids = 0;
+  const api = createApiServer({
+    nowMs: () => epochMs + clock.nowMs,
+    newUid: () => {
+      uids += 1;
+      return `uid-${uids}`;
+    },
+    injects: () => true,
+  });
+  const network = createNetwork(api, clock, random);
+  const parts: Parts = {
+    clock,
+    random,
+    api,
+    network,
+    say,
+    templates: claimTemplates(sketch),
+    spawn: (name) => createProcess(name, clock, random),
+  };
+  const { store } = api;
+  let lastWriteMs = 0;
+  /** Whether a write is allowed now. */
+  let atRest: (commit: Commit) => boolean = () => true;
+  store.onCommit((commit) => {
+    if (isRoutine(commit)) return;
+    lastWriteMs = clock.nowMs;
+    say(tell(commit));
+    if (!atRest(commit)) fail(invariants.idle, `a restart at rest causes: ${tell(commit)}`);
+  });
+
+  const workloads = new Map<string, Workload>();
+  const kubelets = createKubelets(parts);
+  const planners = createPlanners(
+    parts,
+    {
+      crashed: (message) => fail(invariants.alive, message),
+      answered: ({ podName, podUid, node }) => {
+        const pod = store.get("pods", `${namespace}/${podName}`) as
+          | { metadata: { uid: string }; spec?: { nodeName?: string } }
+          | undefined;
+        if (pod?.metadata.uid !== podUid || pod.spec?.nodeName === node) return;
+        fail(invariants.answer, `pod ${podName} is not bound to ${node}`);
+      },
+    },
+    tamper,
+  );
+  const witness: Witness = {
+    store,
+    sketch,
+    nowMs: () => clock.nowMs,
+    prepared: () => kubelets.prepared,
+    called: () => planners.called,
+    damaged: (uid) => people.damaged.has(uid ?? ""),
+    fail,
+  };
+  watchInvariants(witness);
+  const people = createPeople(parts, sketch, workloads, kubelets);
+  const components = [createControllerManager(parts, workloads), createScheduler(parts, planners)];
+
+  function begin(): void {
+    for (const name of sketch.nodes) {
+      place(api, "nodes", nodeObject(sketch, name));
+      place(api, "resourceslices", sliceObject(sketch, name));
+    }
+    place(api, "deviceclasses", deviceClassObject);
+    place(api, "clustertopologies", topologyObject);
+    for (const component of components) component.start();
+    for (let replica = 0; replica < sketch.replicas; replica++) planners.start();
+  }
+
+  /** People and faults, at random moments. */
+  async function live(): Promise<void> {
+    begin();
+    const untilMs = random.between(20_000, 120_000);
+    // Where planners die all the time nobody gets far, where they never do nothing is tried.
+    const strikes = random.pick([0.03, 0.1, 0.1, 0.25]);
+    network.onArrival = (method, path) => {
+      if (method !== "GET" && random.chance(strikes / 4)) people.overtake(path);
+    };
+    while (clock.nowMs < untilMs && !clock.stopped) {
+      await clock.run(clock.nowMs + random.between(0, random.pick([50, 500, 4_000])));
+      if (random.chance(strikes)) strike();
+      else people.act();
+    }
+  }
+
+  function strike(): void {
+    random.pick([killPlanner, killPlanner, stopPlanner, killComponent, storm, outage, disturb, compact])();
+  }
+
+  function killPlanner(): void {
+    planners.kill(random.below(2));
+    clock.after(random.between(50, 5_000), planners.start);
+  }
+
+  function stopPlanner(): void {
+    planners.stop(random.below(2));
+    clock.after(random.between(50, 5_000), planners.start);
+  }
+
+  function killComponent(): void {
+    const component: Component = random.pick(components);
+    component.kill();
+    clock.after(random.between(500, 10_000), component.start);
+  }
+
+  function storm(): void {
+    say("storm");
+    network.weather = {
+      outage: false,
+      faults: random.pick([0.02, 0.1, 0.3]),
+      slowness: random.pick([0, 0.1, 0.5]),
+      slowestMs: random.pick([100, 2_000]),
+    };
+    clock.after(random.between(500, 20_000), calm);
+  }
+
+  function outage(): void {
+    say("outage");
+    network.weather = { ...network.weather, outage: true };
+    network.disturbWatches("reset", 1);
+    clock.after(random.between(100, 20_000), calm);
+  }
+
+  function calm(): void {
+    say("calm");
+    network.weather = fairWeather;
+  }
+
+  function disturb(): void {
+    const how = random.pick(["close", "reset", "silence"] as const);
+    say(`watches: ${how}`);
+    network.disturbWatches(how, random.pick([0.2, 1]));
+  }
+
+  function compact(): void {
+    say("compaction");
+    store.compact();
+    if (random.chance(0.5)) network.disturbWatches("reset", 1);
+  }
+
+  /** Nothing fails any more; everything must come to rest, and be right. */
+  async function rest(): Promise<void> {
+    await clock.run(clock.nowMs + 10_000);
+    network.onArrival = () => undefined;
+    calm();
+    people.tidyUp();
+    for (const component of components) component.start();
+    while (planners.alive < 1) planners.start();
+    await silence(silenceAfterFaultsMs);
+    if (!clock.stopped) judgeRest(witness, sketch.gangs);
+  }
+
+  async function silence(forMs = silenceMs): Promise<void> {
+    const beganMs = clock.nowMs;
+    lastWriteMs = clock.nowMs;
+    while (!clock.stopped && clock.nowMs < lastWriteMs + forMs) {
+      if (clock.nowMs - beganMs > patienceMs) return fail(invariants.rest, "writes for half an hour");
+      await clock.run(lastWriteMs + forMs + 1);
+    }
+  }
+
+  /** Who starts anew in a world at rest finds everything as it left it. The first may still say a refusal in newer words. */
+  async function idle(): Promise<void> {
+    atRest = isRefusal;
+    await restart();
+    atRest = () => false;
+    await restart();
+    atRest = () => true;
+  }
+
+  function isRefusal({ resource, object, previous }: Commit): boolean {
+    const phase = (gang: unknown) => (gang as Gang | undefined)?.status?.phase ?? "Pending";
+    return resource === "gangs" && phase(object) === "Pending" && phase(previous) === "Pending";
+  }
+
+  async function restart(): Promise<void> {
+    while (planners.alive > 0) planners.kill(0);
+    planners.start();
+    await silence();
+  }
+
+  /** Everybody leaves: nothing may stay behind. */
+  async function end(): Promise<void> {
+    say("everybody leaves");
+    people.leave();
+    await clock.run(clock.nowMs + 5_000);
+    // A pod that was on its way while its workload was deleted.
+    people.leave();
+    await silence();
+    for (const resource of ["pods", "resourceclaims", "gangs"]) {
+      for (const key of store.all(resource).keys())
+        fail(invariants.leak, `${resource} ${key} is left when all are gone`);
+    }
+    while (planners.alive > 0) planners.kill(0);
+  }
+
+  function state(): string[] {
+    return ["nodes", "gangs", "pods", "resourceclaims"].flatMap((resource) =>
+      [...store.all(resource)].map(([key, object]) => `${resource} ${key}${describe(resource, object)}`),
+    );
+  }
+
+  return { phases: [live, rest, idle, end], state };
+}
+
+/** Leases are renewed and events written for ever. */
+function isRoutine({ resource }: Commit): boolean {
+  return resource === "leases" || resource === "events";
+}
+
+function tell({ type, resource, object, user, version }: Commit): string {
+  const verb = type === "MODIFIED" ? "~" : type === "ADDED" ? "+" : "-";
+  const who = user.split(":").at(-1);
+  return `${verb} ${resource} ${object.metadata.name} by ${who} @${version}${describe(resource, object)}`;
+}
+
+function describe(resource: string, object: Commit["object"]): string {
+  const { status, spec, metadata } = object as {
+    status?: Record<string, unknown>;
+    spec?: Record<string, unknown>;
+    metadata: Commit["object"]["metadata"];
+  };
+  const facts: string[] = [];
+  if (metadata.deletionTimestamp !== undefined) facts.push("deleting");
+  if (resource === "gangs") facts.push(String(status?.["phase"] ?? "new"), String(status?.["explanation"] ?? ""));
+  if (resource === "nodes") facts.push(JSON.stringify([spec?.["unschedulable"] ?? false, status?.["conditions"]]));
+  if (resource === "pods") {
+    facts.push(
+      `${metadata.uid}`,
+      String(spec?.["nodeName"] ?? "unbound"),
+      spec?.["schedulingGates"] === undefined ? "" : "gated",
+    );
+    facts.push(
+      String(status?.["phase"] ?? ""),
+      status?.["nominatedNodeName"] === undefined ? "" : `nominated ${status["nominatedNodeName"]}`,
+    );
+  }
+  if (resource === "resourceclaims") {
+    const { allocation, reservedFor = [] } = (status ?? {}) as {
+      allocation?: { devices: { results: { pool: string; device: string }[] } };
+      reservedFor?: { uid: string; resource: string }[];
+    };
+    facts.push(
+      (allocation?.devices.results ?? []).map(({ pool, device }) => `${pool}/${device}`).join(" ") || "unallocated",
+    );
+    facts.push(`for ${reservedFor.map((each) => `${each.resource === "gangs" ? "guard " : ""}${each.uid}`).join(" ")}`);
+    if ((metadata.finalizers ?? []).length === 0) facts.push("unprotected");
+  }
+  return facts.length === 0 ? "" : `: ${facts.filter((each) => each !== "").join(", ")}`;
+}

@@ -1,0 +1,107 @@
+import type { Pod, ResourceClaim } from "../../../src/api/kubernetes.ts";
+import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, memberMarker } from "../../../src/api/names.ts";
+import { equalJson } from "../../../src/topology/equal.ts";
+import { refuse } from "./errors.ts";
+import type { StoredObject } from "./resources.ts";
+
+/** The account that deploy/policies.yaml lets allocate devices of managed drivers. */
+export const plannerAccount = "system:serviceaccount:kllama-system:kllama-planner";
+
+/** What deploy/policies.yaml does to objects at their creation: gate and markers on pods, a finalizer on claims. */
+export function mutateOnCreate(resource: string, object: StoredObject, injects: boolean): StoredObject {
+  if (resource === "resourceclaims") return withFinalizer(object);
+  if (resource !== "pods") return object;
+  const pod = object as unknown as Pod;
+  if ((pod.spec.nodeName ?? "") !== "") return object;
+  const hasClaims = (pod.spec.resourceClaims ?? []).length > 0;
+  const member = pod.metadata.labels?.[gangLabel] !== undefined;
+  if (!member && !(injects && hasClaims)) return object;
+  const gated = withGate(pod);
+  return (member ? withMarkers(gated, hasClaims ? [bindMarker] : [bindMarker, memberMarker]) : gated) as StoredObject;
+}
+
+function withFinalizer(object: StoredObject): StoredObject {
+  const finalizers = object.metadata.finalizers ?? [];
+  if (finalizers.includes(claimFinalizer)) return object;
+  return { ...object, metadata: { ...object.metadata, finalizers: [...finalizers, claimFinalizer] } };
+}
+
+function withGate(pod: Pod): Pod {
+  const gates = pod.spec.schedulingGates ?? [];
+  if (gates.some((gate) => gate.name === gangGate)) return pod;
+  return { ...pod, spec: { ...pod.spec, schedulingGates: [...gates, { name: gangGate }] } };
+}
+
+function withMarkers(pod: Pod, markers: readonly string[]): Pod {
+  const [first, ...others] = pod.spec.containers;
+  if (first === undefined) return pod;
+  const marked = Object.fromEntries(markers.map((name) => [name, "1"]));
+  const { requests, limits } = first.resources ?? {};
+  const resources = {
+    ...first.resources,
+    requests: { ...requests, ...marked },
+    limits: { ...limits, ...marked },
+  };
+  return { ...pod, spec: { ...pod.spec, containers: [{ ...first, resources }, ...others] } };
+}
+
+/** kube-apiserver's own rules for `resourceclaims/status`, and the policy *account*. */
+export function checkClaimStatus(before: ResourceClaim, after: ResourceClaim, user: string): void {
+  const { allocation, reservedFor = [] } = after.status ?? {};
+  const old = before.status?.allocation;
+  const same = equalJson(old, allocation);
+  const results = allocation?.devices?.results ?? [];
+  const managed = results.filter((result) => result.driver === driverName && result.adminAccess !== true);
+  if (!same && managed.length > 0 && user !== plannerAccount) {
+    throw refuse.forbidden(`devices of ${driverName} are allocated by kllama's planner alone, not by ${user}`);
+  }
+  if (old !== undefined && allocation !== undefined && !same) {
+    throw refuse.invalid("status.allocation: field is immutable");
+  }
+  if (reservedFor.length > 0 && allocation === undefined) {
+    throw refuse.invalid("status.reservedFor: may not be specified when `allocated` is not set");
+  }
+  if (new Set(reservedFor.map((consumer) => consumer.uid)).size < reservedFor.length) {
+    throw refuse.invalid("status.reservedFor: duplicate value");
+  }
+  const known = new Set((before.status?.reservedFor ?? []).map((consumer) => consumer.uid));
+  if (before.metadata.deletionTimestamp !== undefined && reservedFor.some((consumer) => !known.has(consumer.uid))) {
+    throw refuse.invalid("status.reservedFor: new entries may not be added while `deletionTimestamp` is set");
+  }
+}
+
+/** Of a pod's spec kllama changes the gates only, which may be lifted and never added. */
+export function checkPodSpec(before: Pod, after: Pod): void {
+  const gates = (pod: Pod) => (pod.spec.schedulingGates ?? []).map((gate) => gate.name);
+  const allowed = new Set(gates(before));
+  if (gates(after).some((gate) => !allowed.has(gate))) {
+    throw refuse.invalid("spec.schedulingGates: only deletion is allowed");
+  }
+  const { schedulingGates: _before, ...old } = before.spec;
+  const { schedulingGates: _after, ...next } = after.spec;
+  if (!equalJson(old, next)) throw refuse.invalid("spec: pod updates may not change these fields");
+}
+
+/** A pod that is bound by `pods/binding`. */
+export function bindPod(pod: Pod, binding: { metadata?: { uid?: string }; target?: { name?: string } }): Pod {
+  const { name } = pod.metadata;
+  const uid = binding.metadata?.uid;
+  if (uid !== undefined && uid !== pod.metadata.uid) {
+    throw refuse.conflict(`pods/binding ${name}: UID in precondition: ${uid}, in object: ${pod.metadata.uid}`);
+  }
+  if (pod.metadata.deletionTimestamp !== undefined) throw refuse.conflict(`pod ${name} is being deleted`);
+  if (pod.spec.nodeName !== undefined) {
+    throw refuse.conflict(`pod ${name} is already assigned to node "${pod.spec.nodeName}"`);
+  }
+  if ((pod.spec.schedulingGates ?? []).length > 0) {
+    throw refuse.conflict(`pod ${name} has non-empty .spec.schedulingGates`);
+  }
+  const { nominatedNodeName: _, conditions = [], ...status } = pod.status ?? {};
+  const scheduled = { type: "PodScheduled", status: "True" };
+  const others = conditions.filter((condition) => condition.type !== "PodScheduled");
+  return {
+    ...pod,
+    spec: { ...pod.spec, nodeName: binding.target?.name ?? "" },
+    status: { ...status, conditions: [...others, scheduled] },
+  };
+}
