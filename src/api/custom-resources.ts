@@ -4,6 +4,7 @@ import { gangSpec, gangStatus } from "./gang.ts";
 import { llmClusterSpec, llmClusterStatus } from "./llm-cluster.ts";
 import { schedulingGroup, servingGroup, version } from "./names.ts";
 import { placementGroupSpec, placementGroupStatus } from "./placement-group.ts";
+import { plannerTermSpec, plannerTermStatus } from "./planner-term.ts";
 
 const age: PrinterColumn = { name: "Age", type: "date", jsonPath: ".metadata.creationTimestamp" };
 
@@ -104,5 +105,30 @@ const llmCluster: CustomResource = {
   ],
 };
 
+const plannerTerm: CustomResource = {
+  group: schedulingGroup,
+  version,
+  kind: "PlannerTerm",
+  plural: "plannerterms",
+  singular: "plannerterm",
+  shortNames: ["pterm"],
+  scope: "Cluster",
+  description:
+    "Which planner may write: the API server refuses every other one, also one that was paused and does not know yet that it was replaced.",
+  spec: plannerTermSpec,
+  status: plannerTermStatus,
+  columns: [
+    { name: "Holder", type: "string", jsonPath: ".spec.holder" },
+    { name: "Epoch", type: "integer", jsonPath: ".spec.epoch" },
+    age,
+  ],
+};
+
 /** Every kind that kllama adds to the API server. */
-export const customResources: readonly CustomResource[] = [gang, placementGroup, clusterTopology, llmCluster];
+export const customResources: readonly CustomResource[] = [
+  gang,
+  placementGroup,
+  clusterTopology,
+  plannerTerm,
+  llmCluster,
+];

@@ -33,4 +33,7 @@ export const claimFinalizer = "resource.kubernetes.io/delete-protection";
 /** Label values that join gangs into a PlacementGroup by role. */
 export const roleLabel = "scheduling.kllama.ai/role";
 
+/** Name of the Lease that elects the planner and of the PlannerTerm that fences it. */
+export const plannerName = "kllama-planner";
+
 export const fieldManager = "kllama";

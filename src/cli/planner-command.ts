@@ -6,7 +6,7 @@ import type { WriteEffect } from "../extender/effects.ts";
 import { defineCommand, type FlagValues, UsageError } from "./command.ts";
 import { failpoint } from "./failpoint.ts";
 import { parseListen } from "./listen.ts";
-import { createLog, processIdentity, serve, serviceFlags } from "./service.ts";
+import { createLog, processIdentity, serve, serviceFlags, whenReachable } from "./service.ts";
 
 const flags = {
   ...serviceFlags,
@@ -79,18 +79,31 @@ export const plannerCommand = defineCommand({
     const log = createLog("planner", values["log-level"]);
     const die = failpoint(process.env["KLLAMA_FAILPOINT"]);
     return serve(log, async (fail) => {
-      const [{ startPlanner }, { createClient }, { loadConnection }] = await Promise.all([
+      const [
+        { startPlanner },
+        { createFence },
+        { createClient },
+        { loadConnection },
+        { readHolder },
+        { systemTiming },
+      ] = await Promise.all([
         import("../extender/planner.ts"),
+        import("../extender/term.ts"),
         import("../kube/client.ts"),
         import("../kube/connection.ts"),
+        import("../kube/planner-term.ts"),
+        import("../kube/timing.ts"),
       ]);
       const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
         userAgent: "kllama-planner",
       });
+      const holder = await whenReachable(log, () => readHolder(client));
       const planner = await startPlanner({
         client,
         log,
-        identity: processIdentity(),
+        // A container that is restarted in its pod keeps the Lease: nobody else can be that holder.
+        identity: holder.pod ?? processIdentity(),
+        fence: createFence({ client, holder: holder.id, log, timing: systemTiming }),
         namespace: values.namespace,
         listen,
         auditPeriodMs,

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import process from "node:process";
 import { type Logger, pino } from "pino";
+import { KubeError } from "../kube/client.ts";
 import { type Flag, UsageError } from "./command.ts";
 import { onStopSignals } from "./signals.ts";
 
@@ -35,6 +36,22 @@ export function createLog(name: string, level: string): Logger {
 /** Different for every process, as an elected leader's name has to be: host, process and a random part. */
 export function processIdentity(): string {
   return `${hostname()}_${process.pid}_${randomUUID().slice(0, 8)}`;
+}
+
+const reachPauseMs = 1_000;
+
+/** What a service has to ask the API server before it can begin: asked again until the API server can be reached. */
+export async function whenReachable<T>(log: Logger, ask: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (!(error instanceof KubeError) || (error.status !== 0 && error.status !== 429 && error.status < 500))
+        throw error;
+      log.warn({ error: error.message }, "the API server cannot be asked yet");
+      await new Promise((resolve) => setTimeout(resolve, reachPauseMs));
+    }
+  }
 }
 
 /** A started service: `failed` rejects when it cannot go on. */

@@ -1,5 +1,5 @@
 import type { Logger } from "pino";
-import { driverName, schedulingGroup, version } from "../api/names.ts";
+import { driverName, plannerName, schedulingGroup, version } from "../api/names.ts";
 import { toAllocation } from "../dra/allocator/result.ts";
 import { type KubeClient, KubeError } from "../kube/client.ts";
 import { createEventRecorder, type EventRecorder } from "../kube/events.ts";
@@ -13,6 +13,7 @@ import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } fr
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
 import type { PlannerMetrics } from "./metrics.ts";
 import type { ExtenderBackend } from "./server.ts";
+import type { Fence } from "./term.ts";
 import { createWatches } from "./watches.ts";
 import { createWriteQueue, type WriteQueue } from "./writes.ts";
 
@@ -20,8 +21,10 @@ export interface EngineOptions {
   client: KubeClient;
   log: Pick<Logger, "info" | "warn" | "fatal">;
   metrics: PlannerMetrics;
-  /** Unique for every process, as the Lease's holder. */
+  /** As the Lease's holder: no two running processes have the same. */
   identity: string;
+  /** Keeps writes of a planner that was replaced out of the API server. */
+  fence?: Fence;
   /** Namespace of the Lease. */
   namespace: string;
   managedDrivers?: readonly string[];
@@ -61,13 +64,14 @@ export function startEngine(options: EngineOptions): Engine {
   const drivers = options.managedDrivers ?? [driverName];
   const model = createClusterModel({ managedDrivers: drivers });
   const closing = new AbortController();
-  const recorder = createEventRecorder({ client, component: "kllama-planner", instance: identity, timing });
+  const writer = whileLeading(client, () => elector.isLeader());
+  const recorder = createEventRecorder({ client: writer, component: "kllama-planner", instance: identity, timing });
   const calls = createHeldCalls(() => coordinator, timing, options.holdBindMs ?? 25_000);
   const allocation = allocationBuilder(model, timing);
   const queue: WriteQueue = createWriteQueue(
     { total: options.writeLimit ?? 32, background: 2, patienceMs: 5_000 },
     async (effect) => {
-      const written = await timedWrite(client, effect, allocation, metrics);
+      const written = await timedWrite(writer, effect, allocation, metrics);
       if (written.outcome.ok) options.onWritten?.(effect);
       return written;
     },
@@ -109,24 +113,27 @@ export function startEngine(options: EngineOptions): Engine {
 
   const active = Promise.withResolvers<void>();
   let leading = false;
+
+  /** What a follower's watches told may be older than what the last leader did: all is listed anew, behind the fence. */
+  async function begin(epoch: number): Promise<void> {
+    await options.fence?.raise(closing.signal);
+    await Promise.all([...watches.values()].map((watch) => watch.refresh()));
+    if (closing.signal.aborted || !elector.isLeader()) return;
+    leading = true;
+    metrics.leader.set(1);
+    log.info({ epoch, ...coordinator.stats() }, "planning");
+    coordinator.activate();
+    active.resolve();
+  }
+
   const elector = createElector({
     client,
     namespace: options.namespace,
-    name: "kllama-planner",
+    name: plannerName,
     identity,
     timing,
     onStartedLeading: (epoch) => {
-      // Listed in this term: what a follower's watches told may be older than what the last leader did.
-      void Promise.all([...watches.values()].map((watch) => watch.refresh())).then(
-        () => {
-          leading = true;
-          metrics.leader.set(1);
-          log.info({ epoch, ...coordinator.stats() }, "planning");
-          coordinator.activate();
-          active.resolve();
-        },
-        (error) => log.warn({ error: String(error) }, "stopped before the first sync"),
-      );
+      begin(epoch).catch((error) => log.warn({ error: String(error) }, "stopped before the first sync"));
     },
     onStoppedLeading: (reason) => {
       leading = false;
@@ -146,7 +153,7 @@ export function startEngine(options: EngineOptions): Engine {
         const node = coordinator.plannedNode(podUid);
         return node === undefined ? { refusal: "the gang of this pod is not placed yet" } : { node };
       },
-      ready: () => readiness(leading, elector, watches),
+      ready: () => readiness(leading, elector, watches, options.fence),
     },
     active: active.promise,
     stats: coordinator.stats,
@@ -161,6 +168,17 @@ export function startEngine(options: EngineOptions): Engine {
       closing.abort();
       await elector.release();
       await recorder.close();
+    },
+  };
+}
+
+/** Sends nothing once the Lease is lost, however long a request waited for its turn. The fence stops what is on its way. */
+function whileLeading(client: KubeClient, isLeader: () => boolean): KubeClient {
+  return {
+    ...client,
+    async request(...call) {
+      if (!isLeader()) throw new KubeError("this replica does not lead any more", { status: 0, reason: "NotLeading" });
+      return await client.request(...call);
     },
   };
 }
@@ -228,10 +246,15 @@ function readiness(
   leading: boolean,
   elector: Elector,
   watches: ReadonlyMap<string, { synced: boolean }>,
+  fence: Fence | undefined,
 ): { ready: boolean; reason: string } {
   const waiting = [...watches].filter(([, watch]) => !watch.synced).map(([kind]) => kind);
   if (waiting.length > 0) return { ready: false, reason: `not synced: ${waiting.join(", ")}` };
-  if (leading) return { ready: true, reason: "planning" };
+  if (elector.isLeader()) {
+    const trouble = fence?.trouble();
+    if (trouble !== undefined) return { ready: false, reason: trouble };
+    return leading ? { ready: true, reason: "planning" } : { ready: false, reason: "about to plan" };
+  }
   const leader = elector.leader();
   if (leader === "") return { ready: false, reason: "nobody leads yet" };
   return { ready: true, reason: `standing by; ${leader} plans` };

@@ -7,7 +7,7 @@ export interface ElectorOptions {
   namespace: string;
   /** Name of the Lease. */
   name: string;
-  /** Must be fresh for every process: who restarts under its old name keeps its old epoch. */
+  /** No two running processes may share it. Who restarts under its old name keeps the Lease, and its old epoch. */
   identity: string;
   /** `epoch` is the Lease's `leaseTransitions`. It starts anew at 0 when somebody deletes the Lease, so fencing needs more. */
   onStartedLeading: (epoch: number) => void;

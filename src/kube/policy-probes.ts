@@ -17,7 +17,8 @@ type Probe = (client: KubeClient) => Promise<string | undefined>;
 
 /**
  * Waits until the policies of deploy/policies.yaml take effect, which is some seconds after they were applied: dry runs
- * must be gated, marked or refused. The client needs the rights of an administrator, without being the planner; one
+ * must be gated, marked or refused. Two cannot be tried by dry runs of an administrator: the planner probes
+ * term.scheduling.kllama.ai before it plans, and finalizers.scheduling.kllama.ai looks at allocated claims only. The client needs the rights of an administrator, without being the planner; one
  * ResourceClaim is created for the probe and deleted. Throws an error that names the policy that does not take effect.
  */
 export async function waitForPolicies(
@@ -60,6 +61,23 @@ const probes: Record<string, Probe> = {
   "extended-resources.scheduling.kllama.ai": (client) =>
     refused("extended-resources.scheduling.kllama.ai", () =>
       dryRunPod(client, { limits: { [`deviceclass.resource.kubernetes.io/${driverName}`]: "1" } }),
+    ),
+  "slices.scheduling.kllama.ai": (client) =>
+    refused("slices.scheduling.kllama.ai", () =>
+      client.request("POST", resourcePath({ ...dra, resource: "resourceslices" }), {
+        query: dryRun,
+        body: {
+          apiVersion: "resource.k8s.io/v1",
+          kind: "ResourceSlice",
+          metadata: { name: probeName },
+          spec: {
+            driver: driverName,
+            nodeName: probeName,
+            pool: { name: probeName, generation: 1, resourceSliceCount: 1 },
+            devices: [],
+          },
+        },
+      }),
     ),
   "device-classes.scheduling.kllama.ai": (client) =>
     refused("device-classes.scheduling.kllama.ai", () =>

@@ -65,6 +65,8 @@ export const accountRights: AccountRights[] = [
       ...rights("create patch", "events.k8s.io", "events"),
       ...rights("create", "coordination.k8s.io", "leases", lease),
       ...rights("get update", "coordination.k8s.io", "leases", { ...lease, name: "kllama-planner" }),
+      ...rights("create", scheduling, "plannerterms"),
+      ...rights("get update", scheduling, "plannerterms plannerterms/status", { name: "kllama-planner" }),
     ],
     mayNot: [
       ...nobody,
@@ -79,6 +81,8 @@ export const accountRights: AccountRights[] = [
       ...rights("get update", "coordination.k8s.io", "leases", { namespace: "kube-system", name: "kube-scheduler" }),
       ...rights("update", "coordination.k8s.io", "leases", { ...lease, name: "another" }),
       ...rights("delete", "coordination.k8s.io", "leases", { ...lease, name: "kllama-planner" }),
+      ...rights("update", scheduling, "plannerterms", { name: "another" }),
+      ...rights("delete", scheduling, "plannerterms", { name: "kllama-planner" }),
     ],
   },
   {

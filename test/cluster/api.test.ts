@@ -263,6 +263,106 @@ describe("one allocator", () => {
   });
 });
 
+describe("the finalizer of an allocated claim", () => {
+  const strip = (client: KubeClient, name: string) =>
+    client.request("PATCH", claimPath("team", name), { query: dryRun, body: { metadata: { finalizers: null } } });
+  const claimOn = async (driver: string) => {
+    const planner = await accountClient("kllama-system", "kllama-planner");
+    const name = await createClaim();
+    await allocate(driver === "gpu.kllama.ai" ? planner : admin, name, { driver });
+    return name;
+  };
+
+  test("stays while the claim holds our devices, whatever rights a user has", async () => {
+    const name = await claimOn("gpu.kllama.ai");
+    await expect(strip(admin, name)).rejects.toThrow(
+      `finalizer resource.kubernetes.io/delete-protection of ResourceClaim ${name} stays while the claim holds devices of gpu.kllama.ai: delete the pod that uses it`,
+    );
+    const other = { metadata: { labels: { changed: "yes" }, finalizers: [claimFinalizer, "example.com/more"] } };
+    await expect(
+      admin.request("PATCH", claimPath("team", name), { query: dryRun, body: other }),
+    ).resolves.toBeDefined();
+  });
+
+  test("is taken off by those who deallocate", async () => {
+    const name = await claimOn("gpu.kllama.ai");
+    const scheduler = await clientOf((await controlPlane.kubeconfigFor("system:kube-scheduler")).path);
+    await strip(scheduler, name);
+    await strip(await accountClient("kube-system", "resource-claim-controller"), name);
+    await strip(await accountClient("kllama-system", "kllama-planner"), name);
+  });
+
+  test("is anybody's on a claim without allocation, and on another driver's", async () => {
+    await strip(admin, await createClaim());
+    await strip(admin, await claimOn("gpu.nvidia.com"));
+  });
+});
+
+describe("slices of our driver", () => {
+  const path = "/apis/resource.k8s.io/v1/resourceslices";
+  interface SliceInput {
+    driver?: string;
+    node?: string;
+    pool?: string;
+    more?: object;
+  }
+  const slice = ({ driver = "gpu.kllama.ai", node = "node-9", pool = node, more = {} }: SliceInput) => ({
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceSlice",
+    metadata: { name: `${driver}-${node}` },
+    spec: {
+      driver,
+      nodeName: node,
+      pool: { name: pool, generation: 1, resourceSliceCount: 1 },
+      devices: [{ name: "gpu-0" }],
+      ...more,
+    },
+  });
+  const oneNode = { matchFields: [{ key: "metadata.name", operator: "In", values: ["node-9"] }] };
+  let agent: KubeClient;
+
+  beforeAll(async () => {
+    agent = await nodeAgent("node-9");
+  });
+
+  test("are written and deleted by the agent of their node", async () => {
+    const { metadata, ...body } = await create<KubernetesObject & { spec: object }>(agent, path, slice({}));
+    const spec = { ...body.spec, devices: [{ name: "gpu-0" }, { name: "gpu-1" }] };
+    await expect(
+      agent.request("PUT", `${path}/${metadata.name}`, { body: { ...body, metadata, spec } }),
+    ).resolves.toMatchObject({ spec });
+    await agent.request("DELETE", `${path}/${metadata.name}`);
+  });
+
+  test.each<[string, SliceInput]>([
+    ["another node's", { node: "node-8" }],
+    ["another pool's", { pool: "node-8" }],
+    ["another driver's", { driver: "gpu.nvidia.com" }],
+    ["all nodes'", { more: { nodeName: undefined, allNodes: true } }],
+    ["a selection of nodes'", { more: { nodeName: undefined, nodeSelector: { nodeSelectorTerms: [oneNode] } } }],
+  ])("%s are refused to it", async (_whose, input) => {
+    await expect(create(agent, path, slice(input), dryRun)).rejects.toThrow(
+      "a node agent writes slices of its own node, driver and pool alone: this one runs on node 'node-9'",
+    );
+  });
+
+  test("of another node are not deleted by it", async () => {
+    const simulator = await accountClient("kllama-system", "kllama-simulator");
+    const { metadata } = await create(simulator, path, slice({ node: "node-10" }));
+    await expect(agent.request("DELETE", `${path}/${metadata.name}`)).rejects.toThrow("its own node");
+    await admin.request("DELETE", `${path}/${metadata.name}`);
+  });
+
+  test("are nobody else's to write; other drivers' are", async () => {
+    await expect(create(admin, path, slice({}), dryRun)).rejects.toThrow(
+      "slices of driver gpu.kllama.ai are written by kllama's node agents alone, not by",
+    );
+    await expect(create(admin, path, slice({ driver: "gpu.nvidia.com" }), dryRun)).resolves.toBeDefined();
+    const unbound = await accountClient("kllama-system", "kllama-node-agent");
+    await expect(create(unbound, path, slice({}), dryRun)).rejects.toThrow("this one runs on node ''");
+  });
+});
+
 describe("extended resources", () => {
   const refusal =
     "cannot be requested as an extended resource: kllama plans devices before the pod is scheduled. Remove it from the containers' resources, create a ResourceClaimTemplate with deviceClassName";
@@ -379,7 +479,7 @@ test("installing again changes nothing", async () => {
   const before = await generations();
   await installManifests(admin, ["crds", "deploy"]);
   expect(await generations()).toEqual(before);
-  expect(before.map(({ length }) => length)).toEqual([3, 3, 4]);
+  expect(before.map(({ length }) => length)).toEqual([6, 3, 5]);
 });
 
 test("installing names file and object of what the API server refuses", async () => {
@@ -414,8 +514,9 @@ async function nodeAgent(node: string): Promise<KubeClient> {
   await create(admin, "/api/v1/nodes", { apiVersion: "v1", kind: "Node", metadata: { name: node } });
   const account = "kllama-node-agent";
   const spec = { nodeName: node, serviceAccountName: account };
-  const { metadata } = await createPod({ namespace: "kllama-system", name: "agent", spec });
-  const pod = { name: "agent", uid: metadata.uid! };
+  const name = `agent-of-${node}`;
+  const { metadata } = await createPod({ namespace: "kllama-system", name, spec });
+  const pod = { name, uid: metadata.uid! };
   return clientOf((await controlPlane.serviceAccountKubeconfig("kllama-system", account, { pod })).path);
 }
 

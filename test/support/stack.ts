@@ -1,8 +1,10 @@
+import type { Pod } from "../../src/api/kubernetes.ts";
 import type { Child } from "../../src/cli/system/children.ts";
 import {
   type ExtenderAccess,
   install,
   kubeconfigOf,
+  type PodIdentity,
   plannerFlags,
   prepareExtender,
   prepareProcess,
@@ -54,7 +56,8 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await install(admin);
     await waitForPolicies(admin);
     const extender = await prepareExtender(plane);
-    const planner = await startService(plane, "planner", plannerFlags(extender), stops);
+    const pod = await createReplicaPod(admin, "kllama-planner-0");
+    const planner = await startService(plane, "planner", plannerFlags(extender), stops, pod);
     await startScheduler(plane, extender);
     const fleet = await startFleetOf(plane, options, stops);
     const operator = options.operator === true ? await startService(plane, "operator", [], stops) : undefined;
@@ -65,6 +68,16 @@ export async function startStack(options: StackOptions): Promise<Stack> {
       ...(operator === undefined ? {} : { operator }),
     };
   });
+}
+
+/**
+ * A further replica of the planner, with a pod and an address of its own, which kube-scheduler does not know. It stands by
+ * until it leads, and ends with this process at the latest.
+ */
+export async function startReplica({ plane, admin, extender }: Stack, name: string): Promise<Child> {
+  const pod = await createReplicaPod(admin, name);
+  const launch = await prepareProcess(plane, "planner", plannerFlags({ ...extender, listen: "127.0.0.1:0" }), pod);
+  return launch();
 }
 
 /** The same control plane, fleet and device classes without kllama: kube-scheduler allocates alone. */
@@ -117,13 +130,34 @@ async function startFleetOf(
 
 const silent = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
+/**
+ * The pod that a planner's token is bound to, so that the API server tells replicas apart. Its process runs on this
+ * machine: no scheduler is to take it.
+ */
+export async function createReplicaPod(admin: KubeClient, name: string): Promise<PodIdentity> {
+  const pod = await admin.request<Pod>("POST", "/api/v1/namespaces/kllama-system/pods", {
+    body: {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name },
+      spec: {
+        serviceAccountName: "kllama-planner",
+        schedulerName: "none",
+        containers: [{ name: "planner", image: "outside-the-cluster" }],
+      },
+    },
+  });
+  return { name, uid: pod.metadata.uid ?? "" };
+}
+
 async function startService(
   plane: ControlPlane,
   name: "planner" | "operator",
   flags: readonly string[],
   stops: (() => Promise<void>)[],
+  pod?: PodIdentity,
 ): Promise<Service> {
-  const launch = await prepareProcess(plane, name, flags);
+  const launch = await prepareProcess(plane, name, flags, pod);
   let child: Child = launch();
   stops.unshift(() => child.stop());
   await child.ready;

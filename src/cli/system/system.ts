@@ -98,9 +98,23 @@ export async function install(client: KubeClient, { stock = false } = {}): Promi
 
 const accounts = { planner: "kllama-planner", operator: "kllama-operator", "simulate-fleet": "kllama-simulator" };
 
-/** Path of a kubeconfig for the account under which a process of kllama runs. */
-export async function kubeconfigOf(controlPlane: ControlPlane, name: keyof typeof accounts): Promise<string> {
-  return (await controlPlane.serviceAccountKubeconfig(namespace, accounts[name])).path;
+/** A pod object that stands for a process outside the cluster, so that its token names it. */
+export interface PodIdentity {
+  name: string;
+  uid: string;
+}
+
+/**
+ * Path of a kubeconfig for the account under which a process of kllama runs. With a pod its token is bound to it, as a
+ * token inside a cluster is.
+ */
+export async function kubeconfigOf(
+  controlPlane: ControlPlane,
+  name: keyof typeof accounts,
+  pod?: PodIdentity,
+): Promise<string> {
+  const options = pod === undefined ? {} : { pod };
+  return (await controlPlane.serviceAccountKubeconfig(namespace, accounts[name], options)).path;
 }
 
 /** Prepares a process of kllama under its own account; the function returned starts it, as often as it is called. */
@@ -108,8 +122,9 @@ export async function prepareProcess(
   controlPlane: ControlPlane,
   name: keyof typeof accounts,
   flags: readonly string[],
+  pod?: PodIdentity,
 ): Promise<(environment?: Record<string, string>) => Child> {
-  const kubeconfig = await kubeconfigOf(controlPlane, name);
+  const kubeconfig = await kubeconfigOf(controlPlane, name, pod);
   const logDir = join(controlPlane.dataDir, "logs");
   return (environment = {}) => startChild({ name, flags: ["--kubeconfig", kubeconfig, ...flags], logDir, environment });
 }

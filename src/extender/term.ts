@@ -1,0 +1,78 @@
+import type { Logger } from "pino";
+import type { KubeClient } from "../kube/client.ts";
+import { beginTerm, probeTerm } from "../kube/planner-term.ts";
+import type { Timing } from "../kube/timing.ts";
+
+/** What keeps every other planner's writes out while we plan. */
+export interface Fence {
+  /** Begins our term and resolves once the API server enforces it; tries again until then, or until the signal. */
+  raise(signal: AbortSignal): Promise<void>;
+  /** What is wrong with it, undefined while it stands. As of the last probe. */
+  trouble(): string | undefined;
+}
+
+export interface FenceOptions {
+  client: KubeClient;
+  /** How the API server knows us: `PlannerTerm.spec.holder`. */
+  holder: string;
+  log: Pick<Logger, "info" | "warn">;
+  timing: Timing;
+}
+
+/** A policy follows its parameter within some hundred milliseconds; it is asked that often until it does. */
+const propagationMs = 100;
+const retryMs = 1_000;
+/**
+ * How long a new term's first plan waits for API servers that lag behind the one that was asked. A planner that is
+ * restarted under the holder of the last term need not wait: nobody else's writes passed before either.
+ */
+const settleMs = 2_000;
+const probePeriodMs = 30_000;
+
+/** The fence of design: PlannerTerm and the policy term.scheduling.kllama.ai. */
+export function createFence({ client, holder, log, timing }: FenceOptions): Fence {
+  let trouble: string | undefined = "the term has not begun";
+
+  async function probe(): Promise<void> {
+    const before = trouble;
+    trouble = await probeTerm(client, holder).catch((error: unknown) => `the fence cannot be probed: ${String(error)}`);
+    if (trouble !== undefined && trouble !== before) log.warn({ trouble }, "fence");
+  }
+
+  async function begin(signal: AbortSignal): Promise<{ epoch: number; before?: string } | undefined> {
+    while (!signal.aborted) {
+      try {
+        return await beginTerm(client, holder);
+      } catch (error) {
+        trouble = error instanceof Error ? error.message : String(error);
+        log.warn({ trouble }, "fence");
+        await timing.sleep(retryMs, signal);
+      }
+    }
+    return undefined;
+  }
+
+  async function watch(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await timing.sleep(trouble === undefined ? probePeriodMs : retryMs, signal);
+      if (!signal.aborted) await probe();
+    }
+  }
+
+  return {
+    async raise(signal) {
+      const term = await begin(signal);
+      if (term === undefined) return;
+      await probe();
+      while (trouble !== undefined && !signal.aborted) {
+        await timing.sleep(propagationMs, signal);
+        await probe();
+      }
+      if (term.before !== undefined && term.before !== holder) await timing.sleep(settleMs, signal);
+      if (signal.aborted) return;
+      log.info({ epoch: term.epoch, holder, before: term.before }, "term begun");
+      void watch(signal);
+    },
+    trouble: () => trouble,
+  };
+}

@@ -1,0 +1,269 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { gangLabel, plannerName } from "../../src/api/names.ts";
+import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
+import { install } from "../../src/cli/system/system.ts";
+import { createClient, isNotFound, type KubeClient } from "../../src/kube/client.ts";
+import { loadConnection } from "../../src/kube/connection.ts";
+import { eventually } from "../../src/kube/eventually.ts";
+import { beginTerm, probeTerm, readHolder } from "../../src/kube/planner-term.ts";
+import { waitForPolicies } from "../../src/kube/policy-probes.ts";
+import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
+import { createReplicaPod } from "../support/stack.ts";
+
+const dra = "/apis/resource.k8s.io/v1";
+const admission = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+const terms = "/apis/scheduling.kllama.ai/v1alpha1/plannerterms";
+const gangs = "/apis/scheduling.kllama.ai/v1alpha1/namespaces/team/gangs";
+const claims = `${dra}/namespaces/team/resourceclaims`;
+const pods = "/api/v1/namespaces/team/pods";
+const replaced = "this planner was replaced";
+const dryRun = { dryRun: "All" };
+
+/** A planner as the API server sees it: the account, with a token of its own pod. */
+interface Replica {
+  client: KubeClient;
+  holder: string;
+}
+
+let controlPlane: ControlPlane;
+let admin: KubeClient;
+let replicas: [Replica, Replica];
+const open: KubeClient[] = [];
+
+beforeAll(async () => {
+  controlPlane = await startControlPlane({ components: [] });
+  admin = await clientOf(controlPlane.admin.path);
+  await install(admin);
+  await waitForPolicies(admin);
+  await post("/api/v1/namespaces", { apiVersion: "v1", kind: "Namespace", metadata: { name: "team" } });
+  replicas = [await replica("kllama-planner-0"), await replica("kllama-planner-1")];
+  await createSubjects();
+});
+
+afterAll(async () => {
+  await Promise.all(open.map((client) => client.close()));
+  await controlPlane?.stop();
+});
+
+describe("a PlannerTerm", () => {
+  const change = async (spec: PlannerTermSpec) => {
+    const { metadata } = await admin.request<KubernetesObject>("GET", `${terms}/other`);
+    return admin.request<{ spec: PlannerTermSpec }>("PUT", `${terms}/other`, { body: term("other", spec, metadata) });
+  };
+
+  beforeAll(() => post(terms, term("other", { holder: "a", epoch: 5 })));
+
+  test("names a holder and an epoch from 1", async () => {
+    await expect(post(terms, term("none", { holder: "", epoch: 1 }), dryRun)).rejects.toThrow("spec.holder");
+    await expect(post(terms, term("none", { holder: "a", epoch: 0 }), dryRun)).rejects.toThrow("spec.epoch");
+  });
+
+  test("never goes back, and takes a new holder with a greater epoch only", async () => {
+    const over = "a later term has begun: the epoch never falls, and a new holder needs a greater one";
+    await expect(change({ holder: "a", epoch: 4 })).rejects.toThrow(over);
+    await expect(change({ holder: "b", epoch: 5 })).rejects.toThrow(over);
+    await expect(change({ holder: "a", epoch: 6 })).resolves.toMatchObject({ spec: { epoch: 6 } });
+    await expect(change({ holder: "b", epoch: 7 })).resolves.toMatchObject({ spec: { holder: "b" } });
+  });
+});
+
+describe("who we are", () => {
+  test("is the pod that the token is bound to", async () => {
+    const pod = await admin.request<Pod>("GET", "/api/v1/namespaces/kllama-system/pods/kllama-planner-0");
+    const uid = pod.metadata.uid ?? "";
+    expect(await readHolder(replicas[0].client)).toEqual({ id: uid, pod: `kllama-planner-0_${uid}` });
+  });
+
+  test("is the credential without a pod: two tokens of one account are two holders", async () => {
+    const first = await readHolder(await account("kllama-planner"));
+    const second = await readHolder(await account("kllama-planner"));
+    expect(first).toEqual({ id: expect.stringMatching(/^JTI=/), pod: undefined });
+    expect(second.id).not.toBe(first.id);
+  });
+});
+
+describe("the fence", () => {
+  test("without a PlannerTerm lets both planners write, and says that it does not stand", async () => {
+    for (const { client, holder } of replicas) {
+      expect(await outcomes(client)).toEqual(allPass);
+      expect(await probeTerm(client, holder)).toBe(`there is no PlannerTerm ${plannerName}`);
+    }
+  });
+
+  test("through twenty changes of leader lets the holder write everything and the other nothing", async () => {
+    let stale = 0;
+    for (let change = 0; change < 20; change += 1) {
+      const leader = replicas[change % 2] as Replica;
+      const deposed = replicas[(change + 1) % 2] as Replica;
+      const { epoch } = await beginTerm(leader.client, leader.holder);
+      expect(epoch).toBe(change + 1);
+      await standsFor(leader);
+      stale += Object.values(await outcomes(deposed.client)).filter((outcome) => outcome === "passes").length;
+      expect(await outcomes(leader.client)).toEqual(allPass);
+      expect(await probeTerm(deposed.client, deposed.holder)).toBe(`term ${epoch} is held by ${leader.holder}`);
+    }
+    expect(stale).toBe(0);
+  });
+
+  test("is not for anybody else: people, other schedulers and other drivers write as ever", async () => {
+    await beginTerm(replicas[0].client, replicas[0].holder);
+    await standsFor(replicas[0]);
+    expect(await outcomes(admin, "gpu.nvidia.com")).toEqual(allPass);
+    const scheduler = await clientOf((await controlPlane.kubeconfigFor("system:kube-scheduler")).path);
+    await expect(allocate(scheduler, "gpu.nvidia.com")).resolves.toBeDefined();
+  });
+
+  test("says so when its policy is gone, and follows the term again once it is back", async () => {
+    const policy = await admin.request<KubernetesObject>("GET", `${admission}/term.scheduling.kllama.ai`);
+    await admin.request("DELETE", `${admission}/term.scheduling.kllama.ai`);
+    const [first, second] = replicas;
+    await eventually(
+      "the probe notices",
+      async () => ((await probeTerm(first.client, first.holder))?.includes("lets everybody write") ? undefined : "not"),
+      { timeoutMs: 30_000 },
+    );
+    const { name } = policy.metadata;
+    await post(admission, { ...policy, metadata: { name } });
+    await standsFor(first);
+    await beginTerm(second.client, second.holder);
+    await standsFor(second);
+    expect(Object.values(await outcomes(first.client))).not.toContain("passes");
+    expect(await outcomes(second.client)).toEqual(allPass);
+  });
+
+  test("without its kind blocks nobody's claims, and a planner is told what to install", async () => {
+    const crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/plannerterms.scheduling.kllama.ai";
+    await admin.request("DELETE", crd);
+    const [first] = replicas;
+    await eventually(
+      "the kind is gone",
+      () =>
+        admin.request("GET", crd).then(
+          () => "not",
+          (error) => (isNotFound(error) ? undefined : String(error)),
+        ),
+      { timeoutMs: 30_000 },
+    );
+    await expect(allocate(admin, "gpu.nvidia.com")).resolves.toBeDefined();
+    await expect(beginTerm(first.client, first.holder)).rejects.toThrow("kind PlannerTerm is not installed");
+    await install(admin);
+    await beginTerm(first.client, first.holder);
+    await standsFor(first);
+    expect(Object.values(await outcomes(replicas[1].client))).not.toContain("passes");
+  });
+});
+
+const allPass = {
+  claim: "passes",
+  finalizer: "passes",
+  gang: "passes",
+  release: "passes",
+  binding: "passes",
+};
+
+/** Tries every write that a planner makes, as dry runs. */
+async function outcomes(client: KubeClient, driver = "gpu.kllama.ai"): Promise<Record<string, string>> {
+  const strategic = { contentType: "application/strategic-merge-patch+json", query: dryRun };
+  const lift = { spec: { schedulingGates: [{ $patch: "delete", name: "scheduling.kllama.ai/gang" }] } };
+  const { metadata, spec } = await admin.request<KubernetesObject & { spec: object }>("GET", `${gangs}/g`);
+  const binding = { apiVersion: "v1", kind: "Binding", metadata: { name: "free" }, target: { name: "node-0" } };
+  const attempts = {
+    claim: () => allocate(client, driver),
+    finalizer: () =>
+      client.request("PATCH", `${claims}/c`, {
+        query: dryRun,
+        body: { metadata: { finalizers: ["resource.kubernetes.io/delete-protection", "example.com/x"] } },
+      }),
+    gang: () =>
+      client.request("PUT", `${gangs}/g/status`, {
+        query: dryRun,
+        body: { ...gang("g"), metadata, spec, status: { phase: "Pending" } },
+      }),
+    release: () => client.request("PATCH", `${pods}/member`, { ...strategic, body: lift }),
+    binding: () => client.request("POST", `${pods}/free/binding`, { query: dryRun, body: binding }),
+  };
+  const results: Record<string, string> = {};
+  for (const [name, attempt] of Object.entries(attempts)) {
+    results[name] = await attempt().then(
+      () => "passes",
+      (error: Error) => (error.message.includes(replaced) ? "refused" : error.message),
+    );
+  }
+  return results;
+}
+
+function allocate(client: KubeClient, driver: string): Promise<ResourceClaim> {
+  const results = [{ request: "gpu", driver, pool: "node-0", device: "gpu-0" }];
+  return client.request("PATCH", `${claims}/c/status`, {
+    query: dryRun,
+    body: { status: { allocation: { devices: { results } } } },
+  });
+}
+
+async function standsFor({ client, holder }: Replica): Promise<void> {
+  await eventually("the fence stands", () => probeTerm(client, holder), { timeoutMs: 30_000 });
+}
+
+/** A claim to allocate, a Gang to write, a gated member to release, and a pod without a gate to bind. */
+async function createSubjects(): Promise<void> {
+  const requests = [{ name: "gpu", exactly: { deviceClassName: "gpu.kllama.ai" } }];
+  await post(claims, {
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceClaim",
+    metadata: { name: "c" },
+    spec: { devices: { requests } },
+  });
+  await post(gangs, gang("g"));
+  const spec = { serviceAccountName: "default", automountServiceAccountToken: false };
+  const containers = [{ name: "c", image: "i" }];
+  await post("/api/v1/namespaces/team/serviceaccounts", {
+    apiVersion: "v1",
+    kind: "ServiceAccount",
+    metadata: { name: "default" },
+  });
+  for (const [name, labels] of [
+    ["member", { [gangLabel]: "g" }],
+    ["free", {}],
+  ] as const) {
+    await post(pods, { apiVersion: "v1", kind: "Pod", metadata: { name, labels }, spec: { ...spec, containers } });
+  }
+}
+
+function gang(name: string): object {
+  return {
+    apiVersion: "scheduling.kllama.ai/v1alpha1",
+    kind: "Gang",
+    metadata: { name, namespace: "team" },
+    spec: { podSets: [{ name: "ranks", count: 1 }] },
+  };
+}
+
+function term(name: string, spec: PlannerTermSpec, metadata: object = {}): object {
+  return {
+    apiVersion: "scheduling.kllama.ai/v1alpha1",
+    kind: "PlannerTerm",
+    metadata: { ...metadata, name },
+    spec,
+  };
+}
+
+async function replica(name: string): Promise<Replica> {
+  const pod = await createReplicaPod(admin, name);
+  const { path } = await controlPlane.serviceAccountKubeconfig("kllama-system", "kllama-planner", { pod });
+  return { client: await clientOf(path), holder: pod.uid };
+}
+
+async function account(name: string): Promise<KubeClient> {
+  return clientOf((await controlPlane.serviceAccountKubeconfig("kllama-system", name)).path);
+}
+
+async function clientOf(kubeconfigPath: string): Promise<KubeClient> {
+  const client = createClient(await loadConnection({ kubeconfigPath }));
+  open.push(client);
+  return client;
+}
+
+function post(path: string, body: object, query = {}): Promise<KubernetesObject> {
+  return admin.request("POST", path, { body, query });
+}

@@ -1,0 +1,112 @@
+import { describe, expect, test } from "vitest";
+import { createFence } from "../../../src/extender/term.ts";
+import { type KubeClient, KubeError } from "../../../src/kube/client.ts";
+import { createVirtualTiming } from "../../support/virtual-timing.ts";
+
+interface World {
+  term?: { holder: string; epoch: number };
+  /** Whose writes the policy lets through; undefined: it lets everybody write. */
+  enforced?: string;
+  kindInstalled: boolean;
+}
+
+/** An API server that knows PlannerTerms and their policy, and follows a new term after `lagMs`. */
+function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeClient {
+  let follows: { holder: string; atMs: number } | undefined;
+  const refuse = (status: number, reason: string, message: string): never => {
+    throw new KubeError(message, { status, reason });
+  };
+  const enforced = (): string | undefined => {
+    if (follows !== undefined && timing.nowMs() >= follows.atMs) world.enforced = follows.holder;
+    return world.enforced;
+  };
+  return {
+    async request(
+      method: string,
+      path: string,
+      options: { body?: { spec: World["term"]; status?: { probe: string } } },
+    ) {
+      if (!world.kindInstalled) return refuse(404, "", "404 page not found");
+      if (path.endsWith("/status")) {
+        const holder = enforced();
+        if (holder === undefined || options.body?.status?.probe === holder) return {};
+        return refuse(403, "Forbidden", "ValidatingAdmissionPolicy 'term.scheduling.kllama.ai' denied request");
+      }
+      if (method === "GET") {
+        return world.term === undefined
+          ? refuse(404, "NotFound", "not found")
+          : { metadata: { name: "kllama-planner", resourceVersion: "1" }, spec: world.term };
+      }
+      world.term = { ...(options.body?.spec ?? { holder: "", epoch: 0 }) };
+      follows = { holder: world.term.holder, atMs: timing.nowMs() + lagMs };
+      return {};
+    },
+  } as unknown as KubeClient;
+}
+
+function raise(world: World, lagMs?: number) {
+  const timing = createVirtualTiming();
+  const client = apiServer(world, timing, lagMs);
+  const warnings: string[] = [];
+  const log = { info: () => undefined, warn: ({ trouble }: { trouble: string }) => warnings.push(trouble) };
+  const fence = createFence({ client, holder: "me", log: log as never, timing });
+  const startMs = timing.nowMs();
+  const raised: { afterMs?: number } = {};
+  const closing = new AbortController();
+  void fence.raise(closing.signal).then(() => {
+    raised.afterMs = timing.nowMs() - startMs;
+  });
+  return { timing, fence, raised, warnings, closing };
+}
+
+describe("the fence of a new leader", () => {
+  test("stands two seconds after the API server follows the new term", async () => {
+    const world: World = { term: { holder: "predecessor", epoch: 4 }, enforced: "predecessor", kindInstalled: true };
+    const { timing, raised, fence } = raise(world, 450);
+    await timing.advance(400);
+    expect(fence.trouble()).toContain("does not know this term yet");
+    await timing.advance(10_000);
+    expect(world.term).toEqual({ holder: "me", epoch: 5 });
+    expect(raised.afterMs).toBe(2_500);
+    expect(fence.trouble()).toBeUndefined();
+  });
+
+  test("stands at once when it was ours before, in a term of its own", async () => {
+    const world: World = { term: { holder: "me", epoch: 4 }, enforced: "me", kindInstalled: true };
+    const { timing, raised } = raise(world);
+    await timing.advance(0);
+    expect(world.term).toEqual({ holder: "me", epoch: 5 });
+    expect(raised.afterMs).toBe(0);
+  });
+
+  test("waits for the kind and for the policy to be installed, and says which is missing", async () => {
+    const world: World = { kindInstalled: false };
+    const { timing, raised, fence, warnings } = raise(world, Number.POSITIVE_INFINITY);
+    await timing.advance(3_000);
+    expect(fence.trouble()).toContain("kind PlannerTerm is not installed: run kubectl apply");
+    world.kindInstalled = true;
+    await timing.advance(3_000);
+    expect(fence.trouble()).toContain("lets everybody write: apply deploy/policies.yaml");
+    expect(raised.afterMs).toBeUndefined();
+    world.enforced = "me";
+    await timing.advance(3_000);
+    expect(fence.trouble()).toBeUndefined();
+    expect(raised.afterMs).toBeDefined();
+    expect(warnings.length).toBeLessThan(8);
+  });
+
+  test("is probed every thirty seconds: a policy that goes is noticed, and its return within a second", async () => {
+    const world: World = { term: { holder: "me", epoch: 1 }, enforced: "me", kindInstalled: true };
+    const { timing, fence, warnings, closing } = raise(world, Number.POSITIVE_INFINITY);
+    await timing.advance(10_000);
+    delete world.enforced;
+    expect(fence.trouble()).toBeUndefined();
+    await timing.advance(30_000);
+    expect(fence.trouble()).toContain("lets everybody write");
+    expect(warnings).toHaveLength(1);
+    world.enforced = "me";
+    await timing.advance(1_000);
+    expect(fence.trouble()).toBeUndefined();
+    closing.abort();
+  });
+});
