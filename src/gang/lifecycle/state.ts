@@ -171,7 +171,12 @@ export function heldPods(state: GangState): readonly PlacedPod[] {
   if (state.proposal !== undefined) return state.proposal.pods;
   const { phase, placement } = state.gang.status;
   if (phase === "Reserved" || phase === "Binding" || phase === "Scheduled") return placement?.pods ?? [];
-  return [];
+  // Where the pods of a Gang run that was deleted and created again is on its way into its status: when it arrives some
+  // of them may have ended, and their places must not have been given to others.
+  const writing = state.inFlight.get("status");
+  return writing?.type === "writeStatus" && writing.status.phase === "Scheduled"
+    ? (writing.status.placement?.pods ?? [])
+    : [];
 }
 
 /** Identifies the present members and whether they can be planned: when it changes, a refused gang is worth another plan. */

@@ -8,6 +8,7 @@ import {
   type Effect,
   type GangRecord,
   type GangState,
+  heldPods,
   type LifecycleEvent,
   newGangState,
   type StepResult,
@@ -361,6 +362,15 @@ describe("a pending gang", () => {
     expect(said(result)).toEqual(["Scheduled"]);
     expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
     expect(statusIn(result)?.members).toBe("2/2");
+  });
+
+  test("whose pods run already holds their places while that is being written, whatever becomes of them", () => {
+    const state = stateOf(gang(), [bound(0), bound(1)], [held(0, { guarded: false }), held(1, { guarded: false })]);
+    const writing = step(state, [tick], context());
+    const gone: LifecycleEvent[] = [0, 1].map((index) => ({ type: "podGone", uid: `u-${index}` }));
+    const after = step(writing.state, gone, context());
+    expect(heldPods(after.state)).toEqual([slot(0), slot(1)]);
+    expect(heldPods(step(after.state, [failed(writing.effects[0])], context()).state)).toEqual([]);
   });
 
   test("of which some run is planned around them", () => {
