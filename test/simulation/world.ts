@@ -51,6 +51,8 @@ export interface RunOptions {
   onTrace?: (line: string) => void;
   /** What the world consists of, instead of something random. */
   sketch?: Sketch;
+  /** Probability that somebody is faster than a write; default: something random, a few percent at most. */
+  overtaking?: number;
   /** Breaks the planner's client on purpose (see `createPlanners`). */
   tamper?: (client: KubeClient) => KubeClient;
 }
@@ -103,7 +105,7 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { tamper, sketch = sketchWorld(random) }: RunOptions,
+  { tamper, sketch = sketchWorld(random), overtaking }: RunOptions,
 ) {
   let uids = 0;
   const api = createApiServer({
@@ -182,7 +184,7 @@ function buildWorld(
     // Where planners die all the time nobody gets far, where they never do nothing is tried.
     const strikes = random.pick([0.03, 0.1, 0.1, 0.25]);
     network.onArrival = (method, path) => {
-      if (method !== "GET" && random.chance(strikes / 4)) people.overtake(path);
+      if (method !== "GET" && random.chance(overtaking ?? strikes / 4)) people.overtake(path);
     };
     while (clock.nowMs < untilMs && !clock.stopped) {
       await clock.run(clock.nowMs + random.between(0, random.pick([50, 500, 4_000])));
