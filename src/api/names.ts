@@ -10,6 +10,8 @@ export const driverName = "gpu.kllama.ai";
 /** Gate and label carry the same name: the label says which gang, the gate holds the pod until the gang is reserved. */
 export const gangLabel = "scheduling.kllama.ai/gang";
 export const gangGate = "scheduling.kllama.ai/gang";
+/** Condition of a gated pod: False while the Gang that its label names does not exist. */
+export const gangCondition = "scheduling.kllama.ai/Gang";
 export const podSetLabel = "scheduling.kllama.ai/pod-set";
 
 /** First of these that a pod has is its index within its pod set. */

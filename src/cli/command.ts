@@ -31,9 +31,11 @@ export interface CommandSpec<F extends Flags> {
   /** What it does, for `--help` of the command. */
   description: string;
   flags: F;
+  /** What may stand beside the flags, once, such as `POD`; absent: nothing. */
+  operand?: string;
   examples: readonly { what: string; command: string }[];
   /** @returns the exit code: 0 done, 1 failed. Throws UsageError for flags that make no sense. */
-  run(values: FlagValues<F>, streams: Streams): Promise<number>;
+  run(values: FlagValues<F>, streams: Streams, operand?: string): Promise<number>;
 }
 
 /** A command whose types of flags are its own affair. */
@@ -57,20 +59,29 @@ export function defineCommand<const F extends Flags>(spec: CommandSpec<F>): Comm
     summary: spec.summary,
     help,
     async run(args, streams) {
-      const values = readFlags(flags, args) as FlagValues<F> & { help?: boolean };
+      const { operands, ...read } = readFlags(flags, args, spec.operand !== undefined);
+      const values = read.values as FlagValues<F> & { help?: boolean };
       if (values.help === true) {
         streams.stdout.write(help());
         return 0;
       }
-      return spec.run(values, streams);
+      if (operands.length > 1) {
+        throw new UsageError(`unexpected argument ${JSON.stringify(operands[1])}; one ${spec.operand} at a time`);
+      }
+      return spec.run(values, streams, operands[0]);
     },
   };
 }
 
-function readFlags(flags: Flags, args: readonly string[]): Record<string, unknown> {
+function readFlags(
+  flags: Flags,
+  args: readonly string[],
+  allowPositionals: boolean,
+): { values: Record<string, unknown>; operands: string[] } {
   try {
-    const config = { options: flags, args: [...args], strict: true, allowPositionals: false };
-    return { ...parseArgs(config as ParseArgsConfig).values };
+    const config = { options: flags, args: [...args], strict: true, allowPositionals };
+    const { values, positionals } = parseArgs(config as ParseArgsConfig);
+    return { values: { ...values }, operands: positionals };
   } catch (error) {
     throw new UsageError(usageMessage(flags, error as Error & { code?: string }));
   }
@@ -105,7 +116,7 @@ function commandHelp<F extends Flags>(spec: CommandSpec<F>, flags: Flags): strin
   const lines = Object.entries(flags).map(([name, flag]) => flagHelp(name, flag));
   const examples = spec.examples.map(({ what, command }) => `  # ${what}\n  ${command}\n`);
   return [
-    `Usage: kllama ${spec.name} [flags]\n`,
+    `Usage: kllama ${spec.name}${spec.operand === undefined ? "" : ` [${spec.operand}]`} [flags]\n`,
     `${wrap(spec.description, width, "")}\n`,
     `Flags:\n${lines.join("\n")}\n`,
     `Examples:\n${examples.join("\n")}`,

@@ -4,6 +4,7 @@ import { demoCommand } from "./demo-command.ts";
 import { nodeAgentCommand } from "./node-agent-command.ts";
 import { operatorCommand } from "./operator-command.ts";
 import { plannerCommand } from "./planner-command.ts";
+import { releaseCommand } from "./release-command.ts";
 import { simulateFleetCommand } from "./simulate-fleet-command.ts";
 import { nearest } from "./text.ts";
 
@@ -13,6 +14,7 @@ export const commands: readonly Command[] = [
   plannerCommand,
   operatorCommand,
   nodeAgentCommand,
+  releaseCommand,
   simulateFleetCommand,
 ];
 

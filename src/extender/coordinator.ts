@@ -61,12 +61,14 @@ export interface Coordinator {
     owner: string,
     result: { outcome: Outcome; gang?: GangRecord; pod?: PodRecord; claim?: ClaimRecord },
   ): void;
-  /** @returns the gang's key, or undefined when the pod belongs to none. */
+  /** @returns what answers the call: the gang's key, or the pod's own; undefined when nobody knows the pod. */
   arrive(podUid: string, node: string, call: number): string | undefined;
   leave(podUid: string, call: number): void;
   /** The node that a member may go to now; undefined while it has none. */
   plannedNode(podUid: string): string | undefined;
   gangOf(podUid: string): string | undefined;
+  /** It asks for the marker of members and belongs to no gang (any more): it may go to any node. */
+  goesAlone(podUid: string): boolean;
   state(key: string): GangState | undefined;
   /** Gangs that are known, by UID, as the API server gave them. */
   gangs(): ReadonlyMap<string, GangRecord>;
@@ -85,6 +87,9 @@ interface Entry {
   /** The placement that the model holds for this gang, by identity. */
   held?: readonly PlacedPod[] | undefined;
 }
+
+/** Writes that answer one bind call belong to the call. */
+const callOwner = "call:";
 
 /** Planning may not hold the event loop for longer than this before others get their turn. */
 const planningSliceMs = 25;
@@ -459,6 +464,15 @@ export function createCoordinator(
     if (result.gang !== undefined) observeGang(result.gang);
     if (result.pod !== undefined) observePod(result.pod);
     if (result.claim !== undefined) observeClaim(result.claim);
+    if (effect.type === "tellPod" && effect.status === "False" && result.outcome.ok) {
+      const { reason, message } = effect;
+      ports.event({ kind: "Pod", ...effect.pod }, { reason, note: message, warning: true });
+    }
+    if (owner.startsWith(callOwner)) {
+      const { outcome } = result;
+      ports.answer(Number(owner.slice(callOwner.length)), outcome.ok ? undefined : outcome.message);
+      return;
+    }
     if (singles.written(effect, owner, result.outcome)) return;
     if (!entries.has(owner)) return;
     tell(owner, { type: "done", effect, outcome: result.outcome });
@@ -503,7 +517,7 @@ export function createCoordinator(
     arrive(podUid, node, call) {
       const key = gangOfPod.get(podUid);
       if (key !== undefined) tell(key, { type: "arrived", podUid, node, call });
-      return key;
+      return key ?? bindAlone(podUid, node, call);
     },
     leave(podUid, call) {
       const key = gangOfPod.get(podUid);
@@ -517,6 +531,7 @@ export function createCoordinator(
       return heldPods(found).find((placed) => placed.pod === pod.name)?.node;
     },
     gangOf: (podUid) => gangOfPod.get(podUid),
+    goesAlone,
     state: (key) => entries.get(key)?.state,
     gangs() {
       const gangs = [...entries.values()].map(({ state }) => state.gang).filter((gang) => gang !== undefined);
@@ -536,6 +551,19 @@ export function createCoordinator(
       return { gangs: entries.size, arrivals, planning: wantsPlan.size };
     },
   };
+
+  function goesAlone(podUid: string): boolean {
+    return !gangOfPod.has(podUid) && model.pod(podUid)?.bindMarker === true;
+  }
+
+  /** A pod that was released from its gang: kube-scheduler has chosen its node, and waits for nobody. */
+  function bindAlone(podUid: string, node: string, call: number): string | undefined {
+    const pod = model.pod(podUid);
+    if (pod === undefined || !goesAlone(podUid)) return undefined;
+    const { namespace, name, uid } = pod;
+    ports.write({ type: "bind", id: `bind/${uid}`, pod: { namespace, name, uid }, node }, `${callOwner}${call}`);
+    return `pod:${uid}`;
+  }
 
   function problemsOf(gang: GangRecord): string[] {
     const fabric = model.view.fabric(gang.spec.topology);

@@ -1,5 +1,5 @@
 import type { KubernetesObject, Pod, ResourceClaim } from "../api/kubernetes.ts";
-import { claimFinalizer, gangGate, schedulingGroup, version } from "../api/names.ts";
+import { claimFinalizer, gangCondition, gangGate, schedulingGroup, version } from "../api/names.ts";
 import type { ClaimReference, Effect, Outcome, PodReference } from "../gang/lifecycle/state.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
@@ -112,6 +112,11 @@ const writers: {
     const gates = [{ $patch: "delete", name: gangGate }];
     const pod = await patchPod(client, effect.pod, { spec: { schedulingGates: gates } });
     return { outcome: done, pod };
+  },
+
+  async tellPod(client, { pod, status, reason, message, atIso }) {
+    const condition = { type: gangCondition, status, reason, message, lastTransitionTime: atIso };
+    return { outcome: done, pod: await patchPod(client, pod, { status: { conditions: [condition] } }, "status") };
   },
 
   async bind(client, effect) {

@@ -150,6 +150,7 @@ export function startEngine(options: EngineOptions): Engine {
         return calls.hold(request, signal);
       },
       plannedNode: (podUid) => {
+        if (coordinator.goesAlone(podUid)) return { anyNode: true };
         const node = coordinator.plannedNode(podUid);
         return node === undefined ? { refusal: "the gang of this pod is not placed yet" } : { node };
       },

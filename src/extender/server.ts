@@ -21,8 +21,8 @@ import type { PlannerMetrics } from "./metrics.ts";
 export interface ExtenderBackend {
   /** Holds the call until the gang is committed or given up. @returns why not, or undefined when bound. */
   bind(request: BindRequest, signal: AbortSignal): Promise<string | undefined>;
-  /** The one node that the pod may go to now, or why it has none. */
-  plannedNode(podUid: string): { node: string } | { refusal: string };
+  /** The one node that the pod may go to now, or that all nodes are alike to us, or why it has none. */
+  plannedNode(podUid: string): { node: string } | { anyNode: true } | { refusal: string };
   ready(): { ready: boolean; reason: string };
 }
 
@@ -239,6 +239,9 @@ function lowerKeys(value: unknown, depth: number): unknown {
 
 function filter(backend: ExtenderBackend, podUid: string, nodeNames: readonly string[]): ExtenderFilterResult {
   const answer = backend.plannedNode(podUid);
+  if ("anyNode" in answer) {
+    return { NodeNames: [...nodeNames], FailedNodes: {}, FailedAndUnresolvableNodes: {}, Error: "" };
+  }
   const planned = "node" in answer ? answer.node : undefined;
   const refusal = "refusal" in answer ? answer.refusal : "the gang's plan places this pod on another node";
   const failed: Record<string, string> = {};

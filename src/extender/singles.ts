@@ -1,5 +1,6 @@
 import { gangGate } from "../api/names.ts";
 import { claimOwnership } from "../dra/allocator/class-drivers.ts";
+import { tellPod } from "../gang/lifecycle/orphans.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
 import { type GangRequest, plan, singlePodGang } from "../gang/plan.ts";
@@ -42,7 +43,9 @@ export function createSingles(
 
   /** Pods without claims, and those that run, are none of our business. */
   function concerns(pod: PodRecord): boolean {
-    return pod.nodeName === undefined && !pod.terminal && (pod.claims.length > 0 || pod.gates.includes(gangGate));
+    if (pod.terminal) return false;
+    if (pod.gangCondition === "False") return true;
+    return pod.nodeName === undefined && (pod.claims.length > 0 || pod.gates.includes(gangGate));
   }
 
   function forget(uid: string): void {
@@ -119,6 +122,10 @@ export function createSingles(
     });
     if (wakeAtMs === undefined) wakes.delete(uid);
     else wakes.set(uid, wakeAtMs);
+    // It was told that it waits for a Gang, and has left it since.
+    if (state.pod.gangCondition === "False") {
+      effects.push(tellPod(state.pod, "Released", "the pod waits for no Gang any more", ports.nowIso()));
+    }
     for (const effect of effects) perform(uid, state, effect, nowMs);
   }
 

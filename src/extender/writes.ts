@@ -84,7 +84,11 @@ export function createWriteQueue(
 }
 
 function isBackground(effect: WriteEffect): boolean {
-  return effect.type === "dropGuard" || (effect.type === "writeStatus" && effect.transition === "Scheduled");
+  return (
+    effect.type === "tellPod" ||
+    effect.type === "dropGuard" ||
+    (effect.type === "writeStatus" && effect.transition === "Scheduled")
+  );
 }
 
 interface Fifo<T> {

@@ -9,7 +9,7 @@ import type {
   ResourceClaim,
   ResourceSlice,
 } from "../api/kubernetes.ts";
-import { bindMarker, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
+import { bindMarker, gangCondition, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
 import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-group.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
@@ -100,6 +100,7 @@ export function projectPod(raw: Pod): PodRecord {
     nodeName: spec.nodeName,
     nominatedNodeName: status?.nominatedNodeName,
     nodeAffinity: spec.affinity?.nodeAffinity?.requiredDuringSchedulingIgnoredDuringExecution,
+    gangCondition: gangConditionOf(raw),
     unschedulableMessage: unschedulableMessage(raw),
     owner: ownerOf(raw),
   };
@@ -171,6 +172,11 @@ function indexOf(labels: Record<string, string>): number | undefined {
 function ownerOf(raw: Pod): PodRecord["owner"] {
   const owner = raw.metadata.ownerReferences?.find((reference) => reference.controller === true);
   return owner === undefined ? undefined : { kind: owner.kind, name: owner.name, uid: owner.uid };
+}
+
+function gangConditionOf(raw: Pod): PodRecord["gangCondition"] {
+  const found = raw.status?.conditions?.find(({ type }) => type === gangCondition)?.status;
+  return found === "True" || found === "False" ? found : undefined;
 }
 
 function unschedulableMessage(raw: Pod): string | undefined {

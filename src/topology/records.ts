@@ -81,6 +81,8 @@ export interface PodRecord {
   terminal: boolean;
   deleting: boolean;
   ready: boolean;
+  /** Status of the condition that tells whether its Gang exists; absent: nobody had to be told. */
+  gangCondition?: "True" | "False";
   /** Message of `PodScheduled=False`, reason Unschedulable. */
   unschedulableMessage?: string;
   requests: Resources;

@@ -300,6 +300,11 @@ export class World {
           pod: this.setPod({ ...pod, ...nominated, gates: pod.gates.filter((g) => g !== gangGate) }),
         };
       }
+      case "tellPod": {
+        const pod = this.pods.get(effect.pod.uid);
+        if (pod === undefined) return notFound;
+        return { outcome: done, pod: this.setPod({ ...pod, gangCondition: effect.status }) };
+      }
       case "bind": {
         const pod = this.pods.get(effect.pod.uid);
         if (pod === undefined || pod.deleting) return notFound;

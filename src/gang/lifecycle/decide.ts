@@ -4,6 +4,7 @@ import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
 import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
+import { tellFound, tellOrphans } from "./orphans.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
 
@@ -25,8 +26,15 @@ interface Decision {
  */
 export function decide(state: GangState, context: Context): Decision {
   const { gang } = state;
-  if (gang === undefined || gang.deleting)
-    return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context)] };
+  if (gang === undefined || gang.deleting) {
+    const { effects, ...wake } = tellOrphans(state, context);
+    return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context), ...effects], ...wake };
+  }
+  const decision = decidePhase(state, gang, context);
+  return { ...decision, effects: [...decision.effects, ...tellFound(state, context)] };
+}
+
+function decidePhase(state: GangState, gang: GangRecord, context: Context): Decision {
   switch (gang.status.phase ?? "Pending") {
     case "Pending":
       return decidePending(state, gang, context);

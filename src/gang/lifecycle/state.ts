@@ -52,6 +52,8 @@ export interface GangState {
   rejection?: { reason: string; message: string; capacityVersion: number; members: string };
   /** No new plan before this time: grows with every revoked or refused attempt. */
   replanAtMs: number;
+  /** Since when members wait although there is no Gang. */
+  goneSinceMs?: number;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
@@ -110,6 +112,16 @@ export type Effect =
   | { type: "dropGuard"; id: string; claim: ClaimReference; reservedFor: readonly ResourceClaimConsumer[] }
   | { type: "releasePod"; id: string; pod: PodReference; node: string; nominate: boolean }
   | { type: "bind"; id: string; pod: PodReference; node: string }
+  /** Tells a gated pod's owner that its Gang does not exist, or that this is over. */
+  | {
+      type: "tellPod";
+      id: string;
+      pod: PodReference;
+      status: "True" | "False";
+      reason: "GangFound" | "GangNotFound" | "Released";
+      message: string;
+      atIso: string;
+    }
   | { type: "answer"; id: string; call: number; podUid: string; error?: string }
   | { type: "event"; id: string; reason: string; note: string; warning: boolean };
 

@@ -1,0 +1,190 @@
+import { Writable } from "node:stream";
+import { describe, expect, test } from "vitest";
+import type { Pod } from "../../src/api/kubernetes.ts";
+import { gangCondition, gangLabel } from "../../src/api/names.ts";
+import { runCli } from "../../src/cli/run.ts";
+import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { isBound, isReady, useScene } from "../support/scene.ts";
+import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
+
+/**
+ * Pods without a Gang, namespaces that are deleted, and kllama taken out, on a real control plane: two nodes with eight
+ * GPUs each.
+ */
+const scene = useScene({ fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }) });
+const { freshNamespace, namespace, apply, pods, pod, claims, status, until } = scene;
+const { membersOf, scheduled, createGang } = scene;
+
+const guarded = () => claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
+const conditionOf = (found: Pod | undefined) => found?.status?.conditions?.find(({ type }) => type === gangCondition);
+
+/** The command line, with the administrator's rights. */
+async function kllama(line: string): Promise<{ code: number; stdout: string; stderr: string }> {
+  const texts = { stdout: "", stderr: "" };
+  const sink = (name: keyof typeof texts) =>
+    new Writable({
+      write(chunk, _encoding, done) {
+        texts[name] += String(chunk);
+        done();
+      },
+    });
+  const args = [...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path];
+  const code = await runCli(args, { stdout: sink("stdout"), stderr: sink("stderr"), env: {} });
+  return { code, ...texts };
+}
+
+function withForeignGate(workload: Workload): Workload {
+  return { ...workload, spec: { ...(workload["spec"] as object), schedulingGates: [{ name: "example.com/wait" }] } };
+}
+
+/** A gang that stays reserved: its second member cannot arrive. */
+async function createReserved(name: string): Promise<void> {
+  await apply(claimTemplate("eight", 8), gang(name, { podSets: [{ name: "ranks", count: 2 }] }));
+  await apply(member(name, "ranks", 0, "eight"), withForeignGate(member(name, "ranks", 1, "eight")));
+  await until("it is reserved", () => status(name)?.phase === "Reserved" && guarded().length === 2);
+}
+
+async function deleteNamespace(): Promise<void> {
+  await scene.stack.admin.request("DELETE", `/api/v1/namespaces/${namespace()}`);
+}
+
+const isEmpty = () => pods().length + claims().length + scene.gangs().length === 0;
+
+/** All sixteen GPUs can be had: nothing of what went before holds one. */
+async function takeEverything(): Promise<void> {
+  await freshNamespace();
+  await apply(claimTemplate("eight", 8));
+  await createGang("all", 2, {}, "eight");
+  await scheduled("all");
+}
+
+describe("a gated pod without a Gang", () => {
+  test("is told so once after half a minute, released by hand, and bound alone", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("two", 2), member("nobody", "ranks", 0, "two"), member("nobody", "ranks", 1));
+    const told = await until("the pod carries the condition", () => conditionOf(pod("nobody-ranks-0")), 60_000);
+    expect(told).toMatchObject({ status: "False", reason: "GangNotFound" });
+    expect(told.message).toContain(`kllama release nobody-ranks-0 -n ${namespace()}`);
+    const events = () =>
+      scene.seen.events().filter((each) => each.regarding?.namespace === namespace() && each.reason === "GangNotFound");
+    await until("both have an event", () => events().length === 2);
+    for (const index of [0, 1]) {
+      const released = await kllama(`release nobody-ranks-${index} -n ${namespace()}`);
+      expect(released).toMatchObject({ code: 0, stderr: "" });
+    }
+    await until("both are ready", () => pods().length === 2 && pods().every(isReady));
+    expect(pods().map(({ metadata }) => metadata.labels?.[gangLabel])).toEqual([undefined, undefined]);
+    await until("nobody is told any more that they wait", () =>
+      pods().every((each) => conditionOf(each)?.reason === "Released"),
+    );
+    expect(events()).toHaveLength(2);
+    expect(await kllama(`release nobody-ranks-0 -n ${namespace()}`)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/is on node .* already; nothing holds it/),
+    });
+  });
+
+  test("whose Gang comes late is placed with it, and told so; a member of a Gang is not released by hand", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("two", 2), member("late", "ranks", 0, "two"));
+    await until("the pod carries the condition", () => conditionOf(pod("late-ranks-0"))?.status === "False", 60_000);
+    await apply(gang("late", { podSets: [{ name: "ranks", count: 2 }] }));
+    await until("it is told that its Gang is there", () => conditionOf(pod("late-ranks-0"))?.reason === "GangFound");
+    const refused = await kllama(`release late-ranks-0 -n ${namespace()}`);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/is a member of Gang late \(Pending.*and goes with it, all or nothing/);
+    await apply(member("late", "ranks", 1, "two"));
+    await scheduled("late");
+  });
+});
+
+describe("a namespace deleted", () => {
+  test("with a gang that waits, one that is reserved and one that runs: goes, and leaves nothing", async () => {
+    for (const phase of ["Pending", "Reserved", "Scheduled"]) {
+      await freshNamespace();
+      if (phase === "Reserved") await createReserved("leaving");
+      else {
+        await apply(claimTemplate("eight", 8));
+        await createGang("leaving", phase === "Pending" ? 3 : 2, {}, "eight");
+      }
+      await until(`it is ${phase}`, () => status("leaving")?.phase === phase);
+      await deleteNamespace();
+      await until(`the namespace with a gang in ${phase} is empty`, isEmpty);
+    }
+    await takeEverything();
+  });
+
+  test.for(["Reserved", "Binding", "Scheduled", "Revoked"])(
+    "while the planner is down, killed as it had written %s: goes when it is back, and leaves nothing",
+    async (phase) => {
+      await freshNamespace();
+      await scene.stack.planner.kill("SIGTERM");
+      await scene.stack.planner.start({ KLLAMA_FAILPOINT: `writeStatus/${phase}:1` });
+      await apply(claimTemplate("eight", 8));
+      const spec = { podSets: [{ name: "ranks", count: 2 }], scheduleTimeoutSeconds: phase === "Revoked" ? 2 : 600 };
+      await apply(gang("leaving", spec), member("leaving", "ranks", 0, "eight"));
+      const last = member("leaving", "ranks", 1, "eight");
+      await apply(phase === "Revoked" ? withForeignGate(last) : last);
+      await scene.stack.planner.exited();
+      await until("the phase is seen", () => status("leaving")?.phase === phase);
+      await deleteNamespace();
+      await until("its Gang is gone", () => scene.gangs().length === 0);
+      await scene.stack.planner.start();
+      await until("it is empty", isEmpty);
+      await takeEverything();
+    },
+  );
+});
+
+describe("kllama taken out with gangs there", () => {
+  test("what runs goes on and its namespace goes away although nothing was called", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("eight", 8));
+    await createGang("runs", 2, {}, "eight");
+    await scheduled("runs");
+    await until("guards are gone", () => membersOf("runs").every(isReady) && guarded().length === 0);
+    await scene.stack.planner.kill("SIGKILL");
+    expect(membersOf("runs").every(isReady)).toBe(true);
+    await deleteNamespace();
+    await until("it is empty", isEmpty);
+    await scene.stack.planner.start();
+    await takeEverything();
+  });
+
+  test("kllama release --all lets go of what was reserved; refused while a planner runs", async () => {
+    await freshNamespace();
+    await createReserved("stuck");
+    const refused = await kllama("release --all");
+    expect(refused).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("stop it and its replicas") });
+    expect(guarded()).toHaveLength(2);
+    await scene.stack.planner.kill("SIGTERM");
+    await deleteNamespace();
+    await until("only guarded claims are left", () => pods().length === 0 && scene.gangs().length === 0);
+    expect(guarded()).toHaveLength(2);
+    expect(await kllama(`release --all -n ${namespace()}`)).toEqual({
+      code: 0,
+      stdout: "claims: 2 given back, 0 left to the pods that run with them\npods: 0 let go\n",
+      stderr: "",
+    });
+    await until("it is empty", isEmpty);
+    await scene.stack.planner.start();
+    await takeEverything();
+  });
+
+  // The last one: without its kind, no test can go on.
+  test("its kinds deleted: what was reserved is given back, what runs goes on, and everything can be deleted", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("four", 4));
+    await createGang("runs", 2);
+    await scheduled("runs");
+    await until("all are ready", () => membersOf("runs").every(isReady));
+    await apply(claimTemplate("eight", 8), gang("waits", { podSets: [{ name: "ranks", count: 1 }] }));
+    await apply(withForeignGate(member("waits", "ranks", 0, "eight")));
+    await until("it is reserved", () => status("waits")?.phase === "Reserved" && guarded().length > 0);
+    const crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gangs.scheduling.kllama.ai";
+    await scene.stack.admin.request("DELETE", crd);
+    await until("nothing is guarded", () => scene.gangs().length === 0 && guarded().length === 0);
+    expect(membersOf("runs").every((each) => isReady(each) && isBound(each))).toBe(true);
+    expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(2);
+  });
+});
