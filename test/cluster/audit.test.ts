@@ -2,8 +2,11 @@ import { afterEach, expect, test } from "vitest";
 import { kubeconfigOf } from "../../src/cli/system/system.ts";
 import { type Engine, startEngine } from "../../src/extender/engine.ts";
 import { createPlannerMetrics, type PlannerMetrics } from "../../src/extender/metrics.ts";
+import { createFence } from "../../src/extender/term.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
+import { readHolder } from "../../src/kube/planner-term.ts";
+import { systemTiming } from "../../src/kube/timing.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isReady, useScene } from "../support/scene.ts";
 import { claimTemplate, member, type Workload } from "../support/workloads.ts";
@@ -38,6 +41,8 @@ afterEach(async () => {
   await scene.stack.planner.start();
 });
 
+const silent = { info: () => undefined, warn: () => undefined };
+
 async function startLossyPlanner(): Promise<void> {
   await scene.stack.planner.kill("SIGTERM");
   const kubeconfigPath = await kubeconfigOf(scene.stack.plane, "planner");
@@ -62,6 +67,7 @@ async function startLossyPlanner(): Promise<void> {
       fatal: () => undefined,
     } as never,
     metrics,
+    fence: createFence({ client, holder: (await readHolder(client)).id, log: silent as never, timing: systemTiming }),
     identity: "lossy-planner",
     namespace: "kllama-system",
     auditPeriodMs: 2_000,
