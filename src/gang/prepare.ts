@@ -148,6 +148,8 @@ interface MemberPart {
 /** Splits the members of a gang into those that have a place, those that must get one, and surplus. */
 function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: number): MemberPart | Obstacle {
   const { spec } = request;
+  const stranded = strandedMember(model, request);
+  if (stranded !== undefined) return stranded;
   const { slots, problems } = assignSlots(spec, request.pods, request.placed);
   const held = ownHolds(model, request);
   const part: MemberPart = { base: [], surplus: [], pins: [] };
@@ -180,6 +182,22 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
   }
   if (lacking.length === 0) return part;
   return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; ") };
+}
+
+/**
+ * A member runs on a node that does not exist now, so nobody knows the domains that it binds the others to. The node may
+ * come back with the member still on it: placing others meanwhile could break a rule for good.
+ */
+function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | undefined {
+  const { podSets, constraints = [] } = gang.spec;
+  const ruled =
+    podSets.some(({ slices }) => slices !== undefined) || constraints.some(({ mode }) => mode === "required");
+  if (!ruled) return undefined;
+  const bound = new Map(gang.pods.map((pod) => [pod.name, pod.nodeName]));
+  const lost = gang.placed.find(({ pod, node }) => bound.get(pod) === node && model.view.indexOf(node) === undefined);
+  if (lost === undefined) return undefined;
+  const message = `pod ${lost.pod} runs on node ${lost.node}, which does not exist now: until the pod is gone or the node is back, nobody knows where the gang has to stay`;
+  return { gang, reason: "WaitingForMembers", message };
 }
 
 /** Surplus slots that belong to one outermost slice are placed together. */

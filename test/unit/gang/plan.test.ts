@@ -489,6 +489,20 @@ describe("members", () => {
     expect(nodesOf(plan(model, { gangs: [gang] }))).toEqual({ "g-w-1": "b-1" });
   });
 
+  test("a pod that runs on a node which is gone leaves open where the others have to be: they wait, if a rule asks", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }));
+    const placed = [{ pod: "g-w-0", podSet: "w", index: 0, node: "gone", claims: [] }];
+    const planned = (more: object) => {
+      const gang = gangIn(model, "g", { w: { count: 2, gpus: 8 } }, more, placed);
+      const pods = gang.pods.map((pod) => (pod.name === "g-w-0" ? { ...pod, nodeName: "gone" } : pod));
+      return plan(model, { gangs: [{ ...gang, pods }] });
+    };
+    expect(picture(planned({ constraints: [together("rack")] }))).toEqual([
+      "g: WaitingForMembers: pod g-w-0 runs on node gone, which does not exist now: until the pod is gone or the node is back, nobody knows where the gang has to stay",
+    ]);
+    expect(Object.keys(nodesOf(planned({})))).toEqual(["g-w-1"]);
+  });
+
   test("a pod to come lands near those that run, without being asked", () => {
     const model = clusterOf(racks({ a: 2, b: 4 }));
     model.upsertClaim(allocatedClaim("mine", "b-2", ["gpu-0", "gpu-1", "gpu-2", "gpu-3"], []));
