@@ -4,7 +4,15 @@ import type { Pod } from "../../src/api/kubernetes.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
-import { claimTemplate, gang, member, statefulSet, type Workload } from "../support/workloads.ts";
+import {
+  claimTemplate,
+  foreignGate,
+  gang,
+  member,
+  statefulSet,
+  type Workload,
+  withForeignGate,
+} from "../support/workloads.ts";
 
 /**
  * What goes wrong between plan and running pod, on a real control plane: two racks of two nodes with eight GPUs each.
@@ -14,7 +22,6 @@ const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
 const { freshNamespace, namespace, apply, drop, pods, pod, claims, status, until } = scene;
 const { membersOf, scheduled, devicesOf, createGang, metric } = scene;
 
-const foreignGate = "example.com/wait";
 const lost = new Set<string>();
 
 afterEach(async () => {
@@ -30,10 +37,6 @@ async function loseNode(node: string, how: "delete" | "unreachable"): Promise<vo
 async function restoreNode(node: string): Promise<void> {
   lost.delete(node);
   await scene.fleet.restoreNode(node);
-}
-
-function withForeignGate(workload: Workload): Workload {
-  return { ...workload, spec: { ...(workload["spec"] as object), schedulingGates: [{ name: foreignGate }] } };
 }
 
 function onNode(workload: Workload, node: string): Workload {

@@ -57,6 +57,13 @@ export function member(gangName: string, podSet: string, index: number, template
   };
 }
 
+/** A gate of somebody else's: as long as it stands, the pod's gang cannot be whole at the barrier. */
+export const foreignGate = "example.com/wait";
+
+export function withForeignGate(pod: Workload): Workload {
+  return { ...pod, spec: { ...(pod["spec"] as object), schedulingGates: [{ name: foreignGate }] } };
+}
+
 export function statefulSet(name: string, replicas: number, template: string): Workload {
   const labels = { app: name, [gangLabel]: name, [podSetLabel]: "ranks" };
   return {

@@ -2,6 +2,7 @@ import { gangSpec } from "../../src/api/gang.ts";
 import { gangGate, schedulingGroup } from "../../src/api/names.ts";
 import { type Coordinator, createCoordinator } from "../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../src/extender/effects.ts";
+import { podConsumer } from "../../src/gang/lifecycle/claims.ts";
 import type { GangRecord, Outcome } from "../../src/gang/lifecycle/state.ts";
 import { createClusterModel } from "../../src/topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/topology/records.ts";
@@ -43,6 +44,10 @@ export class World {
   private lastCall = 0;
   /** pod UID → when kube-scheduler takes it up again after a failed cycle. */
   private readonly retries = new Map<string, number>();
+  /** Pods whose bind call failed or broke off: kube-scheduler takes them off their claims, some time later. */
+  private readonly unreserving = new Map<string, PodRecord>();
+  /** UIDs of pods that were ever taken off a claim: a binding may have been under way. */
+  private readonly takenOff = new Set<string>();
   /** Effects whose answer was lost: the planner does not know of them until the watch tells. */
   private readonly lost = new Set<string>();
   /** Gangs that were deleted after their commit: a binding may have been under way. */
@@ -69,6 +74,7 @@ export class World {
   restart(): void {
     this.trace.push("restart");
     this.writes = [];
+    for (const { pod } of this.calls) this.backOff(pod);
     this.calls = [];
     this.watches = { gangs: [], pods: [], claims: [], nodes: [] };
     this.wakeAtMs = Number.POSITIVE_INFINITY;
@@ -90,7 +96,7 @@ export class World {
       answer: (call, error) => {
         this.trace.push(`answer ${call} ${error ?? "bound"}`);
         const held = this.calls.find((each) => each.call === call);
-        if (held !== undefined && error !== undefined) this.backOff(held.pod.uid);
+        if (held !== undefined && error !== undefined) this.backOff(held.pod);
         this.calls = this.calls.filter((held) => held.call !== call);
       },
       nowMs: () => this.nowMs,
@@ -134,6 +140,7 @@ export class World {
     }
     for (const pod of this.schedulable().slice(0, 4)) actions.push(() => this.callBind(pod));
     for (const call of this.calls.slice(0, 2)) actions.push(() => this.hangUp(call));
+    for (const pod of this.unreserving.values()) actions.push(() => this.unreserveFailed(pod));
     actions.push(...this.controllerActions().slice(0, 4));
     for (const gang of this.options.gangs) actions.push(...this.userActions(gang));
     actions.push(
@@ -163,6 +170,8 @@ export class World {
     if (this.wakeAtMs <= this.nowMs) return () => this.flush();
     const write = this.writes[0];
     if (write !== undefined) return () => this.finishWrite(write, "ok");
+    const failed = [...this.unreserving.values()][0];
+    if (failed !== undefined) return () => this.unreserveFailed(failed);
     const controller = this.controllerActions()[0];
     if (controller !== undefined) return controller;
     const waiting = this.schedulable()[0];
@@ -354,7 +363,8 @@ export class World {
     if (pod.gates.length > 0) this.fail(`pod ${pod.name} is bound while gated`);
     for (const { claimName = "" } of pod.claims) {
       const claim = this.claims.get(claimName);
-      const reserved = claim?.reservedFor.some((consumer) => consumer.uid === pod.uid) && nodeOf(claim) === node;
+      const ours = this.takenOff.has(pod.uid) || claim?.reservedFor.some((consumer) => consumer.uid === pod.uid);
+      const reserved = claim !== undefined && ours && nodeOf(claim) === node;
       if (!reserved && !this.lost.has(`claim/${claimName}`)) this.fail(`pod ${pod.name} is bound without its devices`);
     }
   }
@@ -373,6 +383,12 @@ export class World {
       if (missing && !pod.deleting) actions.push(() => this.createClaim(pod));
     }
     for (const claim of this.claims.values()) {
+      const user = this.pods.get(claim.ownerPodUid ?? "");
+      const running = user?.nodeName !== undefined && claim.allocation !== undefined;
+      if (running && !claim.reservedFor.some((consumer) => consumer.uid === user.uid)) {
+        actions.push(() => this.setClaim({ ...claim, reservedFor: [...claim.reservedFor, podConsumer(user)] }));
+        continue;
+      }
       const goneConsumers = claim.reservedFor.filter((c) => c.resource === "pods" && !this.pods.has(c.uid));
       if (goneConsumers.length > 0) {
         actions.push(() => this.unreserve(claim.name));
@@ -432,7 +448,7 @@ export class World {
     return [...this.pods.values()].filter((pod) => {
       if (pod.gates.length > 0 || pod.nodeName !== undefined || pod.deleting) return false;
       if ((this.retries.get(pod.uid) ?? 0) > this.nowMs) return false;
-      if (this.calls.some((call) => call.pod.uid === pod.uid)) return false;
+      if (this.unreserving.has(pod.uid) || this.calls.some((call) => call.pod.uid === pod.uid)) return false;
       return pod.claims.every((reference) => {
         const claim = this.claims.get(reference.claimName ?? "");
         return claim?.allocation !== undefined && claim.reservedFor.some((consumer) => consumer.uid === pod.uid);
@@ -451,17 +467,31 @@ export class World {
     this.calls.push({ call, pod, node: target });
     if (this.coordinator.arrive(pod.uid, target, call) === undefined) {
       this.calls = this.calls.filter((held) => held.call !== call);
-      this.backOff(pod.uid);
+      this.backOff(pod);
     }
   }
 
-  private backOff(podUid: string): void {
-    this.retries.set(podUid, this.nowMs + 1_000);
+  /** Also a pod that was bound all the same is taken off its claims: the call's answer never came. */
+  private backOff(pod: PodRecord): void {
+    this.retries.set(pod.uid, this.nowMs + 1_000);
+    this.unreserving.set(pod.uid, pod);
+  }
+
+  private unreserveFailed(pod: PodRecord): void {
+    this.unreserving.delete(pod.uid);
+    for (const { claimName = "" } of pod.claims) {
+      const claim = this.claims.get(claimName);
+      if (!claim?.reservedFor.some((consumer) => consumer.uid === pod.uid)) continue;
+      this.takenOff.add(pod.uid);
+      this.trace.push(`scheduler takes ${pod.name} off ${claimName}`);
+      this.setClaim({ ...claim, reservedFor: claim.reservedFor.filter((consumer) => consumer.uid !== pod.uid) });
+    }
   }
 
   private hangUp(held: BindCall): void {
     this.trace.push(`hang up ${held.call}`);
     this.calls = this.calls.filter((call) => call !== held);
+    this.backOff(held.pod);
     this.coordinator.leave(held.pod.uid, held.call);
   }
 

@@ -2,7 +2,15 @@ import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
-import { claimOf, claimReference, hasAllClaims, isGuard, reservationState, withReservation } from "./claims.ts";
+import {
+  claimOf,
+  claimReference,
+  hasAllClaims,
+  isGuard,
+  podConsumer,
+  reservationState,
+  withReservation,
+} from "./claims.ts";
 import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
@@ -313,15 +321,37 @@ function decideBinding(state: GangState, gang: GangRecord, context: Context): De
     ([slot, pod]) =>
       isBoundTo(state, pod, slot.node) || (context.nodeFits(slot.node) && isReserved(state, gang, slot, pod, context)),
   );
+  const returning = members.filter((member) => !bindable.includes(member) && wasTakenOff(state, gang, member, context));
   const effects = [
     ...sweep(state, members, context),
+    ...returning.flatMap(([slot, pod]) => reserveMember(state, gang, slot, pod, context)),
     ...bindable.flatMap(([slot, pod]) => bindMember(state, slot, pod)),
   ];
   const unbound = bindable.filter(
     ([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node),
   );
-  if (unbound.length === 0 && members.length > 0) effects.push(...writeScheduled(state, gang, context));
+  if (unbound.length + returning.length === 0 && members.length > 0) {
+    effects.push(...writeScheduled(state, gang, context));
+  }
   return { effects };
+}
+
+/**
+ * When its bind call breaks off, kube-scheduler takes the pod off its claims and leaves their allocations: such a member
+ * is reserved again and bound without a further call. Whoever was recreated has claims without allocation.
+ */
+function wasTakenOff(
+  state: GangState,
+  gang: GangRecord,
+  [slot, pod]: [PlacedPod, PodRecord],
+  context: Context,
+): boolean {
+  if (!context.nodeFits(slot.node) || boundElsewhere(pod, slot.node)) return false;
+  return slot.claims.every((placed) => {
+    const claim = claimOf(pod, placed.reference, state.claims);
+    if (claim?.allocation === undefined || claim.deleting) return false;
+    return reservationState(claim, placed, slot.node, gang, pod) !== "foreign";
+  });
 }
 
 function bindMember(state: GangState, slot: PlacedPod, pod: PodRecord): Effect[] {
@@ -492,7 +522,8 @@ function holdsAnything(state: GangState): boolean {
 /**
  * Guards that nothing needs any more. A claim whose pod is bound loses only the guard; one that no live pod will use
  * loses allocation and consumers in one update, because removing the guard alone would leak the allocation. One whose
- * pod is perhaps being bound at this moment is left until that is known.
+ * pod is perhaps being bound at this moment is left until that is known. A bound pod that kube-scheduler took off its
+ * claim, because the answer of its bind call was lost, is put back.
  * @param kept members whose reservation is wanted although they are not bound
  */
 function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][], context: Context): Effect[] {
@@ -506,12 +537,16 @@ function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][], contex
   for (const claim of state.claims.values()) {
     // kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made.
     if (!claim.reservedFor.some(isGuard) || (keptClaims.has(claim.name) && !claim.deleting)) continue;
-    const others = claim.reservedFor.filter((consumer) => !isGuard(consumer));
-    if (others.some((consumer) => isUnsettled(state, `bind/${consumer.uid}`, context))) continue;
+    const consumers = claim.reservedFor.filter((consumer) => !isGuard(consumer));
+    const members = users.get(claim.name) ?? [];
+    if ([...consumers, ...members].some(({ uid }) => isUnsettled(state, `bind/${uid}`, context))) continue;
+    const isHere = (pod: PodRecord): boolean => pod.nodeName !== undefined || state.bound.has(pod.uid);
+    const missing = members.filter((pod) => isHere(pod) && !pod.terminal && !consumers.some((c) => c.uid === pod.uid));
+    const others = [...consumers, ...missing.map(podConsumer)];
     const inUse = others.some((consumer) => {
-      const pod = users.get(claim.name)?.find((user) => user.uid === consumer.uid);
+      const pod = members.find((user) => user.uid === consumer.uid);
       // A consumer we do not know is not ours to judge; a member that is not bound never started.
-      return pod === undefined || pod.nodeName !== undefined || state.bound.has(pod.uid);
+      return pod === undefined || isHere(pod);
     });
     const id = `claim/${claim.name}`;
     effects.push(

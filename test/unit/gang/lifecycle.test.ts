@@ -666,6 +666,29 @@ describe("a committed gang", () => {
     });
   });
 
+  test("binds without a further call a member that kube-scheduler took off its claim when its call broke off", () => {
+    const takenOff = held(1, { more: { reservedFor: [guard] } });
+    const first = step(stateOf(gangIn("Binding"), [released(0), released(1)], [held(0), takenOff]), [tick], context());
+    expect(said(first)).toEqual(["reserve c-1 on n1", "bind g-0 to n0"]);
+    const reserving = first.effects[0];
+    const bound = step(first.state, [done(first.effects[1])], context());
+    expect(said(bound)).toEqual(["drop guard of c-0"]);
+    const back = step(bound.state, [done(reserving), { type: "claim", claim: held(1) }], context());
+    expect(said(back)).toEqual(["bind g-1 to n1"]);
+  });
+
+  test("puts a bound member back on its claim when the guard goes, and never clears its claim", () => {
+    const takenOff = held(1, { more: { reservedFor: [guard] } });
+    for (const phase of ["Binding", "Scheduled"] as const) {
+      const state = stateOf(gangIn(phase), [bound(0), bound(1)], [held(0, { guarded: false }), takenOff]);
+      const { effects } = step(state, [tick], context());
+      expect(effects).toContainEqual(
+        expect.objectContaining({ type: "dropGuard", reservedFor: [podConsumer({ name: "g-1", uid: "u-1" })] }),
+      );
+      expect(effects.map(({ type }) => type)).not.toContain("clearClaim");
+    }
+  });
+
   test("tries a failed binding again after 50 ms, 100 ms, … at most 5 s, and only that", () => {
     let result = step(
       stateOf(gangIn("Binding"), [released(0), bound(1)], [held(0), held(1, { guarded: false })]),
