@@ -1,0 +1,190 @@
+import { describe, expect, test } from "vitest";
+import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { resourcePath } from "../../src/kube/paths.ts";
+import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { isBound, isReady, useScene } from "../support/scene.ts";
+import {
+  claimTemplate,
+  foreignGate,
+  gang,
+  member,
+  statefulSet,
+  type Workload,
+  withForeignGate,
+} from "../support/workloads.ts";
+
+/** What happens to a gang from outside: by kube-scheduler's death and by people. Four nodes with eight GPUs each. */
+const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
+const { freshNamespace, namespace, apply, drop, pod, claims, status, until, metric } = scene;
+const { membersOf, scheduled, devicesOf, createGang } = scene;
+
+const podPath = (name: string, subresource?: string): string =>
+  resourcePath({ group: "", version: "v1", resource: "pods", namespace: namespace(), name, subresource });
+const claimPath = (name: string, subresource?: string): string =>
+  resourcePath({
+    group: "resource.k8s.io",
+    version: "v1",
+    resource: "resourceclaims",
+    namespace: namespace(),
+    name,
+    subresource,
+  });
+const guarded = (): ResourceClaim[] =>
+  claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
+const allocated = (): ResourceClaim[] => claims().filter((claim) => claim.status?.allocation !== undefined);
+const claimOf = (each: Pod | undefined): ResourceClaim | undefined =>
+  claims().find((claim) => claim.metadata.ownerReferences?.[0]?.uid === each?.metadata.uid);
+const degraded = (name: string, is: "True" | "False") =>
+  status(name)?.conditions?.find((c) => c.type === "Degraded" && c.status === is);
+
+/** The pod of this name, once it is another one than `before`. */
+function replacement(before: Pod): Pod | undefined {
+  const found = pod(before.metadata.name);
+  return found?.metadata.uid === before.metadata.uid ? undefined : found;
+}
+
+async function liftForeignGate(name: string): Promise<void> {
+  await scene.stack.admin.request("PATCH", podPath(name), {
+    body: { spec: { schedulingGates: [{ $patch: "delete", name: foreignGate }] } },
+    contentType: "application/strategic-merge-patch+json",
+  });
+}
+
+/** A gang of three pods with eight GPUs each, of which the last cannot arrive yet; the others are at the barrier. */
+async function createWaitingGang(name: string): Promise<void> {
+  await apply(claimTemplate("eight", 8));
+  await apply(gang(name, { podSets: [{ name: "ranks", count: 3 }] }));
+  await apply(...[0, 1].map((index) => member(name, "ranks", index, "eight")));
+  await apply(withForeignGate(member(name, "ranks", 2, "eight")));
+  await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 20_000 }).toBe(2);
+}
+
+async function wholeOnItsPlan(name: string): Promise<void> {
+  const { status: found } = await scheduled(name);
+  await until("all are ready", () => membersOf(name).every(isReady));
+  for (const placed of found?.placement?.pods ?? []) {
+    const each = pod(placed.pod);
+    expect(each?.spec.nodeName).toBe(placed.node);
+    const planned = placed.claims.flatMap(({ devices }) => devices.map((d) => `${d.pool}/${d.device}`));
+    expect(devicesOf(each)).toEqual(planned.sort());
+  }
+  await until("guards are gone", () => guarded().length === 0);
+}
+
+/** A StatefulSet of which all pods are ready. */
+async function running(replicas: number): Promise<Pod[]> {
+  await apply(claimTemplate("eight", 8));
+  await apply(gang("set", { podSets: [{ name: "ranks", count: replicas }] }), statefulSet("set", replicas, "eight"));
+  await scheduled("set");
+  await until("all are ready", () => membersOf("set").length === replicas && membersOf("set").every(isReady));
+  await until("guards are gone", () => guarded().length === 0);
+  return membersOf("set");
+}
+
+describe("kube-scheduler killed with SIGKILL while members wait at the barrier", () => {
+  test("makes its calls again when it is back; the plan stays", async () => {
+    await freshNamespace();
+    await createWaitingGang("waiting");
+    const before = status("waiting")?.placement;
+    const scheduler = scene.stack.plane.component("kube-scheduler");
+    await scheduler.kill("SIGKILL");
+    await scheduler.exited;
+    await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 20_000 }).toBe(0);
+    await liftForeignGate("waiting-ranks-2");
+    expect(membersOf("waiting").filter(isBound)).toEqual([]);
+    await scheduler.restart();
+    await wholeOnItsPlan("waiting");
+    expect(status("waiting")?.placement?.pods).toEqual(before?.pods);
+  });
+});
+
+describe("a member that its kubelet refuses", () => {
+  test("after the commit is recreated and returns to its devices; the others stay", async () => {
+    await freshNamespace();
+    const [victim, ...others] = await running(2);
+    const devices = devicesOf(victim);
+    await scene.stack.admin.request("PATCH", podPath(victim!.metadata.name, "status"), {
+      body: { status: { phase: "Failed", reason: "OutOfcpu", message: "Pod was rejected: not enough cpu" } },
+    });
+    const back = await until("it is ready again", () => {
+      const found = replacement(victim!);
+      return found !== undefined && isReady(found) ? found : undefined;
+    });
+    expect(back.spec.nodeName).toBe(victim!.spec.nodeName);
+    expect(devicesOf(back)).toEqual(devices);
+    for (const other of others) expect(pod(other.metadata.name)?.metadata.uid).toBe(other.metadata.uid);
+    await until("the gang is whole", () => degraded("set", "False"));
+  });
+});
+
+describe("a member preempted by an ordinary pod", () => {
+  const urgent = {
+    apiVersion: "scheduling.k8s.io/v1",
+    kind: "PriorityClass",
+    metadata: { name: "urgent" },
+    value: 1000,
+  };
+
+  /** Takes all CPUs of a node for itself. */
+  function bully(node: string): Workload {
+    const { spec, ...rest } = member("none", "ranks", 0) as Workload & { spec: { containers: object[] } };
+    const containers = [{ ...spec.containers[0], resources: { requests: { cpu: "192" } } }];
+    const nodeSelector = { "kubernetes.io/hostname": node };
+    return {
+      ...rest,
+      metadata: { name: "bully" },
+      spec: { ...spec, containers, nodeSelector, priorityClassName: "urgent" },
+    };
+  }
+
+  test("waits for its own place, which the gang keeps, and returns when the other leaves", async () => {
+    await freshNamespace();
+    await scene.stack.admin.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", { body: urgent });
+    const [victim] = await running(4);
+    const devices = devicesOf(victim);
+    await apply(bully(victim!.spec.nodeName ?? ""));
+    await until("the member is evicted and the other runs", () => {
+      const found = pod("bully");
+      return replacement(victim!) !== undefined && found !== undefined && isReady(found);
+    });
+    const lacking = await until("the gang says so", () => degraded("set", "True"));
+    expect(lacking.message).toBe("pod set ranks: 3 of 4 members are bound");
+    await drop({ ...member("none", "ranks", 0), metadata: { name: "bully" } });
+    const back = await until("it is ready again", () => {
+      const found = replacement(victim!);
+      return found !== undefined && isReady(found) ? found : undefined;
+    });
+    expect(devicesOf(back)).toEqual(devices);
+    await until("the gang is whole", () => degraded("set", "False"));
+  });
+});
+
+describe("a claim that somebody", () => {
+  const wipe = { status: { allocation: null, reservedFor: null, devices: null } };
+
+  test("wipes while its gang is reserved is reserved again", async () => {
+    await freshNamespace();
+    await createWaitingGang("wiped");
+    const name = claimOf(pod("wiped-ranks-0"))?.metadata.name ?? "";
+    const before = status("wiped")?.placement;
+    await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: wipe });
+    await liftForeignGate("wiped-ranks-2");
+    await wholeOnItsPlan("wiped");
+    expect(status("wiped")?.placement?.pods).toEqual(before?.pods);
+  });
+
+  test("wipes under a running member frees its devices for nobody", async () => {
+    await freshNamespace();
+    const [victim] = await running(4);
+    const name = claimOf(victim)?.metadata.name ?? "";
+    await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: wipe });
+    await createGang("greedy", 1, {}, "eight");
+    await until("nobody gets its devices", () =>
+      status("greedy")?.conditions?.some((c) => c.type === "Planned" && c.reason === "InsufficientDevices"),
+    );
+    expect(allocated().map((claim) => claim.metadata.name)).not.toContain(
+      claimOf(pod("greedy-ranks-0"))?.metadata.name,
+    );
+    expect(pod(victim!.metadata.name)?.metadata.uid).toBe(victim!.metadata.uid);
+  });
+});
