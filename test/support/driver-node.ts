@@ -138,3 +138,12 @@ export async function allocateClaim(
 export function readClaim(admin: KubeClient, name: string): Promise<ResourceClaim> {
   return admin.request<ResourceClaim>("GET", claims(name));
 }
+
+/** Creates the pod that uses a claim and enters it in `reservedFor`, as a scheduler would. */
+export async function reserveFor(admin: KubeClient, claim: ResourceClaim, name: string, spec: object): Promise<void> {
+  const pod = await admin.request<KubernetesObject>("POST", "/api/v1/namespaces/team/pods", {
+    body: { apiVersion: "v1", kind: "Pod", metadata: { name }, spec },
+  });
+  const reservedFor = [{ resource: "pods", name, uid: pod.metadata.uid }];
+  await admin.request("PATCH", claims(claim.metadata.name, "status"), { body: { status: { reservedFor } } });
+}

@@ -1,9 +1,5 @@
-import { execFile, spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
-import { access, mkdir, readFile, rename } from "node:fs/promises";
-import { join } from "node:path";
+import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import type {
   AllocationResult,
   Device,
@@ -12,8 +8,7 @@ import type {
   ResourceClaim,
   ResourceSlice,
 } from "../../../src/api/kubernetes.ts";
-import { cacheFolder, goObjection } from "../../../tools/control-plane/build.ts";
-import { withBuildLock } from "../../../tools/control-plane/build-lock.ts";
+import { buildGoProgram } from "../build.ts";
 
 /** What is to be allocated on one node, in a cluster where `allocated` hold devices already. */
 export interface AllocationQuestion {
@@ -41,33 +36,12 @@ export interface Answer {
   cost?: number;
 }
 
-const folder = fileURLToPath(new URL(".", import.meta.url));
-const goEnvironment = { CGO_ENABLED: "0", GOFLAGS: "-mod=readonly", GOTOOLCHAIN: "local", GOWORK: "off" };
-const run = promisify(execFile);
-
-/**
- * Path of the judge's program, built once into kllama's cache folder. Rejects with one sentence when there is no Go
- * that can build it.
- */
-export async function buildJudge(): Promise<string> {
-  const hash = createHash("sha256").update(process.platform + process.arch);
-  for (const file of ["go.mod", "go.sum", "main.go"]) hash.update(await readFile(join(folder, file)));
-  const entry = join(cacheFolder(process.env), "judge", hash.digest("hex").slice(0, 16));
-  const program = join(entry, "judge");
-  if (await exists(program)) return program;
-  await requireGo();
-  await withBuildLock(
-    entry,
-    () => {},
-    async () => {
-      if (await exists(program)) return;
-      await mkdir(entry, { recursive: true });
-      const args = ["build", "-trimpath", "-ldflags", "-s -w", "-o", `${program}.building`, "."];
-      await run("go", args, { cwd: folder, env: { ...process.env, ...goEnvironment } });
-      await rename(`${program}.building`, program);
-    },
+/** Path of the judge's program, built once. */
+export function buildJudge(): Promise<string> {
+  return buildGoProgram(
+    fileURLToPath(new URL(".", import.meta.url)),
+    "Kubernetes' own allocator cannot judge kllama's",
   );
-  return program;
 }
 
 /** Upstream's answers, in the order of the questions. */
@@ -82,21 +56,4 @@ export function ask(program: string, questions: readonly (AllocationQuestion | S
   if (answers.length !== questions.length)
     throw new Error(`${answers.length} answers to ${questions.length} questions`);
   return answers;
-}
-
-async function requireGo(): Promise<void> {
-  const version = await run("go", ["env", "GOVERSION"], { env: { ...process.env, GOTOOLCHAIN: "local" } }).then(
-    ({ stdout }) => stdout.trim(),
-    () => undefined,
-  );
-  const objection = goObjection(version);
-  if (objection === undefined) return;
-  throw new Error(`Kubernetes' own allocator cannot judge kllama's because ${objection}: install Go 1.26 or newer.`);
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }
