@@ -1,6 +1,7 @@
 import type { Pod, ResourceClaim, ResourceSlice } from "../src/api/kubernetes.ts";
 import type { KubeClient } from "../src/kube/client.ts";
 import { createReflector } from "../src/kube/reflector.ts";
+import { wholeSeconds } from "../src/kube/timing.ts";
 
 /** The gate of pods that are placed this way. */
 export const floorGate = "bench.kllama.ai/floor";
@@ -91,7 +92,7 @@ async function write(client: KubeClient, pod: Pod, claim: ResourceClaim, { node,
       nodeSelector: {
         nodeSelectorTerms: [{ matchFields: [{ key: "metadata.name", operator: "In", values: [node] }] }],
       },
-      allocationTimestamp: new Date().toISOString().replace(/\.\d+Z$/, "Z"),
+      allocationTimestamp: wholeSeconds(new Date()),
     },
     reservedFor: [{ resource: "pods", name, uid }],
   };

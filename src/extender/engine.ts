@@ -167,8 +167,9 @@ export function startEngine(options: EngineOptions): Engine {
       await auditing;
       await queue.idle();
       closing.abort();
-      await elector.release();
+      // While the Lease is ours: events are not sent without it either.
       await recorder.close();
+      await elector.release();
     },
   };
 }
