@@ -303,7 +303,10 @@ export function createCoordinator(
     const own = new Set([`hold:${state.key}`]);
     for (const { claimName } of pod.claims) {
       const claim = claimName === undefined ? undefined : model.claim(pod.namespace, claimName);
-      if (claim !== undefined) own.add(`claim:${claim.uid}`);
+      if (claim === undefined) continue;
+      own.add(`claim:${claim.uid}`);
+      // Whoever shares the claim shares its devices.
+      for (const { uid } of claim.reservedFor) own.add(`pod:${uid}`);
     }
     return placed.claims.every((claim) =>
       claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {

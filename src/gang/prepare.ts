@@ -3,13 +3,14 @@ import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
-import type { PodRecord } from "../topology/records.ts";
+import type { ClaimRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
 import { type Alone, shapeOf } from "./shape.ts";
+import { sharingFault, sharingRules, withBorrowing } from "./shared-claims.ts";
 
 /** A gang that can be searched a place for. */
 interface PreparedGang {
@@ -59,22 +60,24 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   const base: Slot[] = [];
   const surplus: Slot[][] = [];
   const pins: Pin[] = [];
-  const claimUsers = new Map<string, PodRecord>();
-  for (const part of parts) {
+  const sharing: Rule[] = [];
+  for (const [i, part] of parts.entries()) {
     if ("reason" in part) {
       obstacles.push(part);
       continue;
     }
-    for (const slot of [...part.base, ...part.surplus.flat()]) {
-      const fault = slotFault(slot, gangs[slot.gang]!, cache, claimUsers);
+    const slots = [...part.base, ...part.surplus.flat()];
+    for (const slot of slots) {
+      const fault = slotFault(model, slot, gangs[slot.gang]!, cache);
       if (fault) obstacles.push(fault);
     }
     base.push(...part.base);
     surplus.push(...part.surplus);
     pins.push(...part.pins);
+    sharing.push(...sharingRules(i, gangs[i]!.request, slots, gangs[i]!.fabric));
   }
   if (obstacles.length > 0) return oncePerGang(obstacles);
-  const rules = gangs.flatMap(({ request, fabric }, i) => gangRules(i, request.spec, fabric));
+  const rules = [...sharing, ...gangs.flatMap(({ request, fabric }, i) => gangRules(i, request.spec, fabric))];
   if (group && groupFabric)
     rules.push(
       ...placementGroupRules(
@@ -180,7 +183,7 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
     part.base.push(...candidates.slice(0, needed));
     part.surplus.push(...inSlices(candidates.slice(needed), podSet.slices?.[0]?.size ?? 1));
   }
-  if (lacking.length === 0) return part;
+  if (lacking.length === 0) return { ...part, ...withBorrowing(part.base, part.surplus, request.placed) };
   return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; ") };
 }
 
@@ -242,20 +245,22 @@ function ownHolds(model: ClusterModel, request: GangRequest): Map<string, OwnHol
 }
 
 function slotFault(
+  model: ClusterModel,
   slot: Slot,
   { request, fabric }: PreparedGang,
   cache: FitCache,
-  claimUsers: Map<string, PodRecord>,
 ): Obstacle | undefined {
   for (const claim of slot.claims) {
-    const other = claimUsers.get(claim.uid);
-    claimUsers.set(claim.uid, slot.pod);
-    if (!other || other === slot.pod || claim.allocation) continue;
-    const message = `ResourceClaim ${claim.name} is shared by pods ${other.name} and ${slot.pod.name}, which is not supported yet; give every pod its own claim with a ResourceClaimTemplate`;
-    return { gang: request, reason: "UnsupportedClaim", message };
+    const message = sharingFault(model, slot, claim);
+    if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message };
   }
-  const shape = shapeOf(slot.pod, slot.claims, cache, [], islandsOf(fabric));
+  const shape = shapeOf(slot.pod, ownClaims(slot), cache, [], islandsOf(fabric));
   return "reason" in shape ? { gang: request, reason: shape.reason, message: shape.message } : undefined;
+}
+
+/** Claims that the slot needs devices for, or has some of. */
+function ownClaims({ claims, borrows }: Slot): readonly ClaimRecord[] {
+  return borrows === undefined ? claims : claims.filter(({ uid }) => !borrows.has(uid));
 }
 
 /** Islands as a ClusterTopology of the user's own names them; undefined: the allocator knows the usual ones. */
@@ -265,7 +270,7 @@ function islandsOf({ spec }: Fabric): string[] | undefined {
 }
 
 function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly Alone[]): ShapeTable {
-  const shape = shapeOf(slot.pod, slot.claims, cache, alone, islandsOf(fabric));
+  const shape = shapeOf(slot.pod, ownClaims(slot), cache, alone, islandsOf(fabric));
   if ("reason" in shape) throw new Error(`claims of pod ${slot.pod.name} were checked before: ${shape.message}`);
   return cache.table(shape);
 }

@@ -17,6 +17,8 @@ export interface Slot {
   readonly index: number;
   readonly pod: PodRecord;
   readonly claims: readonly ClaimRecord[];
+  /** UIDs of claims that another slot of the gang gets devices for: this one has to be on its node. */
+  readonly borrows?: ReadonlySet<string>;
   /** What the gang holds for this very slot already: only this slot may use it. */
   readonly own?: OwnHold;
 }

@@ -6,6 +6,7 @@ import { type PlacedGang, type PodPlace, placementCost, podPlace, sharedDomains 
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import type { Decided } from "./problem.ts";
+import { lentDevices } from "./shared-claims.ts";
 
 /** The answer for one gang of a unit; `decided` are the new places of all its gangs. */
 export function placementOf(
@@ -17,9 +18,10 @@ export function placementOf(
 ): Placement {
   const { request, role, fabric } = prepared.gangs[gang]!;
   const order = new Map(request.spec.podSets.map(({ name }, i) => [name, i]));
-  const pods = decided
-    .filter(({ slot }) => slot.gang === gang)
-    .map((each) => placedPod(model, each))
+  const mine = decided.filter(({ slot }) => slot.gang === gang);
+  const lenders = mine.map((each) => placedPod(model, each, []));
+  const pods = mine
+    .map((each) => placedPod(model, each, [...request.placed, ...lenders]))
     .sort((a, b) => order.get(a.podSet)! - order.get(b.podSet)! || a.index - b.index);
   const places = podPlaces(model, prepared, gang, decided);
   return {
@@ -33,13 +35,16 @@ export function placementOf(
   };
 }
 
-function placedPod(model: ClusterModel, { slot, place }: Decided): PlacedPod {
+/** `lenders`: pods that have the devices of claims which this one borrows. */
+function placedPod(model: ClusterModel, { slot, place }: Decided, lenders: readonly PlacedPod[]): PlacedPod {
   const { record } = model.view.nodes[place.node]!;
   const { devices } = model.view.inventory(place.node);
   let next = 0;
   const claims = slot.claims.map((claim, i): PlacedClaim => {
     const reference = slot.pod.claims[i]!.name;
     if (claim.allocation) return { claim: claim.name, reference, devices: allocatedDevices(claim) };
+    if (slot.borrows?.has(claim.uid))
+      return { claim: claim.name, reference, devices: lentDevices(lenders, claim.name) };
     const chosen = place.choice.claims[next++]!.devices.map((each) =>
       placedDevice(devices[each.device]!, each, claim.uid),
     );

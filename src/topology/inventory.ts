@@ -177,11 +177,15 @@ function joinedSets({ sets, counters: capacity, devices }: PoolContent): number[
   return parent.map((_, set) => find(set));
 }
 
+/** Not published by anybody: every device of a node has it with one value, so that sharing it means sharing the node. */
+export const wholeNode = "scheduling.kllama.ai/whole-node";
+
 /**
  * Value of a fully qualified attribute of a device, as a string that differs between types (`string:a`, `int:1`);
  * undefined when the device lacks it. A name without a domain in the slice has the driver's name as domain.
  */
 export function attributeValue(entry: DeviceEntry, attribute: string): string | undefined {
+  if (attribute === wholeNode) return "string:node";
   const attributes = entry.device.attributes;
   if (attributes === undefined) return undefined;
   const value = attributes[attribute] ?? attributes[localName(entry.driver, attribute) ?? ""];

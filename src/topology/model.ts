@@ -46,6 +46,8 @@ export interface ClusterModel {
   /** All pods and claims by UID; live views. */
   readonly pods: ReadonlyMap<string, PodRecord>;
   readonly claims: ReadonlyMap<string, ClaimRecord>;
+  /** Pods that are not terminal and name the claim themselves, instead of having one made from a template. */
+  sharersOf(namespace: string, claim: string): readonly PodRecord[];
   node(name: string): NodeRecord | undefined;
   /** The named ClusterTopology; `default` always exists. */
   topology(name: string): ClusterTopologySpec | undefined;

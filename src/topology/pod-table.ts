@@ -16,6 +16,8 @@ export interface PodTable {
   /** By UID. */
   readonly pods: ReadonlyMap<string, PodRecord>;
   readonly claims: ReadonlyMap<string, ClaimRecord>;
+  /** Pods that are not terminal and name the claim themselves, instead of having one made from a template. */
+  sharersOf(namespace: string, claim: string): readonly PodRecord[];
 }
 
 function allocatedDevices(claim: ClaimRecord): Held[] {
@@ -34,7 +36,18 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
   const claimUids = new Map<string, string>();
   /** `namespace/claim name` → UIDs of running pods that refer to it */
   const users = new Map<string, Set<string>>();
+  /** `namespace/claim name` → UIDs of pods that name the claim themselves */
+  const sharers = new Map<string, Set<string>>();
 
+  const changeSharers = (pod: PodRecord, by: 1 | -1) => {
+    for (const { claimName, templateName } of pod.claims) {
+      if (claimName === undefined || templateName !== undefined) continue;
+      const key = `${pod.namespace}/${claimName}`;
+      const set = sharers.get(key) ?? new Set();
+      if (by === 1) sharers.set(key, set.add(pod.uid));
+      else if (set.delete(pod.uid) && set.size === 0) sharers.delete(key);
+    }
+  };
   /**
    * A running pod holds the devices of its claims, and keeps them when an allocation is cleared or the claim is gone:
    * its containers still have them open.
@@ -67,6 +80,8 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       const before = pods.get(pod.uid);
       if (before && equalJson(before, pod)) return;
       pods.set(pod.uid, pod);
+      if (before) changeSharers(before, -1);
+      if (!pod.terminal) changeSharers(pod, 1);
       // What stays the same is not taken away for a moment: that would look as if something had become free.
       const unchanged =
         before &&
@@ -85,6 +100,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       const pod = pods.get(uid);
       if (!pod) return;
       pods.delete(uid);
+      changeSharers(pod, -1);
       if (runs(pod)) stop(pod);
       ledger.set(`pod:${uid}`, []);
       clock.tick(false);
@@ -111,5 +127,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
     pod: (uid) => pods.get(uid),
     pods,
     claims,
+    sharersOf: (namespace, claim) =>
+      [...(sharers.get(`${namespace}/${claim}`) ?? [])].sort().map((uid) => pods.get(uid)!),
   };
 }

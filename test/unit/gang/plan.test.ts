@@ -4,7 +4,9 @@ import type { Device } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
-import { exactly, gpu, migBoard, migSlices, partition, podRecord, sliceRecord } from "../../builders.ts";
+import type { ClusterModel } from "../../../src/topology/model.ts";
+import type { PodRecord } from "../../../src/topology/records.ts";
+import { claimSpec, exactly, gpu, migBoard, migSlices, partition, podRecord, sliceRecord } from "../../builders.ts";
 import {
   addNode,
   allocatedClaim,
@@ -32,6 +34,88 @@ function racks(sizes: Record<string, number>, gpus = 8): NodeSketch[] {
 }
 
 const rackOf = (node: string) => node.split("-")[0]!;
+
+describe("a claim that several pods name", () => {
+  /** A gang of two pods that name one claim of 2 GPUs; `more` changes each pod. */
+  const sharing = (model: ClusterModel, name = "g", claim = `${name}-w-0-gpu`, more: Partial<PodRecord> = {}) => {
+    const gang = gangIn(model, name, { w: { count: 2, gpus: 2 } });
+    const pods = gang.pods.map((pod) => ({ ...pod, ...more, claims: [{ name: "gpu", claimName: claim }] }));
+    for (const pod of pods) model.upsertPod(pod);
+    return { ...gang, pods };
+  };
+
+  test("puts them on one node with the same devices", () => {
+    const model = clusterOf([
+      { name: "a", gpus: 8, used: 7 },
+      { name: "b", gpus: 8, used: 5 },
+    ]);
+    expect(picture(plan(model, { gangs: [sharing(model)] }))).toEqual(["g-w-0@b[5,6]", "g-w-1@b[5,6]"]);
+  });
+
+  test("needs a node with room for all of them", () => {
+    const cpu = { requests: { cpu: 40_000 } };
+    const model = clusterOf([
+      { name: "large", gpus: 2, more: { allocatable: { cpu: 80_000, memory: 2 ** 30, pods: 110 } } },
+      { name: "small", gpus: 2, more: { allocatable: { cpu: 64_000, memory: 2 ** 30, pods: 110 } } },
+    ]);
+    expect(nodesOf(plan(model, { gangs: [sharing(model, "g", "g-w-0-gpu", cpu)] }))).toEqual({
+      "g-w-0": "large",
+      "g-w-1": "large",
+    });
+    model.upsertNode({ ...model.node("large")!, unschedulable: true });
+    expect(rejectionsOf(plan(model, { gangs: [sharing(model, "g", "g-w-0-gpu", cpu)] }))).toHaveLength(1);
+  });
+
+  test("stands beside claims of their own", () => {
+    const model = clusterOf(racks({ a: 2 }, 4));
+    const gang = sharing(model);
+    const pods = gang.pods.map((pod) => {
+      const claims = [
+        { name: "gpu", claimName: "g-w-0-gpu" },
+        { name: "own", claimName: `own-${pod.name}` },
+      ];
+      model.upsertClaim({ ...allocatedClaim(`own-${pod.name}`, "a-0", [], []), spec: claimSpec([exactly("gpu", 1)]) });
+      const { allocation: _, ...pending } = model.claim("team", `own-${pod.name}`)!;
+      model.upsertClaim(pending);
+      return { ...pod, claims };
+    });
+    expect(picture(plan(model, { gangs: [{ ...gang, pods }] }))).toEqual(["g-w-0@a-0[0,1,2]", "g-w-1@a-0[0,1,3]"]);
+  });
+
+  test("takes a later member to the node where its devices are", () => {
+    const model = clusterOf(racks({ a: 1, b: 1 }));
+    const gang = sharing(model);
+    const [first, second] = plansOf(plan(model, { gangs: [gang] }))[0]!.placement.pods;
+    expect(second!.claims).toEqual(first!.claims);
+    const later = { ...gang, placed: [first!] };
+    const [placed, ...others] = plansOf(plan(model, { gangs: [later] }))[0]!.placement.pods;
+    expect(others).toEqual([]);
+    expect([placed!.pod, placed!.node, placed!.claims]).toEqual(["g-w-1", first!.node, first!.claims]);
+  });
+
+  test("is refused when another gang names it too", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gangs = [sharing(model, "g"), sharing(model, "h", "g-w-0-gpu")];
+    const rejections = gangs.flatMap((gang) => rejectionsOf(plan(model, { gangs: [gang] })));
+    expect(rejections.map(({ gang, reason }) => [gang, reason])).toEqual([
+      ["g", "UnsupportedClaim"],
+      ["h", "UnsupportedClaim"],
+    ]);
+    expect(rejections[0]!.message).toContain(
+      "ResourceClaim g-w-0-gpu is shared by gang g and gang h; the pods that share a claim must be members of one gang",
+    );
+  });
+
+  test("is refused for more pods than a claim can be reserved for beside the guard", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = sharing(model);
+    const [pod] = gang.pods;
+    for (let more = 0; more < 254; more++) model.upsertPod({ ...pod!, uid: `more-${more}`, name: `more-${more}` });
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))[0]!.message).toContain("shared by 256 pods; at most 255 can");
+    model.removePod("more-0");
+    expect(plansOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
+  });
+});
 
 describe("devices that several nodes can reach", () => {
   const network = (count: number, more: Partial<Device> = {}) => {
@@ -740,15 +824,6 @@ describe("faults", () => {
     ],
   ])("%s", (_, text, expected) => {
     expect(text).toBe(expected);
-  });
-
-  test("a claim that two pods share is refused by name", () => {
-    const model = clusterOf(racks({ a: 1 }));
-    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } });
-    const pods = gang.pods.map((pod) => ({ ...pod, claims: [{ name: "gpu", claimName: "g-w-0-gpu" }] }));
-    const [rejection] = rejectionsOf(plan(model, { gangs: [{ ...gang, pods }] }));
-    expect(rejection).toMatchObject({ reason: "UnsupportedClaim" });
-    expect(rejection!.message).toContain("ResourceClaim g-w-0-gpu is shared by pods g-w-0 and g-w-1");
   });
 
   test("a budget that ends says so, and a larger one finds the answer", () => {
