@@ -51,24 +51,14 @@ export function parseNano(text: string): bigint {
   return sign === "-" ? -capped : capped;
 }
 
-/** A quantity of so many billionths, in the largest binary unit or the coarsest decimal one that keeps it exact. */
+/** A quantity of so many billionths, exact and in the suffix that makes it shortest. */
 export function formatNano(nano: bigint): string {
-  const binary = [...suffixes].findLast(
-    ([suffix, { factor }]) => suffix.endsWith("i") && isWhole(nano, factor * nanoPerUnit),
-  );
-  if (nano !== 0n && binary !== undefined) return `${nano / (binary[1].factor * nanoPerUnit)}${binary[0]}`;
-  const [suffix, unit] = decimalUnits.find(([, unit]) => isWhole(nano, unit)) ?? ["n", 1n];
-  return `${nano / unit}${suffix}`;
-}
-
-const decimalUnits = [
-  ["", nanoPerUnit],
-  ["m", 1_000_000n],
-  ["u", 1_000n],
-] as const;
-
-function isWhole(nano: bigint, unit: bigint): boolean {
-  return nano % unit === 0n;
+  const texts = [...suffixes].flatMap(([suffix, { factor, exponent }]) => {
+    const unit = factor * 10n ** BigInt(exponent + 9);
+    return nano % unit === 0n ? [`${nano / unit}${suffix}`] : [];
+  });
+  if (nano === 0n) return "0";
+  return texts.reduce((shortest, text) => (text.length < shortest.length ? text : shortest));
 }
 
 /** Integer value of a quantity in base units, rounded up; throws an Error that names the text. */

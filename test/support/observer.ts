@@ -129,7 +129,7 @@ function doubleDevices(history: readonly Revision[]): string[] {
   for (const { object, key, gone } of [...history].sort(byVersion)) {
     for (const device of held.get(key) ?? []) if (holder.get(device) === key) holder.delete(device);
     const results = gone ? [] : ((object as ResourceClaim).status?.allocation?.devices?.results ?? []);
-    const devices = results.map((d) => `${d.driver}/${d.pool}/${d.device}`);
+    const devices = results.map((d) => `${d.driver}/${d.pool}/${d.device}#${d.shareID ?? ""}`);
     for (const device of devices) {
       const other = holder.get(device);
       if (other !== undefined && other !== key) found.push(`device ${device} in claims ${other} and ${key}`);

@@ -16,6 +16,7 @@ const plurals: Record<string, string> = {
   Namespace: "namespaces",
   Pod: "pods",
   StatefulSet: "statefulsets",
+  ResourceClaim: "resourceclaims",
   ResourceClaimTemplate: "resourceclaimtemplates",
   Gang: "gangs",
   PlacementGroup: "placementgroups",

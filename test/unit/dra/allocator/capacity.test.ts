@@ -45,6 +45,9 @@ test("the ID of a share is a UUID that says who has what", () => {
   expect(shareId("c", "r", "d/p/n")).toBe(ids[0]);
 });
 
-test.each(["0", "1", "10Gi", "1536Mi", "1500m", "1u", "3n", "1000", "-2Ki"])("%s is written as it was read", (text) => {
-  expect(formatNano(parseNano(text))).toBe(text);
-});
+test.each(["0", "1", "10Gi", "1536Mi", "1500m", "1u", "3n", "200G", "400k", "-2Ki"])(
+  "%s is written as it was read",
+  (text) => {
+    expect(formatNano(parseNano(text))).toBe(text);
+  },
+);
