@@ -30,7 +30,7 @@ export interface ObservedClaim {
   namespace: string;
   name: string;
   resourceVersion: number;
-  /** Absent: not allocated. Devices of our driver only, without those given for administration. */
+  /** Absent: not allocated. Whole devices of our driver only, without those given for administration. */
   devices?: readonly { pool: string; device: string }[];
   /** UIDs of pods. */
   reservedFor: readonly string[];
@@ -335,7 +335,10 @@ export function boundPod(raw: Pod): BoundPod | undefined {
 export function observedClaim(raw: ResourceClaim): ObservedClaim {
   const { metadata, status } = raw;
   const results = status?.allocation?.devices?.results ?? [];
-  const devices = results.filter((result) => result.driver === driverName && result.adminAccess !== true);
+  // Simulated hardware has no device that is given in parts: those belong to somebody outside the node.
+  const devices = results.filter(
+    ({ driver, adminAccess, shareID }) => driver === driverName && adminAccess !== true && shareID === undefined,
+  );
   return {
     uid: metadata.uid ?? "",
     namespace: metadata.namespace ?? "",

@@ -39,14 +39,18 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
   /** `namespace/claim name` → UIDs of pods that name the claim themselves */
   const sharers = new Map<string, Set<string>>();
 
-  const changeSharers = (pod: PodRecord, by: 1 | -1) => {
+  /** @returns whether any pod names one of the claims now. */
+  const changeSharers = (pod: PodRecord, by: 1 | -1): boolean => {
+    let shared = false;
     for (const { claimName, templateName } of pod.claims) {
       if (claimName === undefined || templateName !== undefined) continue;
       const key = `${pod.namespace}/${claimName}`;
       const set = sharers.get(key) ?? new Set();
       if (by === 1) sharers.set(key, set.add(pod.uid));
       else if (set.delete(pod.uid) && set.size === 0) sharers.delete(key);
+      shared ||= set.size > 0;
     }
+    return shared;
   };
   /**
    * A running pod holds the devices of its claims, and keeps them when an allocation is cleared or the claim is gone:
@@ -80,8 +84,10 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       const before = pods.get(pod.uid);
       if (before && equalJson(before, pod)) return;
       pods.set(pod.uid, pod);
-      if (before) changeSharers(before, -1);
+      const left = before !== undefined && changeSharers(before, -1) && pod.terminal;
       if (!pod.terminal) changeSharers(pod, 1);
+      // Whoever was refused for the others that share its claim is worth another try.
+      if (left && !before.terminal) clock.tick(true);
       // What stays the same is not taken away for a moment: that would look as if something had become free.
       const unchanged =
         before &&
@@ -100,10 +106,10 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       const pod = pods.get(uid);
       if (!pod) return;
       pods.delete(uid);
-      changeSharers(pod, -1);
+      const shared = changeSharers(pod, -1);
       if (runs(pod)) stop(pod);
       ledger.set(`pod:${uid}`, []);
-      clock.tick(false);
+      clock.tick(shared);
     },
     upsertClaim(claim) {
       if (equalJson(claims.get(claim.uid), claim)) return;

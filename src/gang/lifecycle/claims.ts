@@ -75,9 +75,13 @@ function boundToNode(claim: ClaimRecord, node: string): boolean {
   return terms.length === 1 && terms[0]?.matchFields?.[0]?.values?.[0] === node;
 }
 
-/** Consumers once the gang and the pod are among them, others kept. */
-export function withReservation(claim: ClaimRecord, gang: GangRecord, pod: PodRecord): ResourceClaimConsumer[] {
-  const wanted = [guardOf(gang), podConsumer(pod)];
+/** Consumers once the gang and the pods are among them, others kept. */
+export function withReservation(
+  claim: ClaimRecord,
+  gang: GangRecord,
+  pods: readonly PodRecord[],
+): ResourceClaimConsumer[] {
+  const wanted = [guardOf(gang), ...pods.map(podConsumer)];
   const uids = new Set(wanted.map((consumer) => consumer.uid));
   return [...claim.reservedFor.filter((consumer) => !uids.has(consumer.uid)), ...wanted];
 }

@@ -1,6 +1,6 @@
 import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
-import type { PodRecord } from "../../topology/records.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import {
   claimOf,
@@ -240,10 +240,17 @@ function reserveMember(
       claim: claimReference(claim),
       placed,
       node: slot.node,
-      reservedFor: withReservation(claim, gang, pod),
+      reservedFor: withReservation(claim, gang, sharersOf(state, gang, claim, pod)),
     });
   }
   return effects;
+}
+
+/** A claim that several members name is reserved for all of them in one write. */
+function sharersOf(state: GangState, gang: GangRecord, claim: ClaimRecord, pod: PodRecord): PodRecord[] {
+  if (claim.ownerPodUid === pod.uid) return [pod];
+  const members = membersOf(state, gang, gang.status.placement?.pods ?? []).map(([, member]) => member);
+  return members.filter((member) => member.claims.some(({ claimName }) => claimName === claim.name));
 }
 
 function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {

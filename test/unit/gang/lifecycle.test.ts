@@ -402,6 +402,20 @@ describe("a reserved gang", () => {
     expect(said(step(result.state, [tick], context()))).toEqual([]);
   });
 
+  test("reserves a claim that several members name for all of them in one write", () => {
+    const shared = [pod(0), pod(1, { claims: pod(0).claims })];
+    const { claims } = slot(0);
+    const status = { placement: { pods: [slot(0), { ...slot(1, "n0"), claims }] } };
+    const { ownerPodUid: _, ...named } = claim(0);
+    const result = step(stateOf(gangIn("Reserved", status), shared, [named]), [tick], context());
+    expect(said(result)).toEqual(["reserve c-0 on n0"]);
+    const consumers = shared.map(podConsumer);
+    expect(result.effects[0]).toMatchObject({ reservedFor: [guard, ...consumers] });
+    const reserved: ClaimRecord = { ...named, ...held(0), reservedFor: [guard, ...consumers] };
+    const next = step(result.state, [{ type: "claim", claim: reserved }, done(result.effects[0])], context());
+    expect(said(next)).toEqual(["release g-0 to n0", "release g-1 to n0"]);
+  });
+
   test("lifts no gate before every claim is reserved", () => {
     expect(said(step(stateOf(gangIn("Reserved"), pods, [held(0), claim(1)]), [tick], context()))).toEqual([
       "reserve c-1 on n1",

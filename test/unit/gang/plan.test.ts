@@ -106,6 +106,18 @@ describe("a claim that several pods name", () => {
     );
   });
 
+  test("can be planned, which wakes whoever was refused for it, once the other gang's pods are gone", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = sharing(model, "g");
+    const others = sharing(model, "h", "g-w-0-gpu").pods;
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
+    const before = model.capacityVersion;
+    model.upsertPod({ ...others[0]!, terminal: true });
+    model.removePod(others[1]!.uid);
+    expect(model.capacityVersion).toBe(before + 2);
+    expect(plansOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
+  });
+
   test("is refused for more pods than a claim can be reserved for beside the guard", () => {
     const model = clusterOf(racks({ a: 1 }));
     const gang = sharing(model);

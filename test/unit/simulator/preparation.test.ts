@@ -275,7 +275,7 @@ describe("what is read of raw objects", () => {
     expect(boundPod({ ...raw, spec: { nodeName: "n1", containers: [] } })).toBeUndefined();
   });
 
-  test("devices of other drivers and for administration are left out", () => {
+  test("devices of other drivers, in parts and for administration are left out", () => {
     const result = { request: "r", driver: "gpu.kllama.ai", pool: "n1", device: "gpu-0" };
     const observed = observedClaim({
       metadata: { name: "c", namespace: "ns", uid: "u", resourceVersion: "9" },
@@ -283,7 +283,12 @@ describe("what is read of raw objects", () => {
       status: {
         allocation: {
           devices: {
-            results: [result, { ...result, driver: "net" }, { ...result, device: "gpu-1", adminAccess: true }],
+            results: [
+              result,
+              { ...result, driver: "net" },
+              { ...result, device: "link", shareID: "s" },
+              { ...result, device: "gpu-1", adminAccess: true },
+            ],
           },
         },
         reservedFor: [
