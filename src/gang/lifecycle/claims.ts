@@ -1,6 +1,6 @@
 import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import { schedulingGroup } from "../../api/names.ts";
-import type { PlacedClaim } from "../../api/placement.ts";
+import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import type { ClaimReference, GangRecord } from "./state.ts";
 
@@ -41,6 +41,26 @@ export function hasAllClaims(pod: PodRecord, claims: ReadonlyMap<string, ClaimRe
   return pod.claims.every((reference) => {
     const claim = reference.claimName === undefined ? undefined : claims.get(reference.claimName);
     return claim !== undefined && !claim.deleting;
+  });
+}
+
+/**
+ * @returns whether a place has devices for every claim of the pod, as far as its claims exist. A place may have been
+ * written for a pod whose claims were gone, and a recreated pod may ask for more than the one before.
+ */
+export function coversClaims(slot: PlacedPod, pod: PodRecord, claims: ReadonlyMap<string, ClaimRecord>): boolean {
+  return pod.claims.every(({ name }) => {
+    const placed = slot.claims.find((each) => each.reference === name);
+    const claim = claimOf(pod, name, claims);
+    return placed !== undefined && (claim === undefined || hasDevicesFor(claim, placed));
+  });
+}
+
+function hasDevicesFor(claim: ClaimRecord, placed: PlacedClaim): boolean {
+  return (claim.spec.devices?.requests ?? []).every(({ name, exactly }) => {
+    const { length } = placed.devices.filter(({ request }) => request === name || request.startsWith(`${name}/`));
+    if (exactly === undefined || exactly.allocationMode === "All") return length > 0;
+    return length === (exactly.count ?? 1);
   });
 }
 

@@ -5,6 +5,7 @@ import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.t
 import {
   claimOf,
   claimReference,
+  coversClaims,
   hasAllClaims,
   isGuard,
   podConsumer,
@@ -13,7 +14,7 @@ import {
 } from "./claims.ts";
 import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
-import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
+import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
 
 /** Members usually arrive in a burst: say "3 of 4" only when no further one came for this long. */
@@ -67,6 +68,9 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
   const effects = sweep(state, [], context);
   if (state.proposal !== undefined)
     return { effects: [...effects, writeReserved(state, gang, state.proposal.pods, context)] };
+  // Whether it was written decides what the gang holds, so that is found out before anything else.
+  const unanswered = unansweredWrite(state);
+  if (unanswered !== undefined) return { effects: [...effects, unanswered] };
   const slots = assignSlots(gang.spec, livePods(state), []);
   const problems = [...gang.problems, ...slots.problems];
   if (problems.length > 0) {
@@ -265,6 +269,7 @@ function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord
 
 function isReserved(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): boolean {
   if (isBoundTo(state, pod, slot.node)) return true;
+  if (!coversClaims(slot, pod, state.claims)) return false;
   return slot.claims.every((placed) => {
     const claim = claimOf(pod, placed.reference, state.claims);
     if (claim === undefined || claim.deleting || isUnsettled(state, `claim/${claim.name}`, context)) return false;
@@ -397,7 +402,10 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   for (const [slot, pod] of homeless) {
     const arrival = state.arrivals.get(pod.uid);
     if (arrival === undefined) continue;
-    effects.push({ ...answer(pod.uid, arrival.call), error: `node ${slot.node} is gone; the pod is planned anew` });
+    const why = context.nodeFits(slot.node)
+      ? `its place on node ${slot.node} lacks devices`
+      : `node ${slot.node} is gone`;
+    effects.push({ ...answer(pod.uid, arrival.call), error: `${why}; the pod is planned anew` });
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {

@@ -1,7 +1,7 @@
 import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, slotKey } from "../members.ts";
-import { claimOf } from "./claims.ts";
+import { claimOf, coversClaims } from "./claims.ts";
 import { type Context, type GangRecord, type GangState, heldPods } from "./state.ts";
 
 /** Which live pod fills which place of a gang, and which places a plan must leave as they are. */
@@ -26,24 +26,26 @@ export function isBoundTo(state: GangState, pod: PodRecord, node: string): boole
 }
 
 /**
- * The slots that a new plan works around: all that the gang holds, or where its members run. Those of members that wait
- * for a node which is gone are left out, so that they are placed anew.
+ * The slots that a new plan works around: all that the gang holds, or where its members run. Those of members that cannot
+ * go there are left out, so that they are placed anew.
  */
 export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): readonly PlacedPod[] {
   const held = heldPods(state);
   if (held.length === 0) return runningPods(state);
-  if (state.gang === undefined || held.every((slot) => nodeFits(slot.node))) return held;
+  if (state.gang === undefined) return held;
   const members = new Map(membersOf(state, state.gang, [...held]));
   return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
 }
 
+/** The member waits for a node that is gone, or for a place that lacks devices which it asks for. */
 export function isHomeless(
   state: GangState,
   pod: PodRecord | undefined,
   slot: PlacedPod,
   nodeFits: Context["nodeFits"],
 ): boolean {
-  return pod !== undefined && !isBoundTo(state, pod, slot.node) && !nodeFits(slot.node);
+  if (pod === undefined || isBoundTo(state, pod, slot.node)) return false;
+  return !nodeFits(slot.node) || !coversClaims(slot, pod, state.claims);
 }
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */
@@ -63,8 +65,9 @@ export function runningPods(state: GangState): PlacedPod[] {
 function claimsOf(state: GangState, pod: PodRecord): PlacedClaim[] {
   return pod.claims.flatMap((reference) => {
     const claim = claimOf(pod, reference.name, state.claims);
-    if (claim === undefined) return [];
-    const results = claim.allocation?.devices?.results ?? [];
+    // Of a claim that is gone, or was emptied under a pod that runs, nothing tells where its devices are.
+    if (claim?.allocation === undefined) return [];
+    const results = claim.allocation.devices?.results ?? [];
     const devices = results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
     return [{ claim: claim.name, reference: reference.name, devices }];
   });

@@ -46,6 +46,8 @@ export interface GangState {
   pace: Map<string, { attempts: number; notBeforeMs: number }>;
   /** The planner's answer until the Gang's status carries it. Its devices are held. */
   proposal?: GangPlacement;
+  /** Says where the pods of a recreated Gang run, and may have been written or not. */
+  unanswered?: StatusWrite;
   /** A plan was asked for and has not been answered. */
   planning: boolean;
   /** The last refusal: tried again when capacity was freed after `capacityVersion`, or the members changed. */
@@ -95,6 +97,8 @@ export interface PodReference {
   name: string;
   uid: string;
 }
+
+export type StatusWrite = Extract<Effect, { type: "writeStatus" }>;
 
 /** Everything the lifecycle may ask the shell to do. `id` names the effect within its gang: never twice at a time. */
 export type Effect =
@@ -185,10 +189,16 @@ export function heldPods(state: GangState): readonly PlacedPod[] {
   if (phase === "Reserved" || phase === "Binding" || phase === "Scheduled") return placement?.pods ?? [];
   // Where the pods of a Gang run that was deleted and created again is on its way into its status: when it arrives some
   // of them may have ended, and their places must not have been given to others.
-  const writing = state.inFlight.get("status");
+  const writing = state.inFlight.get("status") ?? unansweredWrite(state);
   return writing?.type === "writeStatus" && writing.status.phase === "Scheduled"
     ? (writing.status.placement?.pods ?? [])
     : [];
+}
+
+/** A status write that may still come to pass: nobody answered it, and the Gang is as it was. */
+export function unansweredWrite({ gang, unanswered }: GangState): StatusWrite | undefined {
+  const current = unanswered?.gang.uid === gang?.uid && unanswered?.gang.resourceVersion === gang?.resourceVersion;
+  return current ? unanswered : undefined;
 }
 
 /** Identifies the present members and whether they can be planned: when it changes, a refused gang is worth another plan. */

@@ -9,6 +9,7 @@ import {
   type GangState,
   type LifecycleEvent,
   memberKey,
+  type Outcome,
   type StepResult,
 } from "./state.ts";
 
@@ -160,13 +161,24 @@ function applyPlan(state: GangState, placement: Placement): void {
   state.proposal = proposal;
 }
 
-function applyOutcome(state: GangState, effect: Effect, outcome: { ok: boolean }, context: Context): void {
+const refusals = new Set(["Conflict", "NotFound", "Invalid", "BadRequest", "Unauthorized", "Forbidden"]);
+
+/** No answer is no refusal: the write may have been carried out, or be under way still. */
+function mayHavePassed(outcome: Outcome): boolean {
+  return !outcome.ok && !refusals.has(outcome.reason);
+}
+
+function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, context: Context): void {
   state.inFlight.delete(effect.id);
   if (outcome.ok) {
+    if (effect.type === "writeStatus") delete state.unanswered;
     state.pace.delete(effect.id);
     if (effect.type === "bind") state.bound.set(effect.pod.uid, effect.node);
     if (effect.type === "writeStatus" && effect.transition === "Revoked") delete state.proposal;
     return;
+  }
+  if (effect.type === "writeStatus" && effect.transition === "Scheduled" && mayHavePassed(outcome)) {
+    state.unanswered = effect;
   }
   const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
   const delayMs = Math.min(lastRetryMs, firstRetryMs * 2 ** (attempts - 1));

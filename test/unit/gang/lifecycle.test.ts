@@ -3,6 +3,7 @@ import { type GangStatus, gangSpec } from "../../../src/api/gang.ts";
 import { gangGate } from "../../../src/api/names.ts";
 import type { PlacedPod, Placement } from "../../../src/api/placement.ts";
 import { podConsumer } from "../../../src/gang/lifecycle/claims.ts";
+import { keptPods } from "../../../src/gang/lifecycle/members.ts";
 import {
   type Context,
   type Effect,
@@ -370,7 +371,26 @@ describe("a pending gang", () => {
     const gone: LifecycleEvent[] = [0, 1].map((index) => ({ type: "podGone", uid: `u-${index}` }));
     const after = step(writing.state, gone, context());
     expect(heldPods(after.state)).toEqual([slot(0), slot(1)]);
-    expect(heldPods(step(after.state, [failed(writing.effects[0])], context()).state)).toEqual([]);
+    expect(heldPods(step(after.state, [failed(writing.effects[0], "Conflict")], context()).state)).toEqual([]);
+  });
+
+  test("whose pods run already holds their places until it is known whether that was written, and writes the same again", () => {
+    const state = stateOf(gang(), [bound(0), bound(1)], [held(0, { guarded: false }), held(1, { guarded: false })]);
+    const writing = step(state, [tick], context());
+    const gone: LifecycleEvent[] = [0, 1].map((index) => ({ type: "podGone", uid: `u-${index}` }));
+    const unknown = step(writing.state, [...gone, failed(writing.effects[0], "Timeout")], context());
+    expect(heldPods(unknown.state)).toEqual([slot(0), slot(1)]);
+    const again = step(unknown.state, [tick], context({ nowMs: unknown.wakeAtMs! }));
+    expect(statusIn(again)).toEqual(statusIn(writing));
+    // Somebody edits the Gang: a write that rests on the older version can come no more.
+    const edited = step(again.state, [{ type: "gang", gang: gang({}, { resourceVersion: "11" }) }], context());
+    expect(heldPods(step(edited.state, [failed(again.effects[0], "Conflict")], context()).state)).toEqual([]);
+  });
+
+  test("does not call a place complete whose pod has lost its claim", () => {
+    const state = stateOf(gang(), [bound(0), bound(1)], [held(0, { guarded: false }), claim(1)]);
+    const result = step(state, [tick], context());
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), { ...slot(1), claims: [] }]);
   });
 
   test("of which some run is planned around them", () => {
@@ -819,6 +839,28 @@ describe("a scheduled gang", () => {
     expect(next.state.proposal).toBeUndefined();
     expect(said(next)).toEqual(["reserve c-9 on n5"]);
   });
+
+  const withoutClaim: PlacedPod = { ...slot(1), claims: [] };
+  const tooSmall: PlacedPod = { ...slot(1), claims: [{ ...slot(1).claims[0]!, devices: [] }] };
+  for (const [title, place] of [
+    ["was written without its claim", withoutClaim],
+    ["has fewer devices than its claim asks for", tooSmall],
+  ] as const) {
+    test(`places a member anew whose place ${title}, and lets it go nowhere before`, () => {
+      const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
+      const status = { ...whole, placement: { pods: [slot(0), place] } };
+      const asking = step(rested([bound(0)], [own[0]!], status), [{ type: "pod", pod: fresh }], context());
+      expect(said(asking)).toEqual([]);
+      const complete = step(asking.state, [{ type: "claim", claim: claim(9) }, arrived(9, "n1")], context());
+      expect(said(complete)).toEqual([
+        "answer 10: its place on node n1 lacks devices; the pod is planned anew",
+        "plan",
+      ]);
+      expect(keptPods(complete.state, () => true)).toEqual([slot(0)]);
+      const result = step(complete.state, [plan(slot(1, "n5"))], context());
+      expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1, "n5")]);
+    });
+  }
 
   test("gives back what a member holds on its lost node, and refuses its call, before it is planned", () => {
     const state = rested([bound(0), released(1)], [own[0]!, held(1)]);
