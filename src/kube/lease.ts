@@ -160,11 +160,14 @@ export function createElector(options: ElectorOptions): Elector {
   async function within<T>(limitMs: number, attempt: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const limit = new AbortController();
     const finished = new AbortController();
-    void timing.sleep(limitMs, finished.signal).then(() => limit.abort());
+    void timing.sleep(limitMs, finished.signal).then(() => {
+      if (!finished.signal.aborted) limit.abort();
+    });
     try {
       return await attempt(limit.signal);
     } finally {
-      finished.abort();
+      // An abort without a reason makes an exception with a stack.
+      finished.abort("finished");
     }
   }
 

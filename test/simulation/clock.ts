@@ -1,3 +1,5 @@
+import process from "node:process";
+
 /** The one clock of a simulated world: time passes only from one planned event to the next. */
 export interface Clock {
   /** Milliseconds since the world began. */
@@ -30,11 +32,11 @@ export function createClock(): Clock {
   let touched = false;
   let stopped = false;
 
-  async function run(untilMs: number): Promise<void> {
+  function runNow(untilMs: number): void {
     while (!stopped) {
       if (touched) {
         touched = false;
-        await everythingRunnable();
+        runMicrotasks();
         continue;
       }
       const next = heap[0];
@@ -61,7 +63,18 @@ export function createClock(): Clock {
     touch() {
       touched = true;
     },
-    run,
+    run: (untilMs) =>
+      // Microtasks run to their end only from outside of all microtasks.
+      new Promise((resolve, reject) =>
+        setImmediate(() => {
+          try {
+            runNow(untilMs);
+            resolve();
+          } catch (error) {
+            reject(error);
+          }
+        }),
+      ),
     stop() {
       stopped = true;
     },
@@ -71,10 +84,11 @@ export function createClock(): Clock {
   };
 }
 
-/** Node runs all microtasks before it comes to the next immediate. */
-function everythingRunnable(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
+/**
+ * What Node does between two events of its own loop: everything that is runnable runs. A turn of that loop for each of a
+ * world's ten thousand events would take a third of the time of all.
+ */
+const runMicrotasks = (process as unknown as { _tickCallback(): void })._tickCallback.bind(process);
 
 function isBefore(a: Planned, b: Planned): boolean {
   return a.atUs < b.atUs || (a.atUs === b.atUs && a.order < b.order);

@@ -1,6 +1,6 @@
 import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { claimFinalizer } from "../../src/api/names.ts";
-import type { KubeClient } from "../../src/kube/client.ts";
+import { isConflict, isNotFound, type KubeClient } from "../../src/kube/client.ts";
 import {
   type Component,
   createComponent,
@@ -41,6 +41,8 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
     () => random.between(20, 1_000),
   );
 
+  let keeping = false;
+
   const pods = follow<Pod>("pods", (pod, previous, gone) => observePod(pod, previous, gone));
   const claims = follow<ResourceClaim>("resourceclaims", (claim, _previous, gone) => {
     if (!gone) observeClaim(claim);
@@ -53,6 +55,7 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
   keepWorkloads();
 
   function observePod(pod: Pod, previous: Pod | undefined, gone: boolean): void {
+    keepSoon();
     if (!gone) enqueuePod(pod.metadata.name);
     else
       for (const claim of claims.values()) if (ownerUid(claim) === pod.metadata.uid) enqueueClaim(claim.metadata.name);
@@ -93,7 +96,7 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
       // It asks the API server itself before it deletes.
       const live = (await get<Pod>(client, paths.pod(owner.name)))?.metadata.uid;
       if (live === owner.uid) return;
-      await client.request("DELETE", paths.claim(name), { body: { preconditions: { uid: claim.metadata.uid } } });
+      await remove(client, paths.claim(name), { preconditions: { uid: claim.metadata.uid } });
     });
   }
 
@@ -123,14 +126,24 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
     enqueue(`delete/${pod.metadata.uid}`, async () => {
       const body = { preconditions: { uid: pod.metadata.uid }, gracePeriodSeconds };
       if ((await get<Pod>(client, paths.pod(pod.metadata.name)))?.metadata.uid !== pod.metadata.uid) return;
-      await client.request("DELETE", paths.pod(pod.metadata.name), { body });
+      await remove(client, paths.pod(pod.metadata.name), body);
     });
   }
 
+  /** Soon after every change of pods, and now and then: nobody tells of changed workloads. */
   function keepWorkloads(): void {
-    process.after(random.between(20, 300), () => {
-      for (const workload of workloads.values()) keepWorkload(workload);
+    process.after(random.between(500, 2_000), () => {
+      keepSoon();
       keepWorkloads();
+    });
+  }
+
+  function keepSoon(): void {
+    if (keeping) return;
+    keeping = true;
+    process.after(random.between(1, 200), () => {
+      keeping = false;
+      for (const workload of workloads.values()) keepWorkload(workload);
     });
   }
 
@@ -186,8 +199,17 @@ async function get<T>(client: KubeClient, path: string): Promise<T | undefined> 
   try {
     return await client.request<T>("GET", path);
   } catch (error) {
-    if ((error as { status?: number }).status === 404) return undefined;
+    if (isNotFound(error)) return undefined;
     throw error;
+  }
+}
+
+/** What is gone, or another of that name by now, needs no deletion any more. */
+async function remove(client: KubeClient, path: string, body: object): Promise<void> {
+  try {
+    await client.request("DELETE", path, { body });
+  } catch (error) {
+    if (!isNotFound(error) && !isConflict(error)) throw error;
   }
 }
 
@@ -279,9 +301,7 @@ async function syncClaim(client: KubeClient, cached: ResourceClaim, pods: Readon
   const owner = cached.metadata.ownerReferences?.[0];
   const pod = owner === undefined ? undefined : pods.get(`${namespace}/${owner.name}`);
   if (pod === undefined || (pod.metadata.uid === owner?.uid && !isDone(pod))) return;
-  await client.request("DELETE", paths.claim(cached.metadata.name), {
-    body: { preconditions: { uid: cached.metadata.uid } },
-  });
+  await remove(client, paths.claim(cached.metadata.name), { preconditions: { uid: cached.metadata.uid } });
 }
 
 async function stillUses(
