@@ -1,8 +1,9 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
+import type { Gang } from "../../src/api/gang.ts";
 import type { KubeClient, RequestOptions } from "../../src/kube/client.ts";
 import type * as Model from "../../src/topology/model.ts";
 import { invariants } from "../simulation/invariants.ts";
-import { runSeed } from "../simulation/world.ts";
+import { type RunOptions, runSeed } from "../simulation/world.ts";
 
 /**
  * Does the net hold? One part of the mechanism is taken out at a time, in the tests alone: by a client that changes what
@@ -29,7 +30,7 @@ afterEach(() => {
 /** @returns the first seed whose world says that this is broken. */
 async function seedThatBreaks(
   invariant: string,
-  more: { tamper?: (client: KubeClient) => KubeClient; overtaking?: number } = {},
+  more: Pick<RunOptions, "tamper" | "overtakes"> = {},
 ): Promise<number | undefined> {
   for (let seed = 1; seed <= patience; seed++) {
     const { violation } = await runSeed({ seed, ...more });
@@ -51,7 +52,8 @@ describe("the simulation notices", { timeout: 60_000 }, () => {
         return client.request<T>("PATCH", path, { ...options, body: { status } });
       },
     });
-    expect(await seedThatBreaks(invariants.current, { tamper: lastWriteWins, overtaking: 0.3 })).toBeDefined();
+    const isCommit = ({ body }: { body?: unknown }) => (body as Partial<Gang>)?.status?.phase === "Binding";
+    expect(await seedThatBreaks(invariants.current, { tamper: lastWriteWins, overtakes: isCommit })).toBeDefined();
   });
 
   test("devices that are not held between plan and reservation", async () => {

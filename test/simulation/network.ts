@@ -24,7 +24,7 @@ type Send = { method: string; path: string; query?: RequestOptions["query"]; bod
 export interface Network {
   weather: Weather;
   /** Called when a request has come to the API server and is about to be handled: somebody else may be faster. */
-  onArrival: (method: string, path: string) => void;
+  onArrival: (request: { method: string; path: string; body?: unknown }) => void;
   /** One request, for models that need no promises. `done` runs in the process. */
   send(process: Process, user: string, request: Send, done: (error: unknown, answer?: unknown) => void): void;
   client(process: Process, user: string): KubeClient;
@@ -74,7 +74,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
       if (network.weather.outage || fate === "lost") return answer(unreachable());
       if (fate === "refused") return answer(random.pick(refusals)());
       if (fate === "hung" && random.chance(0.5)) return;
-      network.onArrival(request.method, request.path);
+      network.onArrival({ ...request, body });
       try {
         answer(undefined, api.handle({ user, ...request, body }));
       } catch (error) {

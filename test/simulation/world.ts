@@ -51,8 +51,8 @@ export interface RunOptions {
   onTrace?: (line: string) => void;
   /** What the world consists of, instead of something random. */
   sketch?: Sketch;
-  /** Probability that somebody is faster than a write; default: something random, a few percent at most. */
-  overtaking?: number;
+  /** Whether somebody is faster than a write; default: at random, a few percent of them at most. */
+  overtakes?: (write: { path: string; body?: unknown }) => boolean;
   /** Breaks the planner's client on purpose (see `createPlanners`). */
   tamper?: (client: KubeClient) => KubeClient;
 }
@@ -105,7 +105,7 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { tamper, sketch = sketchWorld(random), overtaking }: RunOptions,
+  { tamper, sketch = sketchWorld(random), overtakes }: RunOptions,
 ) {
   let uids = 0;
   const api = createApiServer({
@@ -183,8 +183,9 @@ function buildWorld(
     const untilMs = random.between(20_000, 120_000);
     // Where planners die all the time nobody gets far, where they never do nothing is tried.
     const strikes = random.pick([0.03, 0.1, 0.1, 0.25]);
-    network.onArrival = (method, path) => {
-      if (method !== "GET" && random.chance(overtaking ?? strikes / 4)) people.overtake(path);
+    network.onArrival = (request) => {
+      if (request.method === "GET") return;
+      if (overtakes === undefined ? random.chance(strikes / 4) : overtakes(request)) people.overtake(request.path);
     };
     while (clock.nowMs < untilMs && !clock.stopped) {
       await clock.run(clock.nowMs + random.between(0, random.pick([50, 500, 4_000])));
