@@ -1,9 +1,10 @@
 import type { DeviceLevel, Domain } from "../topology/fabric.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { NodeState } from "../topology/node-table.ts";
+import { countSlotsInside, freeSlotsInside } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import { deviceLevelOn, type Group, type Problem, valuesInside } from "./problem.ts";
-import { countSlotsInside, freeSlotsInside, type Together } from "./shape.ts";
+import type { Together } from "./shape.ts";
 
 /** A domain and how many pods of a shape fit into it; without a path: there is none. */
 interface DomainRoom {

@@ -1,5 +1,6 @@
 import type { NodeLevel } from "../topology/fabric.ts";
 import type { ModelView } from "../topology/model.ts";
+import { countSlotsInside, freeSlotsInside } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import { contains, type GroupDomain, type GroupDomains } from "./group-domain.ts";
 import { type Bundle, deviceLevelOn, type Group, type LevelRef, type Problem, valuesInside } from "./problem.ts";
@@ -12,7 +13,6 @@ import {
   lazyOrder,
   thenLazily,
 } from "./score.ts";
-import { countSlotsInside, freeSlotsInside } from "./shape.ts";
 import type { SpreadCount } from "./spread.ts";
 
 /** Domains that a group may be given, tightest first, inside those of the groups it shares slots with. */

@@ -2,7 +2,8 @@ import { type ClaimProblem, type CompiledClaim, compileClaim } from "../dra/allo
 import type { Fabric } from "../topology/fabric.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
-import { countSlots, roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { countSlots } from "./counting.ts";
+import { roomFor, type Shape, shapeRefusal } from "./shape.ts";
 
 /** Per node and per domain: how many pods of one shape fit. Brought up to date by looking at changed nodes only. */
 export interface ShapeTable {

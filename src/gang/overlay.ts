@@ -1,15 +1,17 @@
-import { type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
+import { allocateTogether, type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
 import { type Consumption, changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
+import { countSlots, wastesNothing } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { OwnHold } from "./problem.ts";
-import { chooseDevices, countSlots, demandsOf, roomFor, type Shape, type Together, takeDevices } from "./shape.ts";
+import { chooseDevices, demandsOf, optionsFor, roomFor, type Shape, type Together, takeDevices } from "./shape.ts";
 
 /** What a search has put on nodes so far, above what the model holds. The model itself is never changed. */
 export interface Overlay {
   /**
-   * Puts one pod on a node if it fits. `own`: the slot's own hold there, which it may use up. `given`: devices that
-   * were chosen before.
+   * Puts one pod on a node if it fits. Where devices that steps of this search have there are in its way, all of them
+   * are chosen anew together. `own`: the slot's own hold there, which it may use up. `given`: devices that were chosen
+   * before, and stay.
    */
   put(
     step: number,
@@ -18,14 +20,20 @@ export interface Overlay {
     together: readonly Together[],
     own?: OwnHold,
     given?: DeviceChoice,
-  ): DeviceChoice | undefined;
+  ): boolean;
+  /** Devices of what `step` put, as they are now. */
+  choiceOf(step: number): DeviceChoice;
   /** Takes back what `step` put there. */
   take(step: number): void;
   /** Steps that have put something on the node. */
   stepsOn(node: number): readonly number[];
-  /** Pods of the shape that fit now. */
+  /** Pods of the shape that fit now; never too few. */
   room(node: number, table: ShapeTable): number;
   readonly touched: boolean;
+  /** Devices that were tried for several pods together, so far. */
+  readonly trials: number;
+  /** Some choice of devices was given up for its budget: what was refused since may be possible. */
+  readonly unsure: boolean;
 }
 
 interface Layer {
@@ -38,7 +46,8 @@ interface Layer {
 interface Entry {
   readonly node: number;
   readonly shape: Shape;
-  readonly choice: DeviceChoice;
+  readonly together: readonly Together[];
+  choice: DeviceChoice;
   readonly own: OwnHold | undefined;
 }
 
@@ -56,6 +65,8 @@ export function createOverlay(view: ModelView): Overlay {
   const entries = new Map<number, Entry>();
   /** Step → what it took of devices that several nodes can reach. */
   const wide = new Map<number, WideTake[]>();
+  let trials = 0;
+  let unsure = false;
 
   const changeWide = (layer: Layer, node: number, taken: readonly WideTake[], by: 1 | -1) => {
     const inventory = view.inventory(node);
@@ -97,7 +108,55 @@ export function createOverlay(view: ModelView): Overlay {
   const choose = (node: number, shape: Shape, usage: NodeUsage, together: readonly Together[]) => {
     if (shape.claims.length === 0) return nothing;
     const choice = chooseDevices(shape, view.nodes[node]!.record, view.inventory(node), usage, together);
-    return isAllocationFailure(choice) ? undefined : choice;
+    if (!isAllocationFailure(choice)) return choice;
+    if (choice.reason === "BudgetExceeded") unsure = true;
+    return undefined;
+  };
+  /** Takes the devices of a step on a node, or gives them back; everywhere. */
+  const changeDevices = (step: number, layer: Layer, { node, choice }: Entry, by: 1 | -1) => {
+    takeDevices(view.inventory(node), layer.usage, choice, by);
+    const taken = by === 1 ? wideTakes(view, node, choice) : (wide.get(step) ?? []);
+    if (taken.length > 0) spreadWide(step, taken, by);
+  };
+  /** Steps on the node whose devices can be chosen anew, to the good of one more pod of the shape. */
+  const movable = (node: number, shape: Shape, layer: Layer, together: readonly Together[]): number[] => {
+    if (shape.admin || shape.claims.length === 0) return [];
+    const steps = layer.steps.filter((step) => step >= 0 && entries.get(step)!.shape.claims.length > 0);
+    const others = steps.map((step) => entries.get(step)!);
+    if (others.some((entry) => entry.shape.admin)) return [];
+    const alike = others.every((entry) => entry.shape.key === shape.key && sameTogether(entry.together, together));
+    return alike && wastesNothing(shape, view.inventory(node)) ? [] : steps;
+  };
+  /**
+   * Finds devices for all pods of the steps and `more` of the shape together. `commit`: the steps get theirs.
+   * Undefined: there are none.
+   */
+  const rearrange = (
+    node: number,
+    layer: Layer,
+    steps: readonly number[],
+    { shape, together, more, commit }: { shape: Shape; together: readonly Together[]; more: number; commit: boolean },
+  ): DeviceChoice | undefined => {
+    const { record } = view.nodes[node]!;
+    const moved = steps.map((step) => [step, entries.get(step)!] as const);
+    for (const [step, entry] of moved) changeDevices(step, layer, entry, -1);
+    const newcomer = { claims: shape.claims, options: optionsFor(shape, record, together) };
+    const pods = [
+      ...moved.map(([, entry]) => {
+        return { claims: entry.shape.claims, options: optionsFor(entry.shape, record, entry.together) };
+      }),
+      ...Array.from({ length: more }, () => newcomer),
+    ];
+    const result = allocateTogether(view.inventory(node), layer.usage, pods);
+    trials += result.trials;
+    const { choices } = result;
+    const failed = isAllocationFailure(choices);
+    if (failed && choices.reason === "BudgetExceeded") unsure = true;
+    for (const [i, [step, entry]] of moved.entries()) {
+      if (!failed && commit) entry.choice = choices[i]!;
+      changeDevices(step, layer, entry, 1);
+    }
+    return failed ? undefined : choices.at(-1);
   };
 
   return {
@@ -105,40 +164,47 @@ export function createOverlay(view: ModelView): Overlay {
       const { shape } = table;
       const ownHere = own?.node === node ? own : undefined;
       const untouched = isUntouched(node) && !ownHere;
-      if (table.admits[node] !== 1 || (untouched && table.slots[node] === 0)) return undefined;
+      if (table.admits[node] !== 1 || (untouched && table.slots[node] === 0)) return false;
       const layer = layerOf(node);
       if (ownHere) changeOwn(layer, ownHere, -1);
-      const choice = roomOn(node, shape, layer) > 0 ? (given ?? choose(node, shape, layer.usage, together)) : undefined;
+      let choice: DeviceChoice | undefined;
+      if (roomOn(node, shape, layer) > 0) {
+        choice = given ?? choose(node, shape, layer.usage, together);
+        const steps = choice ? [] : movable(node, shape, layer, together);
+        if (steps.length > 0) choice = rearrange(node, layer, steps, { shape, together, more: 1, commit: true });
+      }
       if (!choice) {
         if (ownHere) changeOwn(layer, ownHere, 1);
         if (layer.steps.length === 0) layers.delete(node);
-        return undefined;
+        return false;
       }
       for (const [name, amount] of shape.demands) layer.extra[name] = (layer.extra[name] ?? 0) + amount;
-      takeDevices(view.inventory(node), layer.usage, choice, 1);
-      const taken = wideTakes(view, node, choice);
-      if (taken.length > 0) spreadWide(step, taken, 1);
+      const entry: Entry = { node, shape, together, choice, own: ownHere };
+      changeDevices(step, layer, entry, 1);
       layer.steps.push(step);
-      entries.set(step, { node, shape, choice, own: ownHere });
-      return choice;
+      entries.set(step, entry);
+      return true;
     },
+    choiceOf: (step) => entries.get(step)!.choice,
     take(step) {
       const entry = entries.get(step);
       if (!entry) return;
-      entries.delete(step);
-      const taken = wide.get(step);
-      if (taken) spreadWide(step, taken, -1);
       const layer = layers.get(entry.node)!;
+      changeDevices(step, layer, entry, -1);
+      entries.delete(step);
       layer.steps.splice(layer.steps.lastIndexOf(step), 1);
       if (layer.steps.length === 0) {
         layers.delete(entry.node);
         return;
       }
       for (const [name, amount] of entry.shape.demands) layer.extra[name]! -= amount;
-      takeDevices(view.inventory(entry.node), layer.usage, entry.choice, -1);
       if (entry.own) changeOwn(layer, entry.own, 1);
     },
-    stepsOn: (node) => layers.get(node)?.steps ?? [],
+    stepsOn(node) {
+      const here = layers.get(node)?.steps ?? [];
+      // Devices that several nodes can reach may have gone to pods on others.
+      return wide.size > 0 && view.inventory(node).wide ? [...here, ...wide.keys()] : here;
+    },
     room(node, table) {
       if (isUntouched(node)) return table.slots[node]!;
       if (table.admits[node] !== 1) return 0;
@@ -146,12 +212,29 @@ export function createOverlay(view: ModelView): Overlay {
       if (layer.steps.length === 0) layers.delete(node);
       const { shape } = table;
       const { record } = view.nodes[node]!;
-      return countSlots(shape, record, roomOn(node, shape, layer), view.inventory(node), () => layer.usage);
+      const most = roomOn(node, shape, layer);
+      const found = countSlots(shape, record, most, view.inventory(node), () => layer.usage);
+      const steps = found < most ? movable(node, shape, layer, []) : [];
+      if (steps.length === 0) return found;
+      const more = rearrange(node, layer, steps, { shape, together: [], more: found + 1, commit: false });
+      return more || unsure ? most : found;
     },
     get touched() {
       return layers.size > 0;
     },
+    get trials() {
+      return trials;
+    },
+    get unsure() {
+      return unsure;
+    },
   };
+}
+
+function sameTogether(a: readonly Together[], b: readonly Together[]): boolean {
+  return (
+    a.length === b.length && a.every((each, i) => each.attribute === b[i]!.attribute && each.value === b[i]!.value)
+  );
 }
 
 function wideTakes(view: ModelView, node: number, choice: DeviceChoice): WideTake[] {

@@ -40,16 +40,17 @@ export function search(problem: Problem, budget: number): SearchResult {
   const { steps } = run;
   const allowance = 2 * steps.length;
   const frames: Frame[] = [];
-  let explored = 0;
+  let values = 0;
   let depth = 0;
-  const effort = () => ({ explored, spent: Math.max(0, explored - allowance) });
+  const spent = () => Math.max(0, values - allowance) + Math.ceil(run.trials() / trialsPerValue);
+  const effort = () => ({ explored: values, spent: spent() });
   if (steps.length > 0) frames[0] = run.enter(0, frames);
   while (depth < steps.length) {
     const frame = frames[depth]!;
     let found = false;
     while (!found) {
-      if (explored >= allowance + budget) return { kind: "budget", ...effort() };
-      explored++;
+      if (spent() >= budget && values >= allowance) return { kind: "budget", ...effort() };
+      values++;
       const outcome = run.tryNext(depth, frame);
       if (outcome === "exhausted") break;
       found = outcome === "taken";
@@ -60,7 +61,7 @@ export function search(problem: Problem, budget: number): SearchResult {
       continue;
     }
     const target = Math.max(-1, ...frame.conflicts);
-    if (target < 0) return { kind: "impossible", ...effort() };
+    if (target < 0) return { kind: run.isUnsure() ? "budget" : "impossible", ...effort() };
     for (let step = depth - 1; step >= target; step--) run.undo(step);
     for (const conflict of frame.conflicts) if (conflict !== target) frames[target]!.conflicts.add(conflict);
     depth = target;
@@ -68,13 +69,16 @@ export function search(problem: Problem, budget: number): SearchResult {
   return { kind: "found", places: run.places(), ...effort() };
 }
 
+/** Devices tried for several pods together cost as much as one value of a step. */
+const trialsPerValue = 20;
+
 function createRun(problem: Problem) {
   const { groups, bundles } = problem;
   const overlay = createOverlay(problem.view);
   const domains = createGroupDomains(problem);
   const steps = stepsOf(problem);
   const stepOfGroup = new Map(steps.flatMap((step, i) => (step.kind === "group" ? [[step.group, i] as const] : [])));
-  const placeOf: (Place | undefined)[] = problem.slots.map(() => undefined);
+  const nodeOf: (number | undefined)[] = problem.slots.map(() => undefined);
   /** Counts of spreads, made when the groups around them are known. */
   const spreadCounts: (SpreadCount | undefined)[] = problem.spreads.map(() => undefined);
 
@@ -91,7 +95,7 @@ function createRun(problem: Problem) {
     const conflicts = new Set(stepsOfGroups(bundle.groups, step));
     for (const s of bundle.spreads) {
       const spread = problem.spreads[s]!;
-      if (!spread.slots.some((slot) => placeOf[slot])) {
+      if (!spread.slots.some((slot) => nodeOf[slot] !== undefined)) {
         spreadCounts[s] = createSpreadCount(problem, spread, domains.inside(groupsAround(groups, spread)));
       }
       for (let earlier = 0; earlier < step; earlier++) conflicts.add(earlier);
@@ -118,21 +122,29 @@ function createRun(problem: Problem) {
     const node = frame.nodes!.at(frame.position++);
     if (node === undefined) return "exhausted";
     const counts = countsOf(bundle);
-    const choice = counts.every((count) => count.allows(node))
-      ? overlay.put(step, node, bundle.table, togetherOf(bundle, domains), bundle.own)
-      : undefined;
-    if (!choice) {
+    const taken =
+      counts.every((count) => count.allows(node)) &&
+      overlay.put(step, node, bundle.table, togetherOf(bundle, domains), bundle.own);
+    if (!taken) {
       addSteps(frame.conflicts, overlay.stepsOn(node));
       return "refused";
     }
     for (const count of counts) count.add(node, 1);
-    placeOf[slot] = { node, choice };
+    nodeOf[slot] = node;
     return "taken";
   };
 
   return {
     steps,
-    places: () => placeOf as Place[],
+    trials: () => overlay.trials,
+    isUnsure: () => overlay.unsure,
+    places(): Place[] {
+      const places: Place[] = [];
+      for (const [step, what] of steps.entries()) {
+        if (what.kind === "slot") places[what.slot] = { node: nodeOf[what.slot]!, choice: overlay.choiceOf(step) };
+      }
+      return places;
+    },
     /** Puts in place what is given: decided slots, and the domains that pinned pods force on their groups. */
     start(): boolean {
       for (const [i, { table, place, slot }] of problem.decided.entries()) {
@@ -159,11 +171,11 @@ function createRun(problem: Problem) {
         domains.unassign(what.group);
         return;
       }
-      const place = placeOf[what.slot];
-      if (!place) return;
-      for (const count of countsOf(bundles[what.bundle]!)) count.add(place.node, -1);
+      const node = nodeOf[what.slot];
+      if (node === undefined) return;
+      for (const count of countsOf(bundles[what.bundle]!)) count.add(node, -1);
       overlay.take(step);
-      placeOf[what.slot] = undefined;
+      nodeOf[what.slot] = undefined;
     },
   };
 }

@@ -4,10 +4,9 @@ import {
   type AllocationFailure,
   allocateOnNode,
   type DeviceChoice,
-  isAllocationFailure,
 } from "../dra/allocator/allocate.ts";
 import { type ClaimProblem, type CompiledClaim, isClaimProblem } from "../dra/allocator/claim.ts";
-import { changeUsage, copyUsage, devicesByValue, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { changeUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
 import { levelValue } from "../topology/levels.ts";
 import { matchesNodeSelector } from "../topology/node-selector.ts";
 import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
@@ -28,6 +27,10 @@ export interface Shape {
   optionsOn(node: NodeRecord): AllocateOptions;
   /** Devices that one pod needs at least. */
   readonly devices: number;
+  /** One request for devices of one kind: pods that choose one after the other waste none, unless they are partitions. */
+  readonly simple: boolean;
+  /** Devices of an administrator's access are not held. */
+  readonly admin: boolean;
 }
 
 /** Devices of one pod share the value of the attribute, except on nodes that have one of the labels. */
@@ -88,75 +91,21 @@ export function shapeRefusal(shape: Shape, node: NodeRecord): string | undefined
   return elsewhere ? "cannot reach devices that its claims have already" : undefined;
 }
 
+/** How devices of a pod of the shape are chosen on a node, if earlier pods have fixed values of attributes. */
+export function optionsFor({ optionsOn }: Shape, node: NodeRecord, together: readonly Together[]): AllocateOptions {
+  const options = optionsOn(node);
+  return together.length === 0 ? options : { ...options, together: [...(options.together ?? []), ...together] };
+}
+
 /** Chooses devices for one pod of the shape; those of earlier pods may have fixed values of attributes. */
 export function chooseDevices(
-  { claims, optionsOn }: Shape,
+  shape: Shape,
   node: NodeRecord,
   inventory: NodeInventory,
   usage: NodeUsage,
   together: readonly Together[] = [],
 ): DeviceChoice | AllocationFailure {
-  const options = optionsOn(node);
-  if (together.length === 0) return allocateOnNode(inventory, usage, claims, options);
-  return allocateOnNode(inventory, usage, claims, {
-    ...options,
-    together: [...(options.together ?? []), ...together],
-  });
-}
-
-/** As many pods of the shape as devices allow, at most `room`. */
-export function countSlots(
-  shape: Shape,
-  node: NodeRecord,
-  room: number,
-  inventory: NodeInventory,
-  usage: () => NodeUsage,
-  together: readonly Together[] = [],
-): number {
-  if (room === 0 || shape.claims.length === 0) return room;
-  let trial = usage();
-  for (let slots = 0; slots < room; slots++) {
-    const choice = chooseDevices(shape, node, inventory, trial, together);
-    if (isAllocationFailure(choice)) return slots;
-    if (slots === 0) trial = copyUsage(trial);
-    takeDevices(inventory, trial, choice, 1);
-  }
-  return room;
-}
-
-/**
- * Pods of the shape that fit on devices with one value of an attribute, at most `room`. What is free is counted before
- * anything is allocated: on most hosts that tells enough.
- */
-export function countSlotsInside(
-  shape: Shape,
-  node: NodeRecord,
-  room: number,
-  inventory: NodeInventory,
-  usage: NodeUsage,
-  inside: Together,
-): number {
-  const most = Math.min(room, freeSlotsInside(shape, inventory, usage, inside));
-  return most === 0 ? 0 : countSlots(shape, node, most, inventory, () => usage, [inside]);
-}
-
-/** A bound. Devices that are given in parts, and administrators' access, have none. */
-export function freeSlotsInside(
-  { devices, claims }: Shape,
-  inventory: NodeInventory,
-  { used }: NodeUsage,
-  { attribute, value }: Together,
-): number {
-  const bounded = claims.every(({ requests }) =>
-    requests.every(({ alternatives }) => alternatives.every(({ adminAccess }) => !adminAccess)),
-  );
-  if (!bounded || devices === 0) return Number.POSITIVE_INFINITY;
-  let free = 0;
-  for (const device of devicesByValue(inventory, attribute).get(value) ?? []) {
-    if (inventory.devices[device]!.shared !== undefined) return Number.POSITIVE_INFINITY;
-    if (used[device] === 0) free++;
-  }
-  return Math.floor(free / devices);
+  return allocateOnNode(inventory, usage, shape.claims, optionsFor(shape, node, together));
 }
 
 /**
@@ -199,7 +148,17 @@ export function shapeOf(
     const binding = alone.filter(({ unlessLabels }) => levelValue(unlessLabels, node) === undefined);
     return binding.length === alone.length ? options : { ...options, together: binding };
   };
-  return { key, pod, demands, claims: pending, allocated, optionsOn, devices: leastDevices(pending) };
+  const devices = leastDevices(pending);
+  return { key, pod, demands, claims: pending, allocated, optionsOn, devices, ...kindOf(pending) };
+}
+
+function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin"> {
+  const requests = claims.flatMap((claim) => claim.requests);
+  const alternatives = requests.flatMap((request) => request.alternatives);
+  return {
+    simple: alternatives.length <= 1 && claims.every(({ constraints }) => constraints.every((c) => c.kind === "match")),
+    admin: alternatives.some(({ adminAccess }) => adminAccess),
+  };
 }
 
 function leastDevices(claims: readonly CompiledClaim[]): number {

@@ -57,7 +57,7 @@ export function addNode(model: ClusterModel, sketch: NodeSketch): void {
   }
 }
 
-function claimRecord(name: string, requests: DeviceRequest[], more: Partial<ClaimRecord> = {}): ClaimRecord {
+export function claimRecord(name: string, requests: DeviceRequest[], more: Partial<ClaimRecord> = {}): ClaimRecord {
   return {
     uid: `claim-uid-${name}`,
     namespace: "team",

@@ -1,40 +1,71 @@
 import type { GangConstraint } from "../../src/api/gang.ts";
 
 /**
- * A naive planner: tries every node for every pod. Whole GPUs only, so that a node is a number of free GPUs; with a
- * device level, a number per NUMA node. Shares no code with the planner.
+ * A naive planner, written from what the fields of a Gang mean: every node and every set of devices for every pod.
+ * Shares no code with the planner. What it remembers is where it has been before, nothing else.
  */
+
+/** Broad to narrow. `island` is told by a label, on hosts without it by the NUMA node of devices. */
+const oracleLevels = ["zone", "rack", "island", "host", "numa", "pair"] as const;
+export type OracleLevel = (typeof oracleLevels)[number];
+
+export interface OracleDevice {
+  name: string;
+  /** `gpu`, or the profile of a partition. */
+  what: string;
+  index: number;
+  numa: string | undefined;
+  /** NVLink bridge or island. */
+  pair: string | undefined;
+  /** Board whose counters it takes. */
+  board: number | undefined;
+  compute: number;
+  /** Memory slices, one bit each. */
+  memory: number;
+}
+
 export interface OracleNode {
   name: string;
   zone: string | undefined;
   rack: string | undefined;
-  /** Label of the level that is told by a label, else by the NUMA node of devices. */
   island: string | undefined;
-  cpu: number;
-  /** Has it GPUs, whoever holds them? */
-  devices: boolean;
-  /** Free GPUs per NUMA node. */
-  free: [number, number];
+  ssd: boolean;
   tainted: boolean;
+  cpu: number;
+  memory: number;
+  pods: number;
+  devices: OracleDevice[];
+  /** Devices that others hold, one bit each. */
+  held: number;
+}
+
+/** One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index. */
+export interface OracleRequest {
+  claim: number;
+  alternatives: { what: string; count: number }[];
 }
 
 export interface OraclePod {
+  name: string;
   gang: string;
+  role: string;
   podSet: string;
   index: number;
-  gpus: number;
   cpu: number;
+  memory: number;
   tolerates: boolean;
-  /** All GPUs on one NUMA node. */
-  oneNuma: boolean;
-  /** Fixed: runs there already and takes nothing more. */
-  pinned?: string;
+  wantsSsd: boolean;
+  requests: OracleRequest[];
+  /** Attribute that all devices of one claim share. */
+  match: "numa" | "pair" | undefined;
+  /** Runs there already, on these devices, and takes nothing more. */
+  pinned?: OraclePlace;
 }
 
 /** Pods by `covers` share a domain of the level, or are spread over it. */
 export interface OracleRule {
   type: GangConstraint["type"];
-  level: "zone" | "rack" | "island" | "host";
+  level: OracleLevel;
   maxSkew: number;
   required: boolean;
   covers: (pod: OraclePod) => boolean;
@@ -42,145 +73,347 @@ export interface OracleRule {
   part: (pod: OraclePod) => string;
 }
 
-/** Where a pod is: its node, and the NUMA nodes that its devices come from. */
+/** Where a pod is: node, and devices there, by position. */
 export interface OraclePlace {
-  node: string;
-  numas: readonly number[];
+  node: number;
+  devices: readonly number[];
 }
 
-const levels = ["zone", "rack", "island", "host"] as const;
+/** Thrown when there is too much to try. */
+export const tooMuch = Symbol("too much to try");
 
 /** Whole path of the node's domain; undefined: the node lacks the label. */
-function domainPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
-  const values = { zone: node.zone, rack: node.rack, island: node.island, host: node.name };
+function domainPath(node: OracleNode, level: OracleLevel): string | undefined {
+  const values: Record<string, string | undefined> = {
+    zone: node.zone,
+    rack: node.rack,
+    island: node.island,
+    host: node.name,
+  };
   if (values[level] === undefined) return undefined;
-  return levels
-    .slice(0, levels.indexOf(level) + 1)
-    .map((each) => values[each] ?? "-")
-    .join("/");
+  const path = oracleLevels.slice(0, oracleLevels.indexOf(level) + 1).map((each) => values[each] ?? "-");
+  return path.join("/");
 }
 
-/** Do pods at these places share one domain of the level? */
-function together(nodes: readonly OracleNode[], places: readonly OraclePlace[], level: OracleRule["level"]): boolean {
-  const byName = new Map(nodes.map((node) => [node.name, node]));
-  const paths = new Set(places.map(({ node }) => domainPath(byName.get(node)!, level)));
-  if (paths.size > 1) return false;
-  if (!paths.has(undefined)) return true;
-  // No label: one host that has devices, and one NUMA node on it. Pods without devices have the host alone in common.
-  const hosts = new Set(places.map(({ node }) => node));
-  const numas = new Set(places.flatMap((place) => place.numas));
-  return level === "island" && hosts.size === 1 && byName.get([...hosts][0]!)!.devices && numas.size <= 1;
+function toldByDevices(node: OracleNode): boolean {
+  return node.devices.some(({ numa }) => numa !== undefined);
+}
+
+/**
+ * The domain of the level that pods at these places share, in words; undefined: they share none. Pods without devices
+ * have the host alone in common.
+ */
+function sharedDomain(
+  nodes: readonly OracleNode[],
+  places: readonly OraclePlace[],
+  level: OracleLevel,
+): string | undefined {
+  const [first] = places;
+  if (first === undefined) return "";
+  const path = domainPath(nodes[first.node]!, level);
+  if (path !== undefined) {
+    return places.every(({ node }) => domainPath(nodes[node]!, level) === path) ? path : undefined;
+  }
+  if (level !== "island" && level !== "numa" && level !== "pair") return undefined;
+  const host = nodes[first.node]!;
+  if (places.some(({ node }) => node !== first.node) || (level === "island" && !toldByDevices(host))) return undefined;
+  const attribute = level === "pair" ? "pair" : "numa";
+  const values = new Set(places.flatMap(({ devices }) => devices.map((device) => host.devices[device]![attribute])));
+  if (values.size > 1 || values.has(undefined)) return undefined;
+  return `${host.name}:${[...values][0] ?? "?"}`;
 }
 
 /** The domain that a spread counts a pod in: inside unlabelled hosts domains are not told apart. */
-function spreadPath(node: OracleNode, level: OracleRule["level"]): string | undefined {
-  return domainPath(node, level) ?? (level === "island" && node.devices ? `host ${node.name}` : undefined);
+function spreadPath(node: OracleNode, level: OracleLevel): string | undefined {
+  return domainPath(node, level) ?? (level === "island" && toldByDevices(node) ? `host ${node.name}` : undefined);
 }
 
-/** Why an assignment (pod → place, parallel to `pods`) breaks a rule; undefined: it does not. */
+function admits(node: OracleNode, pod: OraclePod): boolean {
+  return (!node.tainted || pod.tolerates) && (node.ssd || !pod.wantsSsd);
+}
+
+/** Pods that a rule holds together or apart: positions in the list. */
+interface RuleSet {
+  rule: OracleRule;
+  members: number[];
+}
+
+/** A rule binds pods to come; sets of pods that run already may stay as they are. */
+function setsOf(pods: readonly OraclePod[], rules: readonly OracleRule[]): RuleSet[] {
+  return rules.flatMap((rule) => {
+    const sets = new Map<string, number[]>();
+    for (const [i, pod] of pods.entries()) {
+      if (rule.covers(pod)) sets.set(rule.part(pod), [...(sets.get(rule.part(pod)) ?? []), i]);
+    }
+    return [...sets.values()]
+      .filter((members) => members.some((i) => pods[i]!.pinned === undefined))
+      .map((members) => ({ rule, members }));
+  });
+}
+
+/** Is the spread even enough? `places` has one for every member. */
+function evenEnough(
+  nodes: readonly OracleNode[],
+  pods: readonly OraclePod[],
+  places: readonly (OraclePlace | undefined)[],
+  sets: readonly RuleSet[],
+  { rule, members }: RuleSet,
+): boolean {
+  const free = members.filter((i) => pods[i]!.pinned === undefined);
+  if (free.some((i) => spreadPath(nodes[places[i]!.node]!, rule.level) === undefined)) return false;
+  // A spread is over the domains inside those that hold all its pods together by another, broader, required rule.
+  const around = sets.filter(
+    (other) =>
+      other.rule.required &&
+      other.rule.type === "colocate" &&
+      oracleLevels.indexOf(other.rule.level) < oracleLevels.indexOf(rule.level) &&
+      members.every((i) => other.members.includes(i)),
+  );
+  const home = nodes[places[members[0]!]!.node]!;
+  const counts = new Map<string, number>();
+  for (const node of nodes) {
+    const path = spreadPath(node, rule.level);
+    const inside = around.every((other) => spreadPath(node, other.rule.level) === spreadPath(home, other.rule.level));
+    if (path !== undefined && inside && free.some((i) => admits(node, pods[i]!))) counts.set(path, 0);
+  }
+  for (const i of members) {
+    const path = spreadPath(nodes[places[i]!.node]!, rule.level);
+    if (path !== undefined) counts.set(path, (counts.get(path) ?? 0) + 1);
+  }
+  return Math.max(...counts.values()) - Math.min(...counts.values()) <= rule.maxSkew;
+}
+
+/** The first rule that an assignment (parallel to `pods`) breaks; undefined: it breaks none. */
 export function brokenRule(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
   places: readonly OraclePlace[],
   rules: readonly OracleRule[],
 ): string | undefined {
-  const byName = new Map(nodes.map((node) => [node.name, node]));
-  for (const rule of rules) {
-    const sets = Map.groupBy(
-      [...pods.entries()].filter(([, pod]) => rule.covers(pod)),
-      ([, pod]) => rule.part(pod),
-    );
-    for (const members of sets.values()) {
-      // A rule binds pods to come; those that run already may stay as they are.
-      if (members.every(([, pod]) => pod.pinned !== undefined)) continue;
-      const at = members.map(([i]) => places[i]!);
-      if (rule.type === "colocate") {
-        if (!together(nodes, at, rule.level)) return `${rule.type} ${rule.level}`;
-        continue;
-      }
-      const paths = at.map(({ node }) => spreadPath(byName.get(node)!, rule.level));
-      const free = members.flatMap(([, pod], i) => (pod.pinned === undefined ? [paths[i]] : []));
-      if (free.includes(undefined)) return `spread ${rule.level}`;
-      const around = broaderDomain(
-        nodes,
-        pods,
-        places,
-        rules,
-        rule,
-        members.map(([i]) => i),
-      );
-      const counts = new Map<string, number>();
-      for (const node of nodes) {
-        const path = spreadPath(node, rule.level);
-        const admits = members.some(([, pod]) => pod.pinned === undefined && (!node.tainted || pod.tolerates));
-        if (path !== undefined && admits && around(node)) counts.set(path, 0);
-      }
-      for (const path of paths) if (path !== undefined) counts.set(path, (counts.get(path) ?? 0) + 1);
-      if (Math.max(...counts.values()) - Math.min(...counts.values()) > rule.maxSkew) return `spread ${rule.level}`;
-    }
-  }
-  return undefined;
+  const sets = setsOf(pods, rules);
+  const broken = sets.find((set) => {
+    if (set.rule.type === "spread") return !evenEnough(nodes, pods, places, sets, set);
+    const at = set.members.map((i) => places[i]!);
+    return sharedDomain(nodes, at, set.rule.level) === undefined;
+  });
+  return broken && `${broken.rule.type} ${broken.rule.level} of ${broken.members.map((i) => pods[i]!.name).join()}`;
 }
 
-/** A spread is over the domains inside those that hold all its pods together by another, broader, required rule. */
-function broaderDomain(
+/** What is left of a node. */
+interface Left {
+  cpu: number;
+  memory: number;
+  pods: number;
+  held: number;
+  /** Per board: compute slices left, memory slices taken. */
+  boards: [number, number][];
+}
+
+function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | -1): void {
+  left.held ^= 1 << position;
+  if (device.board === undefined) return;
+  const board = left.boards[device.board]!;
+  board[0] -= by * device.compute;
+  board[1] ^= device.memory;
+}
+
+function isFree(left: Left, device: OracleDevice, position: number): boolean {
+  if ((left.held & (1 << position)) !== 0) return false;
+  if (device.board === undefined) return true;
+  const [compute, taken] = left.boards[device.board]!;
+  return compute >= device.compute && (taken & device.memory) === 0;
+}
+
+export function leftOf(node: OracleNode): Left {
+  const boards = 1 + Math.max(-1, ...node.devices.map(({ board }) => board ?? -1));
+  const left: Left = {
+    cpu: node.cpu,
+    memory: node.memory,
+    pods: node.pods,
+    held: 0,
+    boards: Array.from({ length: boards }, () => [7, 0]),
+  };
+  for (const [position, device] of node.devices.entries()) {
+    if ((node.held & (1 << position)) !== 0) takeDevice(left, device, position, 1);
+  }
+  return left;
+}
+
+function wanted({ what, index }: OracleDevice, kind: string): boolean {
+  if (kind === "part") return what !== "gpu";
+  if (kind === "even") return what === "gpu" && index % 2 === 0;
+  return what === kind;
+}
+
+/** Every set of devices that satisfies the pod's claims; of sets that nobody can tell apart, one. */
+export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number[][] {
+  const found = new Map<string, number[]>();
+  const taken: { position: number; claim: number }[] = [];
+  const classOf = (position: number) => {
+    const { what, index, numa, pair, board } = node.devices[position]!;
+    return board === undefined ? `${what} ${index % 2} ${numa} ${pair}` : `#${position}`;
+  };
+  const matches = () => {
+    const { match } = pod;
+    if (match === undefined) return true;
+    const valueAt = (position: number) => node.devices[position]![match];
+    return taken.every(({ position, claim }) => {
+      const value = valueAt(position);
+      return value !== undefined && taken.every((o) => o.claim !== claim || valueAt(o.position) === value);
+    });
+  };
+  const next = (request: number, alternative: number, missing: number, from: number): void => {
+    if (!matches()) return;
+    const { claim, alternatives } = pod.requests[request] ?? { claim: 0, alternatives: [] };
+    if (request === pod.requests.length) {
+      const positions = taken.map(({ position }) => position);
+      const key = positions.map(classOf).sort().join();
+      if (!found.has(key)) found.set(key, positions);
+      return;
+    }
+    if (alternative < 0) {
+      for (const [i, { count }] of alternatives.entries()) next(request, i, count, 0);
+      return;
+    }
+    if (missing === 0) {
+      next(request + 1, -1, 0, 0);
+      return;
+    }
+    for (let position = from; position < node.devices.length; position++) {
+      const device = node.devices[position]!;
+      if (!wanted(device, alternatives[alternative]!.what) || !isFree(left, device, position)) continue;
+      takeDevice(left, device, position, 1);
+      taken.push({ position, claim });
+      next(request, alternative, missing - 1, position + 1);
+      taken.pop();
+      takeDevice(left, device, position, -1);
+    }
+  };
+  next(0, -1, 0, 0);
+  return [...found.values()];
+}
+
+/** Puts a pod on a node and takes it away again; false: it does not fit. */
+export function putPod(node: OracleNode, left: Left, pod: OraclePod, devices: readonly number[], by: 1 | -1): boolean {
+  if (by === 1) {
+    if (!admits(node, pod) || left.cpu < pod.cpu || left.memory < pod.memory || left.pods < 1) return false;
+    if (devices.some((position) => !isFree(left, node.devices[position]!, position))) return false;
+  }
+  left.cpu -= by * pod.cpu;
+  left.memory -= by * pod.memory;
+  left.pods -= by;
+  for (const position of devices) takeDevice(left, node.devices[position]!, position, by);
+  return true;
+}
+
+/**
+ * Calls `visit` with assignments (parallel to `pods`) that fit the nodes and keep all rules, until it returns true.
+ * `remember`: assignments that leave the same behind are visited once.
+ */
+function visitPlacements(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
-  places: readonly OraclePlace[],
   rules: readonly OracleRule[],
-  spread: OracleRule,
-  members: readonly number[],
-): (node: OracleNode) => boolean {
-  const first = nodes.find(({ name }) => name === places[members[0]!]!.node)!;
-  const broader = rules.filter(
-    (rule) =>
-      rule.required &&
-      rule.type === "colocate" &&
-      levels.indexOf(rule.level) < levels.indexOf(spread.level) &&
-      members.every((i) => rule.covers(pods[i]!)) &&
-      new Set(members.map((i) => rule.part(pods[i]!))).size === 1,
-  );
-  return (node) => broader.every(({ level }) => spreadPath(node, level) === spreadPath(first, level));
+  remember: boolean,
+  limit: number,
+  visit: (places: readonly OraclePlace[]) => boolean,
+): boolean {
+  const sets = setsOf(pods, rules);
+  const left = nodes.map(leftOf);
+  const places: (OraclePlace | undefined)[] = pods.map(({ pinned }) => pinned);
+  const open = [...pods.keys()].filter((i) => pods[i]!.pinned === undefined);
+  const dead = new Set<string>();
+  let trials = 0;
+  const placesIn = ({ members }: RuleSet) => members.flatMap((i) => places[i] ?? []);
+  /** What the rules see of the pods placed so far. */
+  const trace = (set: RuleSet) => {
+    if (set.rule.type === "colocate") return sharedDomain(nodes, placesIn(set), set.rule.level);
+    const paths = placesIn(set).map(({ node }) => spreadPath(nodes[node]!, set.rule.level) ?? "?");
+    return paths.sort().join();
+  };
+  const keeps = (i: number) =>
+    sets.every((set) => {
+      if (!set.members.includes(i)) return true;
+      if (set.rule.type === "colocate") return sharedDomain(nodes, placesIn(set), set.rule.level) !== undefined;
+      return set.members.some((each) => !places[each]) || evenEnough(nodes, pods, places, sets, set);
+    });
+  const next = (depth: number): boolean => {
+    const i = open[depth];
+    if (i === undefined) return visit(places as OraclePlace[]);
+    const key = remember ? JSON.stringify([depth, left, sets.map(trace)]) : "";
+    if (remember && dead.has(key)) return false;
+    for (const [n, node] of nodes.entries()) {
+      for (const devices of deviceSets(node, left[n]!, pods[i]!)) {
+        if (++trials > limit) throw tooMuch;
+        if (!putPod(node, left[n]!, pods[i]!, devices, 1)) break;
+        places[i] = { node: n, devices };
+        const stop = keeps(i) && next(depth + 1);
+        places[i] = undefined;
+        putPod(node, left[n]!, pods[i]!, devices, -1);
+        if (stop) return true;
+      }
+    }
+    if (remember) dead.add(key);
+    return false;
+  };
+  return next(0);
 }
 
-/** Is there any assignment that fits the nodes and keeps all rules? */
+/** Is there any assignment that fits the nodes and keeps all rules? Throws `tooMuch` beyond `limit` trials. */
 export function placementExists(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
   rules: readonly OracleRule[],
+  limit = 200_000,
 ): boolean {
-  const places: OraclePlace[] = [];
-  const cpu = new Map(nodes.map((node) => [node.name, node.cpu]));
-  const free = new Map(nodes.map((node) => [node.name, [...node.free] as [number, number]]));
-  const next = (i: number): boolean => {
-    if (i === pods.length) return brokenRule(nodes, pods, places, rules) === undefined;
-    const pod = pods[i]!;
-    if (pod.pinned !== undefined) {
-      places.push({ node: pod.pinned, numas: [] });
-      const found = next(i + 1);
-      places.pop();
-      return found;
-    }
-    for (const node of nodes) {
-      if ((node.tainted && !pod.tolerates) || cpu.get(node.name)! < pod.cpu) continue;
-      const gpus = free.get(node.name)!;
-      for (let onFirst = 0; onFirst <= pod.gpus; onFirst++) {
-        const onSecond = pod.gpus - onFirst;
-        if (onFirst > gpus[0] || onSecond > gpus[1]) continue;
-        if (pod.oneNuma && onFirst > 0 && onSecond > 0) continue;
-        cpu.set(node.name, cpu.get(node.name)! - pod.cpu);
-        gpus[0] -= onFirst;
-        gpus[1] -= onSecond;
-        places.push({ node: node.name, numas: [...(onFirst > 0 ? [0] : []), ...(onSecond > 0 ? [1] : [])] });
-        const found = next(i + 1);
-        places.pop();
-        gpus[0] += onFirst;
-        gpus[1] += onSecond;
-        cpu.set(node.name, cpu.get(node.name)! + pod.cpu);
-        if (found) return true;
-      }
-    }
+  return visitPlacements(nodes, pods, rules, true, limit, () => true);
+}
+
+/** Least cost of any assignment that keeps all rules; undefined: there is none. Throws `tooMuch`. */
+export function leastCost(
+  nodes: readonly OracleNode[],
+  pods: readonly OraclePod[],
+  rules: readonly OracleRule[],
+  cost: (places: readonly OraclePlace[]) => number,
+  limit = 60_000,
+): number | undefined {
+  let least: number | undefined;
+  visitPlacements(nodes, pods, rules, false, limit, (places) => {
+    least = Math.min(least ?? Number.POSITIVE_INFINITY, cost(places));
     return false;
-  };
-  return next(0);
+  });
+  return least;
+}
+
+/** Gigabytes per second and microseconds of the links of each level; `beyond`: ends that share none. */
+export type OracleLinks = Partial<Record<OracleLevel | "beyond", readonly [gigabytesPerSecond: number, us: number]>>;
+
+/** Pods that talk to one another: `ring` sums over all their devices, else bytes go from some to others. */
+export interface OracleTraffic {
+  pods: readonly number[];
+  bytes: number;
+  ring: boolean;
+}
+
+/** Predicted milliseconds: each transfer over the narrowest level that all its pods share. */
+export function predictedCost(
+  nodes: readonly OracleNode[],
+  places: readonly OraclePlace[],
+  traffic: readonly OracleTraffic[],
+  links: OracleLinks,
+): number {
+  let total = 0;
+  for (const { pods, bytes, ring } of traffic) {
+    const at = pods.map((i) => places[i]!);
+    const devices = at.reduce((sum, place) => sum + place.devices.length, 0);
+    if (ring && devices < 2) continue;
+    let [bandwidth, us] = links.beyond!;
+    for (const level of oracleLevels) {
+      const domain = sharedDomain(nodes, at, level);
+      if (domain !== undefined && !domain.endsWith(":?")) [bandwidth, us] = links[level] ?? [bandwidth, us];
+    }
+    const moved = ring ? (2 * (devices - 1) * bytes) / devices : bytes;
+    total += moved / (bandwidth * 1e6) + ((ring ? 2 * (devices - 1) : 1) * us) / 1000;
+  }
+  return total;
 }

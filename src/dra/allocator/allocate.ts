@@ -56,16 +56,55 @@ export function allocateOnNode(
   claims: readonly CompiledClaim[],
   options: AllocateOptions = {},
 ): DeviceChoice | AllocationFailure {
-  const search = createSearch(inventory, usage, claims, {
-    together: options.together ?? [],
+  const search = createSearch(inventory, usage, [{ claims, together: options.together ?? [] }], {
     islands: options.islands ?? defaultIslands,
     near: options.near ?? [],
     budget: options.budget ?? defaultBudget,
   });
+  const failure = run(search);
+  return failure ?? answer(search, claims);
+}
+
+/** One of several pods that are allocated together. */
+export interface PodToAllocate {
+  readonly claims: readonly CompiledClaim[];
+  readonly options: Pick<AllocateOptions, "together" | "islands">;
+}
+
+/**
+ * Chooses devices for all claims of several pods of one node at once, none of them with administrator's access. Finds
+ * an answer where pods that choose one after the other take what the next one needs; complete up to the budget.
+ * @returns per pod what it gets, and how many devices were tried
+ */
+export function allocateTogether(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  pods: readonly PodToAllocate[],
+  budget = defaultBudget,
+): { readonly choices: readonly DeviceChoice[] | AllocationFailure; readonly trials: number } {
+  const claims = pods.map((pod) => ({ claims: pod.claims, together: pod.options.together ?? [] }));
+  const islands = pods.find(({ options }) => options.islands)?.options.islands ?? defaultIslands;
+  const search = createSearch(inventory, usage, claims, { islands, near: [], budget });
+  const failure = run(search);
+  if (failure) return { choices: failure, trials: search.trials };
+  const all = answer(
+    search,
+    pods.flatMap((pod) => pod.claims),
+  ).claims;
+  let next = 0;
+  const choices = pods.map((pod) => {
+    next += pod.claims.length;
+    return { claims: all.slice(next - pod.claims.length, next) };
+  });
+  return { choices, trials: search.trials };
+}
+
+/** Undefined: an answer is found, and stands in the search. */
+function run(search: Search): AllocationFailure | undefined {
   try {
     const shortage = unknownPools(search) ?? (search.steps.length > 1 ? findShortage(search) : undefined);
     if (shortage !== undefined) return shortage;
-    if (solve(search, 0)) return answer(search, claims);
+    if (solve(search, 0)) return undefined;
   } catch (thrown) {
     if (thrown === budgetUsedUp) return budgetFailure(search);
     throw thrown;
@@ -73,7 +112,7 @@ export function allocateOnNode(
   return explainFailure(search);
 }
 
-export function isAllocationFailure(value: DeviceChoice | AllocationFailure): value is AllocationFailure {
+export function isAllocationFailure(value: object): value is AllocationFailure {
   return "reason" in value;
 }
 

@@ -3,8 +3,16 @@ import { type AttributeColumn, attributeColumn, type Candidates, candidatesOf } 
 import { type CompiledAlternative, type CompiledClaim, maxDevicesPerClaim } from "./claim.ts";
 import { countersFit, orderPartitions, orderPlacements, orderWhole, type PartitionState, take } from "./order.ts";
 
+/** Claims of one pod, and what all of its devices have in common. */
+export interface PodClaims {
+  readonly claims: readonly CompiledClaim[];
+  readonly together: readonly { readonly attribute: string; readonly value?: string }[];
+}
+
 /** One request of one claim, in the order in which they are satisfied. */
 export interface Step {
+  readonly pod: number;
+  /** Position among the claims of all pods. */
   readonly claim: number;
   readonly request: number;
   readonly choices: readonly StepChoice[];
@@ -53,6 +61,8 @@ export interface Search {
   readonly admin: boolean;
   /** Per device, as far as they were asked for: `signatureOf`. */
   readonly signatures: (string | undefined)[];
+  /** With several pods: what had been taken where a pod began, in vain. */
+  readonly dead: Set<string>;
 }
 
 /** Thrown out of the recursion when the budget is used up. */
@@ -61,18 +71,14 @@ export const budgetUsedUp = Symbol("budget used up");
 export function createSearch(
   inventory: NodeInventory,
   usage: NodeUsage,
-  claims: readonly CompiledClaim[],
+  pods: readonly PodClaims[],
   options: {
-    together: readonly { attribute: string; value?: string }[];
     islands: readonly string[];
     near: readonly number[];
     budget: number;
   },
 ): Search {
-  const common = options.together.map(({ attribute, value }) => {
-    const rule = createRule(inventory, "match", attribute);
-    return value === undefined ? rule : { ...rule, pinned: rule.column.numberOf.get(value) ?? -1 };
-  });
+  const claims = pods.flatMap((pod) => pod.claims);
   const state = { ...copyUsage(usage), groupHeld: new Int32Array(inventory.groups) };
   for (const [device, holders] of usage.used.entries()) {
     if (holders > 0) state.groupHeld[inventory.devices[device]!.group]! += 1;
@@ -80,10 +86,17 @@ export function createSearch(
   const admin = claims.some(({ requests }) =>
     requests.some(({ alternatives }) => alternatives.some((a) => a.adminAccess)),
   );
-  const steps = claims.flatMap((claim, position) => stepsOf(inventory, state, claim, position, common));
+  let claimsBefore = 0;
+  const steps = pods.flatMap(({ claims: own, together }, pod) => {
+    const common = together.map((each) => commonRule(inventory, each));
+    const before = claimsBefore;
+    claimsBefore += own.length;
+    const made = own.flatMap((claim, i) => stepsOf(inventory, state, claim, { pod, position: before + i }, common));
+    return admin || pods.length === 1 ? made : hardestFirst(made);
+  });
   return {
     inventory,
-    steps: admin ? steps : hardestFirst(steps),
+    steps: admin || pods.length > 1 ? steps : hardestFirst(steps),
     admin,
     islands: options.islands.map((attribute) => attributeColumn(inventory, attribute)),
     near: options.near,
@@ -93,7 +106,13 @@ export function createSearch(
     budget: options.budget,
     trials: 0,
     signatures: [],
+    dead: new Set(),
   };
+}
+
+function commonRule(inventory: NodeInventory, { attribute, value }: PodClaims["together"][number]): Rule {
+  const rule = createRule(inventory, "match", attribute);
+  return value === undefined ? rule : { ...rule, pinned: rule.column.numberOf.get(value) ?? -1 };
 }
 
 function createRule(inventory: NodeInventory, kind: "match" | "distinct", attribute: string): Rule {
@@ -104,11 +123,12 @@ function stepsOf(
   inventory: NodeInventory,
   usage: NodeUsage,
   claim: CompiledClaim,
-  position: number,
+  { pod, position }: { pod: number; position: number },
   common: readonly Rule[],
 ): Step[] {
   const rules = claim.constraints.map(({ kind, attribute }) => createRule(inventory, kind, attribute));
   return claim.requests.map(({ alternatives }, request) => ({
+    pod,
     claim: position,
     request,
     choices: alternatives.map((alternative, choice) => {
@@ -157,6 +177,10 @@ export function solve(search: Search, position: number): boolean {
   const step = search.steps[position];
   if (step === undefined) return true;
   if (search.trials > 0 && !restCanFit(search, position)) return false;
+  // What the pods before took, not which of them took what, decides what is left for the others.
+  const begins = position > 0 && search.steps[position - 1]!.pod !== step.pod && search.inventory.sharedDevices === 0;
+  const trace = begins ? traceOf(search, position) : "";
+  if (begins && search.dead.has(trace)) return false;
   for (const [choice, stepChoice] of step.choices.entries()) {
     const { claim } = step;
     const { candidates } = stepChoice;
@@ -169,7 +193,12 @@ export function solve(search: Search, position: number): boolean {
       : offered;
     if (pick(search, position, choice, wanted, ordered)) return true;
   }
+  if (begins) search.dead.add(trace);
   return false;
+}
+
+function traceOf({ taken }: Search, position: number): string {
+  return `${position}:${taken.map(({ device }) => device).sort((a, b) => a - b)}`;
 }
 
 /** Devices that the choice could take now, without those whose value of a matching attribute too few others have. */
@@ -245,11 +274,12 @@ function admits({ kind, column, pinned, counts }: Rule, device: number): boolean
   return pinned === undefined ? counts.size === 0 || counts.has(value) : pinned === value;
 }
 
-/** Devices wanted by this step and by those to come that select the same devices: they belong together. */
+/** Devices wanted by this step and by those of its pod to come that select the same devices: they belong together. */
 function demandFrom(search: Search, position: number, choice: number): number {
   const { selectionKey } = search.steps[position]!.choices[choice]!.alternative;
   let demand = search.steps[position]!.choices[choice]!.alternative.count;
-  for (const { choices } of search.steps.slice(position + 1)) {
+  for (const { choices, pod } of search.steps.slice(position + 1)) {
+    if (pod !== search.steps[position]!.pod) continue;
     const first = choices[0]!.alternative;
     if (first.selectionKey === selectionKey) demand += first.count;
   }

@@ -857,6 +857,45 @@ test("several requests of one claim are planned together", () => {
   expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@n[0,1]"]);
 });
 
+describe("devices that one pod chose first are chosen anew when the next one lacks them", () => {
+  const even = exactly("even", 2, {}, 'device.attributes["gpu.kllama.ai"].index % 2 == 0');
+  const fits = (model: ReturnType<typeof clusterOf>, sets: Parameters<typeof gangIn>[2]) =>
+    picture(plan(model, { gangs: [gangIn(model, "g", sets)] }));
+
+  test("two pods of one node, of which one asks for certain GPUs", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 4 }]);
+    const sets = { any: { count: 1, gpus: 2 }, even: { count: 1, requests: [even] } };
+    expect(fits(model, sets)).toEqual(["g-any-0@n[1,3]", "g-even-0@n[0,2]"]);
+  });
+
+  test("two requests of one claim, and a second pod like it", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 4 }]);
+    const one = exactly("one", 1, {}, 'device.attributes["gpu.kllama.ai"].index % 2 == 0');
+    expect(fits(model, { w: { count: 2, requests: [exactly("any", 1), one] } })).toHaveLength(2);
+    expect(fits(model, { w: { count: 3, requests: [exactly("any", 1), one] } })[0]).toContain("InsufficientDevices");
+  });
+
+  test("bridged pairs: one that a single GPU would break up", () => {
+    const model = clusterOf([
+      { name: "n", rack: "r", gpus: 4, numa: (gpu) => gpu % 2, nvlink: (gpu) => `b${gpu % 2}` },
+    ]);
+    const pair = { count: 1, gpus: 2, slices: [{ size: 1, level: "numa" }] };
+    const low = exactly("low", 1, {}, 'device.attributes["gpu.kllama.ai"].index < 2');
+    const high = exactly("high", 1, {}, 'device.attributes["gpu.kllama.ai"].index > 0');
+    expect(
+      fits(model, { low: { count: 1, requests: [low] }, high: { count: 1, requests: [high] }, pair }),
+    ).toHaveLength(3);
+  });
+
+  test("a pod that takes any partition, or else a GPU, and one that needs a large partition", () => {
+    const model = clusterOf([{ name: "n", rack: "r" }]);
+    for (const slice of migSlices("n", [migBoard(0)])) model.upsertSlice(slice);
+    const any = exactly("p", 1, { deviceClassName: "mig.kllama.ai" });
+    const sets = { any: { count: 3, requests: [any] }, large: { count: 1, requests: [partition("p", "4g")] } };
+    expect(fits(model, sets)).toHaveLength(4);
+  });
+});
+
 describe("MIG", () => {
   const boards = (node: string) => migSlices(node, [migBoard(0), migBoard(1)]);
   const twoBoards = () => {

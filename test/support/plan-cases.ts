@@ -1,0 +1,503 @@
+import fc from "fast-check";
+import type { ClusterTopologySpec } from "../../src/api/cluster-topology.ts";
+import type { GangConstraint, GangSpec } from "../../src/api/gang.ts";
+import type { Device, DeviceRequest } from "../../src/api/kubernetes.ts";
+import type { PlacedPod } from "../../src/api/placement.ts";
+import type { PlacementGroupConstraint } from "../../src/api/placement-group.ts";
+import type { GangRequest, PlanUnit } from "../../src/gang/plan.ts";
+import { type ClusterModel, createClusterModel } from "../../src/topology/model.ts";
+import type { PodRecord } from "../../src/topology/records.ts";
+import {
+  attributes,
+  deviceClasses,
+  driver,
+  exactly,
+  gpu,
+  migBoard,
+  migProfiles,
+  nodeRecord,
+  partition,
+  podRecord,
+  sliceRecord,
+} from "../builders.ts";
+import { allocatedClaim, claimRecord } from "./cluster.ts";
+import {
+  leftOf,
+  type OracleDevice,
+  type OracleLevel,
+  type OracleLinks,
+  type OracleNode,
+  type OraclePlace,
+  type OraclePod,
+  type OracleRequest,
+  type OracleRule,
+  type OracleTraffic,
+  putPod,
+} from "./plan-oracle.ts";
+
+/** A cluster of at most 6 nodes and a unit of at most 8 pods, as plain data that fast-check can shrink. */
+export interface Case {
+  nodes: CaseNode[];
+  gangs: CaseGang[];
+  groupRules: CaseRule[];
+  /** Bytes that the first role hands to the second; 0: no pairing. */
+  kvBytes: number;
+}
+
+export interface CaseNode {
+  zone: string | undefined;
+  rack: string | undefined;
+  island: string | undefined;
+  ssd: boolean;
+  tainted: boolean;
+  cpu: number;
+  memory: number;
+  pods: number;
+  hardware: keyof typeof hardware;
+  /** Devices that others hold, one bit each; those that fit together. */
+  used: number;
+}
+
+interface CaseGang {
+  podSets: CasePodSet[];
+  rules: CaseRule[];
+}
+
+interface CasePodSet {
+  count: number;
+  minCount: number;
+  cpu: number;
+  memory: number;
+  tolerates: boolean;
+  wantsSsd: boolean;
+  asks: readonly string[];
+  match: "numa" | "pair" | undefined;
+  outer: { size: number; level: OracleLevel };
+  inner: { size: number; level: OracleLevel };
+  /** Leading pods that run on the first node already, each with so many devices that are held there. */
+  pinned: number;
+  pinnedDevices: number;
+}
+
+interface CaseRule {
+  type: "colocate" | "spread";
+  level: OracleLevel;
+  mode: "required" | "preferred";
+  maxSkew: number;
+  /** Of all pod sets (roles), or of the first alone. */
+  first: boolean;
+}
+
+const hardware = {
+  none: { gpus: [], boards: 0 },
+  two: { gpus: ["00", "11"], boards: 0 },
+  /** PCIe cards in bridged pairs. */
+  bridged: { gpus: ["00", "00", "11", "11"], boards: 0 },
+  /** Bridges cross NUMA nodes. */
+  crossed: { gpus: ["00", "01", "10", "11"], boards: 0 },
+  island: { gpus: ["0-", "00", "10", "10"], boards: 0 },
+  mig: { gpus: [], boards: 1 },
+  boards: { gpus: [], boards: 2 },
+  mixed: { gpus: ["00", "00"], boards: 1 },
+} as const;
+
+const nodeLevel = fc.constantFrom<OracleLevel>("zone", "rack", "island", "host");
+const anyLevel = fc.constantFrom<OracleLevel>("zone", "rack", "rack", "island", "host", "host", "numa", "pair");
+const often = { nil: undefined, freq: 6 };
+const label = (...values: string[]) => fc.option(fc.constantFrom(...values), often);
+
+const caseNode: fc.Arbitrary<CaseNode> = fc.record({
+  zone: label("z1", "z2"),
+  rack: label("r1", "r2"),
+  island: fc.option(fc.constantFrom("i1", "i2"), { nil: undefined, freq: 1 }),
+  ssd: fc.boolean(),
+  tainted: fc.constantFrom(false, false, true),
+  cpu: fc.integer({ min: 1, max: 8 }),
+  memory: fc.integer({ min: 2, max: 6 }),
+  pods: fc.constantFrom(1, 3, 110),
+  hardware: fc.constantFrom(...(Object.keys(hardware) as CaseNode["hardware"][])),
+  used: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 31 })),
+});
+
+/** What one pod asks for, one claim each; `a+b`: two requests of one claim; `a|b`: the first available. */
+const asks: readonly (readonly string[])[] = [
+  [],
+  ["1 gpu"],
+  ["1 gpu"],
+  ["2 gpu"],
+  ["2 gpu"],
+  ["3 gpu"],
+  ["1 even"],
+  ["1 gpu+1 even"],
+  ["1 gpu", "1 gpu"],
+  ["1 1g"],
+  ["1 2g"],
+  ["1 3g"],
+  ["1 part"],
+  ["2 part"],
+  ["1 1g", "1 2g"],
+  ["1 gpu+1 1g"],
+  ["2 gpu|1 2g"],
+  ["1 even|1 part"],
+];
+
+const casePodSet: fc.Arbitrary<CasePodSet> = fc.record({
+  count: fc.integer({ min: 1, max: 4 }),
+  minCount: fc.constantFrom(9, 9, 9, 1, 2),
+  cpu: fc.integer({ min: 1, max: 2 }),
+  memory: fc.integer({ min: 0, max: 2 }),
+  tolerates: fc.boolean(),
+  wantsSsd: fc.constantFrom(false, false, false, true),
+  asks: fc.constantFrom(...asks),
+  match: fc.constantFrom(undefined, undefined, undefined, "numa" as const, "pair" as const),
+  outer: fc.record({ size: fc.constantFrom(0, 0, 2, 4), level: nodeLevel }),
+  inner: fc.record({ size: fc.constantFrom(0, 0, 1, 2, 3), level: anyLevel }),
+  pinned: fc.constantFrom(0, 0, 0, 1),
+  pinnedDevices: fc.integer({ min: 0, max: 1 }),
+});
+
+const caseRule = (levels: fc.Arbitrary<OracleLevel>): fc.Arbitrary<CaseRule> =>
+  fc
+    .record({
+      type: fc.constantFrom("colocate" as const, "colocate" as const, "spread" as const),
+      level: levels,
+      mode: fc.constantFrom("required" as const, "required" as const, "preferred" as const),
+      maxSkew: fc.integer({ min: 1, max: 2 }),
+      first: fc.boolean(),
+    })
+    .map((rule) => {
+      const inside = rule.level === "numa" || rule.level === "pair";
+      return inside ? { ...rule, type: "colocate" as const } : rule;
+    });
+
+const caseGang: fc.Arbitrary<CaseGang> = fc.record({
+  podSets: fc.array(casePodSet, { minLength: 1, maxLength: 2 }),
+  rules: fc.oneof(fc.constant<CaseRule[]>([]), fc.array(caseRule(anyLevel), { maxLength: 2 })),
+});
+
+export const freeNode: fc.Arbitrary<CaseNode> = caseNode.map((node) => ({ ...node, used: 0 }));
+
+/** Cases of at most `nodes` nodes and `pods` pods. */
+export function casesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
+  return fc
+    .record({
+      nodes: fc.oneof(
+        fc.array(caseNode, { minLength: 1, maxLength: nodes }),
+        fc.array(caseNode, { minLength: Math.min(3, nodes), maxLength: nodes }),
+      ),
+      gangs: fc.oneof(
+        fc.array(caseGang, { minLength: 1, maxLength: 1 }),
+        fc.array(caseGang, { minLength: 1, maxLength: 3 }),
+      ),
+      groupRules: fc.oneof(fc.constant<CaseRule[]>([]), fc.array(caseRule(nodeLevel), { maxLength: 2 })),
+      kvBytes: fc.constantFrom(0, 1e9, 1e7),
+    })
+    .filter(({ gangs }) => gangs.flatMap(({ podSets }) => podSets).reduce((sum, { count }) => sum + count, 0) <= pods);
+}
+
+const links: OracleLinks = {
+  beyond: [10, 50],
+  zone: [20, 40],
+  rack: [40, 10],
+  island: [80, 4],
+  numa: [200, 2],
+  pair: [400, 1],
+};
+
+const numaAttribute = "resource.kubernetes.io/numaNode";
+const figures = (level: OracleLevel | "beyond") =>
+  links[level] && { gigabytesPerSecond: links[level][0], microseconds: links[level][1] };
+
+const topology: ClusterTopologySpec = {
+  levels: [
+    { name: "zone", nodeLabels: ["zone"], ...figures("zone") },
+    { name: "rack", nodeLabels: ["rack"], ...figures("rack") },
+    { name: "island", nodeLabels: ["island"], deviceAttribute: numaAttribute, ...figures("island") },
+    { name: "host", nodeLabels: ["kubernetes.io/hostname"] },
+    { name: "numa", deviceAttribute: numaAttribute, ...figures("numa") },
+    { name: "pair", deviceAttribute: `${driver}/nvlinkDomain`, ...figures("pair") },
+  ],
+  ...(links.beyond && { beyond: figures("beyond")! }),
+};
+
+const taint = { key: "k", value: "v", effect: "NoSchedule" };
+const gibibyte = 2 ** 30;
+
+/** The case in the planner's terms and in the oracle's. */
+export interface CaseWorld {
+  model: ClusterModel;
+  unit: PlanUnit;
+  nodes: OracleNode[];
+  /** Pods that have to be placed, and those that run. */
+  base: OraclePod[];
+  /** These and the surplus. */
+  all: OraclePod[];
+  required: OracleRule[];
+  preferred: OracleRule[];
+  /** Cost of an assignment of the pods, by what the planner says of links. */
+  links: OracleLinks;
+  trafficOf(pods: readonly OraclePod[]): OracleTraffic[];
+}
+
+/** How a case is told to the planner, without changing what it means. */
+export interface Telling {
+  nodeName?: (i: number) => string;
+  order?: <T>(list: T[]) => T[];
+}
+
+export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list) => list }: Telling = {}): CaseWorld {
+  const nodes = sample.nodes.map((node, i) => oracleNode(node, nodeName(i)));
+  const model = createClusterModel({ managedDrivers: [driver] });
+  model.upsertTopology("default", topology);
+  for (const deviceClass of deviceClasses().values()) model.upsertDeviceClass(deviceClass);
+  for (const i of order([...nodes.keys()])) addToModel(model, sample.nodes[i]!, nodes[i]!);
+  const world: CaseWorld = {
+    model,
+    unit: { gangs: [] },
+    nodes,
+    base: [],
+    all: [],
+    required: [],
+    preferred: [],
+    links,
+    trafficOf: (pods) => trafficOf(sample, pods),
+  };
+  const gangs = sample.gangs.map((gang, g) => addGang(world, gang, g));
+  const constraints = sample.groupRules.map((rule): PlacementGroupConstraint => {
+    addRule(world, rule, (pod) => !rule.first || pod.role === "r0");
+    return { ...constraintOf(rule), ...(rule.first && { roles: ["r0"] }) };
+  });
+  const members = gangs.map((_, g) => ({ role: `r${g}`, minInstances: 1 }));
+  const pairing =
+    sample.kvBytes > 0 && gangs.length > 1 ? [{ from: "r0", to: "r1", bytesPerRequest: sample.kvBytes }] : [];
+  const spec = { members, topology: "default", constraints, pairing };
+  world.unit = { gangs: order(gangs), placementGroup: { namespace: "team", name: "group", spec } };
+  return world;
+}
+
+function oracleNode(node: CaseNode, name: string): OracleNode {
+  const { gpus, boards } = hardware[node.hardware];
+  const devices: OracleDevice[] = gpus.map((place, index) => ({
+    name: `gpu-${index}`,
+    what: "gpu",
+    index,
+    numa: place[0],
+    pair: place[1] === "-" ? undefined : place[1],
+    board: undefined,
+    compute: 0,
+    memory: 0,
+  }));
+  for (let board = 0; board < boards; board++) devices.push(...boardDevices(gpus.length + board, board));
+  const { zone, rack, island, ssd, tainted, cpu, memory, pods } = node;
+  const result = { name, zone, rack, island, ssd, tainted, cpu, memory, pods, devices, held: 0 };
+  const left = leftOf(result);
+  const anybody = { ...somebody, tolerates: true };
+  for (const [position] of devices.entries()) {
+    if ((node.used & (1 << position)) === 0) continue;
+    if (putPod({ ...result, ssd: true }, left, anybody, [position], 1)) result.held |= 1 << position;
+  }
+  return result;
+}
+
+/** Takes devices only. */
+const somebody: OraclePod = {
+  name: "",
+  gang: "",
+  role: "",
+  podSet: "",
+  index: 0,
+  cpu: 0,
+  memory: 0,
+  tolerates: true,
+  wantsSsd: false,
+  requests: [],
+  match: undefined,
+};
+
+const profiles = ["1g", "2g", "3g"] as const;
+
+function boardDevices(index: number, board: number): OracleDevice[] {
+  const common = { index, numa: `${board}`, pair: undefined, board };
+  const whole = { ...common, name: `gpu-${index}`, what: "gpu", compute: 7, memory: 255 };
+  const partitions = profiles.flatMap((profile) =>
+    migProfiles[profile].starts.map((start) => {
+      const { compute, memory: slices } = migProfiles[profile];
+      const name = `gpu-${index}-mig-${profile}-${start}`;
+      return { ...common, name, what: profile, compute, memory: ((1 << slices) - 1) << start };
+    }),
+  );
+  return [whole, ...partitions];
+}
+
+function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): void {
+  const { name, zone, rack, island, ssd, cpu, memory, pods, tainted } = oracle;
+  const labels = {
+    "kubernetes.io/hostname": name,
+    ...(zone && { zone }),
+    ...(rack && { rack }),
+    ...(island && { island }),
+    ...(ssd && { disk: "ssd" }),
+  };
+  const allocatable = { cpu: cpu * 1000, memory: memory * gibibyte, pods };
+  model.upsertNode(nodeRecord(name, { labels, allocatable, taints: tainted ? [taint] : [] }));
+  const { gpus, boards } = hardware[node.hardware];
+  const made = Array.from({ length: boards }, (_, board) => migBoard(gpus.length + board, [...profiles]));
+  const listed = [...gpus.map((_, index) => gpu(index)), ...made.flatMap(({ devices }) => devices)];
+  const devices = listed.map((device, i) => withPlace(device, oracle.devices[i]!));
+  const counters = made.map(({ counterSet }) => counterSet);
+  const resourceSliceCount = counters.length > 0 ? 2 : 1;
+  if (devices.length > 0) model.upsertSlice(sliceRecord(name, devices, { resourceSliceCount }));
+  if (counters.length > 0) {
+    model.upsertSlice(sliceRecord(name, [], { name: `${name}-c`, resourceSliceCount, sharedCounters: counters }));
+  }
+  for (const [position, device] of oracle.devices.entries()) {
+    if ((oracle.held & (1 << position)) === 0) continue;
+    model.upsertClaim(allocatedClaim(`other-${name}-${device.name}`, name, [device.name], []));
+  }
+}
+
+function withPlace(device: Device, { name, numa, pair, index }: OracleDevice): Device {
+  const more = attributes({
+    index,
+    ...(numa !== undefined && { [numaAttribute]: Number(numa) }),
+    ...(pair !== undefined && { nvlinkDomain: `bridge ${pair}` }),
+  });
+  return { ...device, name, attributes: { ...device.attributes, ...more } };
+}
+
+function addGang(world: CaseWorld, gang: CaseGang, g: number): GangRequest {
+  const name = `g${g}`;
+  const pods: PodRecord[] = [];
+  const placed: PlacedPod[] = [];
+  const podSets = gang.podSets.map((podSet, p): GangSpec["podSets"][number] => {
+    const set = `s${p}`;
+    const { count, minCount } = podSet;
+    const slices = slicesOf(podSet);
+    for (let index = 0; index < count; index++) {
+      const pod = oraclePod(podSet, `${name}-${set}-${index}`, g, set, index);
+      const pin = index < podSet.pinned ? pinOf(world, podSet, placed) : undefined;
+      if (pin) pod.pinned = pin;
+      if (pin) placed.push(placedPod(world, pod, pin));
+      if (index < minCount) world.base.push(pod);
+      world.all.push(pod);
+      pods.push(podOf(world, podSet, pod));
+    }
+    for (const { size, level } of slices) {
+      const covers = (pod: OraclePod) => pod.gang === name && pod.podSet === set;
+      const part = (pod: OraclePod) => `${Math.floor(pod.index / size)}`;
+      world.required.push({ type: "colocate", level, maxSkew: 1, required: true, covers, part });
+    }
+    return { name: set, count, minCount: Math.min(count, minCount), ...(slices.length > 0 && { slices }) };
+  });
+  const constraints = gang.rules.map((rule): GangConstraint => {
+    addRule(world, rule, (pod) => pod.gang === name && (!rule.first || pod.podSet === "s0"));
+    return { ...constraintOf(rule), ...(rule.first && { podSets: ["s0"] }) };
+  });
+  const role = `r${g}`;
+  const fixed = { topology: "default", scheduleTimeoutSeconds: 600, disruption: "All" as const };
+  const spec: GangSpec = { podSets, constraints, role, ...fixed };
+  return { namespace: "team", name, spec, priority: 0, createdAtMs: 0, pods, placed };
+}
+
+/** Slices that the API accepts: sizes that divide, levels from broad to narrow. */
+function slicesOf({ count, outer, inner }: CasePodSet): { size: number; level: OracleLevel }[] {
+  const slices = outer.size > 0 && count % outer.size === 0 ? [outer] : [];
+  const around = slices[0]?.size ?? count;
+  const order = topology.levels.map(({ name }) => name);
+  const narrower = slices.length === 0 || order.indexOf(inner.level) > order.indexOf(outer.level);
+  if (inner.size > 0 && around % inner.size === 0 && narrower) slices.push(inner);
+  return slices;
+}
+
+function oraclePod(podSet: CasePodSet, name: string, g: number, set: string, index: number): OraclePod {
+  const { cpu, memory, tolerates, wantsSsd, match } = podSet;
+  const requests = podSet.asks.flatMap((text, claim) =>
+    text.split("+").map((request): OracleRequest => ({ claim, alternatives: request.split("|").map(parseAsk) })),
+  );
+  const place = { gang: `g${g}`, role: `r${g}`, podSet: set, index };
+  return { name, ...place, cpu, memory, tolerates, wantsSsd, requests, match };
+}
+
+function parseAsk(text: string): { what: string; count: number } {
+  const [count, what] = text.split(" ");
+  return { what: what!, count: Number(count) };
+}
+
+/** The pod runs on the first node, on devices that are held there and that no other pin has. */
+function pinOf({ nodes }: CaseWorld, { pinnedDevices }: CasePodSet, placed: readonly PlacedPod[]): OraclePlace {
+  const has = new Set(placed.flatMap(({ claims }) => claims.flatMap(({ devices }) => devices.map((d) => d.device))));
+  const held = [...nodes[0]!.devices.entries()].filter(
+    ([position, { name }]) => (nodes[0]!.held & (1 << position)) !== 0 && !has.has(name),
+  );
+  return { node: 0, devices: held.slice(0, pinnedDevices).map(([position]) => position) };
+}
+
+function placedPod({ nodes }: CaseWorld, pod: OraclePod, pin: OraclePlace): PlacedPod {
+  const node = nodes[pin.node]!;
+  const devices = pin.devices.map((position) => {
+    return { request: "a", driver, pool: node.name, device: node.devices[position]!.name };
+  });
+  const claims = devices.length > 0 ? [{ claim: `${pod.name}-0`, reference: "c0", devices }] : [];
+  return { pod: pod.name, podSet: pod.podSet, index: pod.index, node: node.name, claims };
+}
+
+function podOf({ model }: CaseWorld, podSet: CasePodSet, pod: OraclePod): PodRecord {
+  const constraints = podSet.match
+    ? [{ matchAttribute: podSet.match === "numa" ? numaAttribute : `${driver}/nvlinkDomain` }]
+    : [];
+  const claims = podSet.asks.map((text, i) => {
+    const requests = text.split("+").map((request, r) => requestOf(`r${r}`, request));
+    const claimName = `${pod.name}-${i}`;
+    const spec = { devices: { requests, ...(constraints.length > 0 && { constraints }) } };
+    if (!pod.pinned) model.upsertClaim(claimRecord(claimName, requests, { spec }));
+    return { name: `c${i}`, claimName };
+  });
+  return podRecord(pod.name, {
+    gang: pod.gang,
+    podSet: pod.podSet,
+    index: pod.index,
+    requests: { cpu: pod.cpu * 1000, ...(pod.memory > 0 && { memory: pod.memory * gibibyte }) },
+    tolerations: pod.tolerates ? [{ key: "k", operator: "Exists" }] : [],
+    nodeSelector: pod.wantsSsd ? { disk: "ssd" } : {},
+    claims,
+  });
+}
+
+function requestOf(name: string, text: string): DeviceRequest {
+  const alternatives = text
+    .split("|")
+    .map((each, i) => askedFor(i === 0 && !text.includes("|") ? name : `a${i}`, each));
+  if (alternatives.length === 1) return alternatives[0]!;
+  return { name, firstAvailable: alternatives.map((each) => ({ ...each.exactly!, name: each.name })) };
+}
+
+function askedFor(name: string, text: string): DeviceRequest {
+  const { what, count } = parseAsk(text);
+  if (what === "gpu") return exactly(name, count);
+  if (what === "even") return exactly(name, count, {}, `device.attributes["${driver}"].index % 2 == 0`);
+  if (what === "part") return exactly(name, count, { deviceClassName: "mig.kllama.ai" });
+  return partition(name, what, count);
+}
+
+function constraintOf({ type, level, mode, maxSkew }: CaseRule) {
+  return { type, level, mode, ...(type === "spread" && { maxSkew }) };
+}
+
+function addRule(world: CaseWorld, { type, level, mode, maxSkew }: CaseRule, covers: OracleRule["covers"]): void {
+  const required = mode === "required";
+  (required ? world.required : world.preferred).push({ type, level, maxSkew, required, covers, part: () => "" });
+}
+
+/** Who talks to whom: the narrowest slices, else pod sets, among themselves; the first role to the second. */
+function trafficOf({ gangs, kvBytes }: Case, pods: readonly OraclePod[]): OracleTraffic[] {
+  const rings = new Map<string, number[]>();
+  for (const [i, { gang, podSet, index }] of pods.entries()) {
+    const size = slicesOf(gangs[Number(gang.slice(1))]!.podSets[Number(podSet.slice(1))]!).at(-1)?.size;
+    const key = `${gang}/${podSet}/${size === undefined ? "" : Math.floor(index / size)}`;
+    rings.set(key, [...(rings.get(key) ?? []), i]);
+  }
+  const traffic: OracleTraffic[] = [...rings.values()].map((list) => ({ pods: list, bytes: 2 ** 24, ring: true }));
+  const ends = [...pods.keys()].filter((i) => pods[i]!.role === "r0" || pods[i]!.role === "r1");
+  if (kvBytes > 0 && gangs.length > 1) traffic.push({ pods: ends, bytes: kvBytes, ring: false });
+  return traffic;
+}

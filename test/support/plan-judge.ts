@@ -1,0 +1,119 @@
+import type { PlacedPod } from "../../src/api/placement.ts";
+import { type PlanResult, plan } from "../../src/gang/plan.ts";
+import { type Case, type CaseWorld, worldOf } from "./plan-cases.ts";
+import {
+  brokenRule,
+  deviceSets,
+  leastCost,
+  leftOf,
+  type OraclePlace,
+  type OraclePod,
+  placementExists,
+  predictedCost,
+  putPod,
+  tooMuch,
+} from "./plan-oracle.ts";
+
+/** What the oracle says of the planner's answer to one case. */
+export interface Judgement {
+  /** What is wrong with the answer; undefined: nothing. */
+  fault?: string;
+  feasible: boolean;
+  /** The planner's cost and the least there is, in milliseconds, where it was looked for. */
+  cost?: { ours: number; least: number };
+}
+
+/** Above the least cost of all placements, relative and in milliseconds: what rounding may add. */
+const costTolerance = { relative: 0, milliseconds: 0.01 };
+
+/** Undefined: there is too much for the oracle to try. */
+export function judge(sample: Case, withCost: boolean): Judgement | undefined {
+  const world = worldOf(sample);
+  try {
+    return judgeWorld(world, plan(world.model, world.unit), withCost);
+  } catch (thrown) {
+    if (thrown === tooMuch) return undefined;
+    throw thrown;
+  }
+}
+
+const isNew = (pod: OraclePod) => pod.pinned === undefined;
+
+function judgeWorld(world: CaseWorld, result: PlanResult, withCost: boolean): Judgement {
+  const { nodes, base, all, required } = world;
+  const feasible = !base.some(isNew) || placementExists(nodes, base, required);
+  if (!("plans" in result)) {
+    if (result.budgetExceeded) return { feasible, fault: "the budget ended" };
+    const why = result.rejections.map(({ message }) => message).join("; ");
+    return feasible ? { feasible, fault: `refused, though there is a placement: ${why}` } : { feasible };
+  }
+  if (!feasible) return { feasible, fault: "placed, though there is no placement" };
+  const placed = new Map(result.plans.flatMap(({ placement }) => placement.pods).map((pod) => [pod.pod, pod]));
+  const pods = all.filter((pod) => !isNew(pod) || placed.has(pod.name));
+  const left = base.find((pod) => isNew(pod) && !placed.has(pod.name));
+  if (left) return { feasible, fault: `${left.name} is left out` };
+  const misfit = misfitOf(world, placed);
+  if (misfit) return { feasible, fault: misfit };
+  const places = pods.map((pod) => pod.pinned ?? placeOf(world, placed.get(pod.name)!));
+  const broken = brokenRule(nodes, pods, places, required);
+  if (broken) return { feasible, fault: `breaks ${broken}` };
+  const whole = pods.length === all.length;
+  if (!whole && placementExists(nodes, all, required)) return { feasible, fault: "leaves out surplus that fits" };
+  if (!whole) return { feasible };
+  return { feasible, ...judgeWishes(world, result, pods, places, withCost) };
+}
+
+/** Preferred rules in order, each kept that could be kept beside those before it; then the cost. */
+function judgeWishes(
+  { nodes, required, preferred, links, trafficOf }: CaseWorld,
+  result: Extract<PlanResult, { plans: unknown }>,
+  pods: readonly OraclePod[],
+  places: readonly OraclePlace[],
+  withCost: boolean,
+): Pick<Judgement, "fault" | "cost"> {
+  const kept = [...required];
+  for (const rule of preferred) {
+    if (!pods.some(isNew) || !placementExists(nodes, pods, [...kept, rule])) continue;
+    kept.push(rule);
+    const lost = brokenRule(nodes, pods, places, kept);
+    if (lost) return { fault: `loses the preferred ${lost}` };
+  }
+  const traffic = trafficOf(pods);
+  const ours = predictedCost(nodes, places, traffic, links);
+  const names = new Set(pods.filter(isNew).map(({ gang }) => gang));
+  if (pods.every(({ gang }) => names.has(gang))) {
+    const told = result.plans.reduce((sum, { placement }) => sum + placement.cost.totalMs, 0);
+    if (Math.abs(told - ours) > costTolerance.milliseconds) return { fault: `says ${told} ms, it is ${ours} ms` };
+  }
+  if (!withCost || !pods.some(isNew)) return {};
+  const cost = (all: readonly OraclePlace[]) => predictedCost(nodes, all, traffic, links);
+  const least = leastCost(nodes, pods, kept, cost)!;
+  if (ours <= least * (1 + costTolerance.relative) + costTolerance.milliseconds) return { cost: { ours, least } };
+  return { cost: { ours, least }, fault: `costs ${ours} ms, ${least} ms is possible` };
+}
+
+function placeOf({ nodes }: CaseWorld, { node, claims }: PlacedPod): OraclePlace {
+  const position = nodes.findIndex(({ name }) => name === node);
+  const names = claims.flatMap(({ devices }) => devices.map(({ device }) => device));
+  return {
+    node: position,
+    devices: names.map((name) => nodes[position]!.devices.findIndex((device) => device.name === name)),
+  };
+}
+
+/** The first pod that does not fit where it was put, or has devices that it did not ask for. */
+function misfitOf(world: CaseWorld, placed: ReadonlyMap<string, PlacedPod>): string | undefined {
+  const left = world.nodes.map(leftOf);
+  for (const pod of world.all) {
+    const answer = placed.get(pod.name);
+    if (!answer) continue;
+    const { node, devices } = placeOf(world, answer);
+    const target = world.nodes[node]!;
+    // By itself, on the node without anybody else: are these devices what it asked for?
+    const alone = { ...target, held: 0, devices: target.devices.filter((_, i) => devices.includes(i)) };
+    const served = deviceSets(alone, leftOf(alone), pod).some((set) => set.length === devices.length);
+    if (!served) return `${pod.name} has devices that it did not ask for`;
+    if (!putPod(target, left[node]!, pod, devices, 1)) return `${pod.name} does not fit ${target.name}`;
+  }
+  return undefined;
+}
