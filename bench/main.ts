@@ -1,10 +1,15 @@
 import process from "node:process";
+import { planBench } from "./plan.ts";
 import { throughput } from "./throughput.ts";
 
 const benchmarks: Record<string, { summary: string; run: (args: string[]) => Promise<void> }> = {
   throughput: {
     summary: "pods per second: stock kube-scheduler, kllama in gangs, plain pods without claims",
     run: throughput,
+  },
+  plan: {
+    summary: "milliseconds of one plan, from 10 to 100,000 nodes, empty to nearly full",
+    run: planBench,
   },
 };
 

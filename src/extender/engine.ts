@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import { driverName, plannerName, schedulingGroup, version } from "../api/names.ts";
 import { toAllocation } from "../dra/allocator/result.ts";
+import { warmUp } from "../gang/fit.ts";
 import { type KubeClient, KubeError } from "../kube/client.ts";
 import { createEventRecorder, type EventRecorder } from "../kube/events.ts";
 import { createElector, type Elector } from "../kube/lease.ts";
@@ -107,7 +108,10 @@ export function startEngine(options: EngineOptions): Engine {
   const auditor = { client, model, coordinator, metrics, log, timing, periodMs, signal: endAudits.signal };
   // One that is stopped before its first sync has nothing to audit.
   const auditing = synced.then(
-    () => runAudits(auditor),
+    () => {
+      warmUp(model.view);
+      return runAudits(auditor);
+    },
     () => undefined,
   );
 
@@ -119,6 +123,7 @@ export function startEngine(options: EngineOptions): Engine {
     await options.fence?.raise(closing.signal);
     await Promise.all([...watches.values()].map((watch) => watch.refresh()));
     if (closing.signal.aborted || !elector.isLeader()) return;
+    warmUp(model.view);
     leading = true;
     metrics.leader.set(1);
     log.info({ epoch, ...coordinator.stats() }, "planning");

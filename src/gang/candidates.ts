@@ -9,8 +9,10 @@ import {
   compareNodes,
   comparePlaces,
   type DomainPlace,
+  hostsBy,
   type LazyOrder,
   lazyOrder,
+  mergeLazily,
   thenLazily,
 } from "./score.ts";
 import type { SpreadCount } from "./spread.ts";
@@ -23,22 +25,35 @@ export function candidateDomains(problem: Problem, g: number, domains: GroupDoma
   // Pinned pods that leave the domain open are all on one host.
   const region = group.pins[0] ? [group.pins[0].node] : smallestNodes(around);
   const large = largeEnough(problem, group);
-  const places: DomainPlace[] = [];
+  const table = heaviestTable(problem, group);
+  const compare = comparePlaces(fabric, table, ref);
+  const domainPlaces: DomainPlace[] = [];
   if (ref.kind === "node") {
     const { level } = ref;
     const ids = region
       ? new Set(region.map((node) => level.domainOf[node] ?? -1))
       : level.domains.flatMap((domain) => domain?.id ?? []);
-    for (const domain of ids) if (domain >= 0 && large.domain(level, domain)) places.push({ domain });
+    for (const domain of ids) if (domain >= 0 && large.domain(level, domain)) domainPlaces.push({ domain });
   }
-  if (ref.kind === "device" || ref.level.inside) {
-    for (const host of region ?? problem.view.nodes.keys()) {
-      const level = deviceLevelOn(ref, host);
-      if (!level || !large.host(host) || !around.every((domain) => contains(domain, host))) continue;
-      if (likelyValues(problem.view, large, host, ref, level.attribute).length > 0) places.push({ host });
+  const hasPlaces = (host: number): boolean => {
+    const level = deviceLevelOn(ref, host);
+    if (!level || !large.host(host) || !around.every((domain) => contains(domain, host))) return false;
+    return likelyValues(problem.view, large, host, ref, level.attribute).length > 0;
+  };
+  const hosts = (): LazyOrder<number> => {
+    if (ref.kind === "node" && !ref.level.inside) return nothing;
+    const least = large.pods.find(([each]) => each === table)?.[1];
+    if (region || least === undefined) {
+      const all = [...(region ?? problem.view.nodes.keys())].filter(hasPlaces);
+      return lazyOrder(all, (a, b) => compare({ host: a }, { host: b }));
     }
-  }
-  const order = lazyOrder(places, comparePlaces(fabric, heaviestTable(problem, group), ref));
+    return flatten(table.tightest(fabric, { least, first: hostsBy(ref) }), (host) => (hasPlaces(host) ? [host] : []));
+  };
+  const order = mergeLazily(
+    lazyOrder(domainPlaces, compare),
+    flatten(hosts(), (host): DomainPlace[] => [{ host }]),
+    compare,
+  );
   return flatten(order, ({ domain, host }): GroupDomain[] => {
     if (domain !== undefined) return ref.kind === "node" ? [{ kind: "node", level: ref.level, domain }] : [];
     const level = deviceLevelOn(ref, host)!;
@@ -50,6 +65,8 @@ export function candidateDomains(problem: Problem, g: number, domains: GroupDoma
     }));
   });
 }
+
+const nothing: LazyOrder<number> = { at: () => undefined };
 
 /** Tells the domains, and the hosts, that have room for each shape of a group by itself, whatever else this unit needs. */
 function largeEnough(problem: Problem, group: Group) {

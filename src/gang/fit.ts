@@ -1,9 +1,12 @@
 import { type ClaimProblem, type CompiledClaim, compileClaim } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
+import { likeness } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
-import { countSlots } from "./counting.ts";
+import type { LazyOrder } from "./score.ts";
 import { roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { createSlotCounts, type SlotCounts } from "./slot-counts.ts";
+import { createTightness, type Tightness, type TightnessKey } from "./tightness.ts";
 
 /** Per node and per domain: how many pods of one shape fit. Brought up to date by looking at changed nodes only. */
 export interface ShapeTable {
@@ -18,6 +21,8 @@ export interface ShapeTable {
   readonly total: number;
   /** Domain id → sum of `slots`, or of `spare`, over the nodes of the domain. */
   sums(fabric: Fabric, level: number, what: "slots" | "spare"): Int32Array;
+  /** Nodes with at least so many slots, tightest first, as the model has them. */
+  tightest(fabric: Fabric, key: TightnessKey): LazyOrder<number>;
 }
 
 interface MutableTable extends ShapeTable {
@@ -29,7 +34,11 @@ interface MutableTable extends ShapeTable {
   seen: number;
   lastUse: number;
   sumCache: Map<Fabric, { structureVersion: number; slots: Int32Array[]; spare: Int32Array[] }>;
+  orders: { fabric: Fabric; structureVersion: number; key: TightnessKey; tightness: Tightness }[];
 }
+
+/** Orders that a table keeps up to date at a time. */
+const maxOrders = 8;
 
 function newTable(shape: Shape): MutableTable {
   const table: MutableTable = {
@@ -41,6 +50,17 @@ function newTable(shape: Shape): MutableTable {
     seen: -1,
     lastUse: 0,
     sumCache: new Map(),
+    orders: [],
+    tightest(fabric, key) {
+      const known = table.orders.find(
+        (each) => each.fabric === fabric && each.key.least === key.least && each.key.first === key.first,
+      );
+      if (known?.structureVersion === fabric.structureVersion) return known.tightness.order();
+      const { structureVersion } = fabric;
+      const order = { fabric, structureVersion, key, tightness: createTightness(fabric, table, key) };
+      table.orders = [order, ...table.orders.filter((each) => each !== known)].slice(0, maxOrders);
+      return order.tightness.order();
+    },
     sums(fabric, level, what) {
       let cache = table.sumCache.get(fabric);
       if (cache?.structureVersion !== fabric.structureVersion) {
@@ -64,7 +84,7 @@ function domainSums(fabric: Fabric, level: number, perNode: Int32Array): Int32Ar
   return sums;
 }
 
-function refresh(table: MutableTable, view: ModelView, version: number): void {
+function refresh(table: MutableTable, view: ModelView, version: number, counts: SlotCounts): void {
   const count = view.nodes.length;
   if (table.slots.length < count) {
     table.slots = copyInto(new Int32Array(count + 16), table.slots);
@@ -73,12 +93,12 @@ function refresh(table: MutableTable, view: ModelView, version: number): void {
     admits.set(table.admits);
     table.admits = admits;
   }
-  for (let index = 0; index < count; index++) {
-    if (view.nodeVersion(index) > table.seen) refreshNode(table, view, index);
-  }
   for (const [fabric, cache] of table.sumCache) {
     if (cache.structureVersion !== fabric.structureVersion) table.sumCache.delete(fabric);
   }
+  const changed = view.changedSince(table.seen);
+  if (changed) for (const index of changed) refreshNode(table, view, index, counts);
+  else for (let index = 0; index < count; index++) refreshNode(table, view, index, counts);
   table.seen = version;
 }
 
@@ -87,25 +107,25 @@ function copyInto(target: Int32Array<ArrayBuffer>, source: Int32Array): Int32Arr
   return target;
 }
 
-function refreshNode(table: MutableTable, view: ModelView, index: number): void {
+function refreshNode(table: MutableTable, view: ModelView, index: number, counts: SlotCounts): void {
   const state = view.nodes[index];
   const admits = state !== undefined && shapeRefusal(table.shape, state.record) === undefined;
-  const slots = admits ? slotsOn(view, index, table.shape) : 0;
+  const slots = admits ? slotsOn(view, index, table.shape, counts) : 0;
   let spare = 0;
   if (admits && table.shape.claims.length > 0) for (const used of view.usage(index).used) if (used === 0) spare++;
+  table.admits[index] = admits ? 1 : 0;
+  if (slots === table.slots[index] && spare === table.spare[index]) return;
   addToSums(table, index, slots - table.slots[index]!, spare - table.spare[index]!);
+  for (const { tightness } of table.orders) tightness.changed(index);
   table.total += slots - table.slots[index]!;
   table.slots[index] = slots;
   table.spare[index] = spare;
-  table.admits[index] = admits ? 1 : 0;
 }
 
 /** How many pods of the shape a node takes as it is, one after the other. */
-function slotsOn(view: ModelView, index: number, shape: Shape): number {
+function slotsOn(view: ModelView, index: number, shape: Shape, counts: SlotCounts): number {
   const { record, load } = view.nodes[index]!;
-  return countSlots(shape, record, roomFor(shape.demands, record.allocatable, load.used), view.inventory(index), () =>
-    view.usage(index),
-  );
+  return counts.on(view, index, shape, roomFor(shape.demands, record.allocatable, load.used));
 }
 
 function addToSums(table: MutableTable, index: number, slots: number, spare: number): void {
@@ -138,6 +158,7 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
   const { view } = model;
   const compiled = new Map<string, CompiledClaim | ClaimProblem>();
   const tables = new Map<string, MutableTable>();
+  const counts = createSlotCounts();
   let classVersion = view.classVersion;
   let uses = 0;
   const cache: FitCache = {
@@ -146,6 +167,7 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
         classVersion = view.classVersion;
         compiled.clear();
         tables.clear();
+        counts.clear();
       }
       const key = JSON.stringify(claim.spec);
       let result = compiled.get(key);
@@ -164,7 +186,7 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
         tables.set(shape.key, table);
       }
       table.lastUse = ++uses;
-      if (table.seen !== model.version) refresh(table, view, model.version);
+      if (table.seen !== model.version) refresh(table, view, model.version, counts);
       return table;
     },
   };
@@ -181,4 +203,10 @@ function oldest(tables: ReadonlyMap<string, MutableTable>): string {
     result = key;
   }
   return result;
+}
+
+/** Reads the devices of all nodes, which else the first plan has to do. Costs nothing for nodes that were read before. */
+export function warmUp(view: ModelView): void {
+  for (const node of view.nodes) if (node) likeness(view.inventory(node.index), []);
+  view.fabric("default")?.rankOf(0);
 }

@@ -37,6 +37,27 @@ export function lazyOrder<T>(items: T[], compare: (a: T, b: T) => number): LazyO
   };
 }
 
+/** Two orders as one, smallest first; of equals the first order's. */
+export function mergeLazily<T>(a: LazyOrder<T>, b: LazyOrder<T>, compare: (a: T, b: T) => number): LazyOrder<T> {
+  const made: T[] = [];
+  let [nextA, nextB] = [0, 0];
+  return {
+    at(position) {
+      while (made.length <= position) {
+        const [first, second] = [a.at(nextA), b.at(nextB)];
+        if (first !== undefined && (second === undefined || compare(first, second) <= 0)) {
+          made.push(first);
+          nextA++;
+        } else if (second !== undefined) {
+          made.push(second);
+          nextB++;
+        } else return undefined;
+      }
+      return made[position];
+    },
+  };
+}
+
 /** `first` as given, then the others, made when they are needed. */
 export function thenLazily<T>(first: readonly T[], others: () => LazyOrder<T>): LazyOrder<T> {
   let rest: LazyOrder<T> | undefined;
@@ -60,7 +81,7 @@ export function compareNodes(fabric: Fabric, table: ShapeTable, room: (node: num
 }
 
 /** By how full the domains around two nodes are, from narrow to broad; levels from `below` on are left out. */
-function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number) {
+export function compareSurroundings(fabric: Fabric, table: ShapeTable, below: number) {
   const levels = fabric.nodeLevels
     .slice(0, below)
     .reverse()
@@ -120,6 +141,11 @@ export function comparePlaces(fabric: Fabric, table: ShapeTable, ref: LevelRef) 
   };
 }
 
+/** What `comparePlaces` looks at first where places are hosts. */
+export function hostsBy(ref: LevelRef): "slots" | "spare" {
+  return ref.kind === "device" ? "slots" : "spare";
+}
+
 /** Where to look for the nodes of one bundle. */
 export interface Region {
   readonly fabric: Fabric;
@@ -144,7 +170,7 @@ export function compactNodes(region: Region, count: number): number[] {
       count,
     );
   const { fabric, table } = region;
-  const single = tightestNode(region, allNodes(table), count);
+  const single = table.tightest(fabric, { least: count, first: "slots" }).at(0);
   if (single !== undefined) return [single];
   for (let l = fabric.nodeLevels.length - 1; l >= 0; l--) {
     const sums = table.sums(fabric, l, "slots");

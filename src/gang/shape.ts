@@ -25,6 +25,15 @@ export interface Shape {
   readonly allocated: readonly ClaimRecord[];
   /** How devices for one pod are to be chosen on a node. */
   optionsOn(node: NodeRecord): AllocateOptions;
+  /** Nodes with equal values have equal `optionsOn`. */
+  bindingOn(node: NodeRecord): string;
+  /** Shapes of one key ask the same of devices, whatever else they ask for. */
+  readonly deviceKey: string;
+  /**
+   * Attributes, without domain, that the selectors of its claims read; undefined: how many devices a node has for it
+   * depends on more than what `likeness` compares.
+   */
+  readonly reads: readonly string[] | undefined;
   /** Devices that one pod needs at least. */
   readonly devices: number;
   /** One request for devices of one kind: pods that choose one after the other waste none, unless they are partitions. */
@@ -143,13 +152,27 @@ export function shapeOf(
     alone,
     islands ?? null,
   ]);
+  const deviceKey = JSON.stringify([pending.map(({ shape }) => shape), alone, islands ?? null]);
   const options: AllocateOptions = { together: alone, ...(islands && { islands }) };
   const optionsOn = (node: NodeRecord): AllocateOptions => {
     const binding = alone.filter(({ unlessLabels }) => levelValue(unlessLabels, node) === undefined);
     return binding.length === alone.length ? options : { ...options, together: binding };
   };
-  const devices = leastDevices(pending);
-  return { key, pod, demands, claims: pending, allocated, optionsOn, devices, ...kindOf(pending) };
+  const bindingOn = (node: NodeRecord): string =>
+    alone.map(({ unlessLabels }) => (levelValue(unlessLabels, node) === undefined ? "1" : "0")).join("");
+  return {
+    key,
+    pod,
+    demands,
+    claims: pending,
+    allocated,
+    optionsOn,
+    bindingOn,
+    deviceKey,
+    reads: attributesRead(pending),
+    devices: leastDevices(pending),
+    ...kindOf(pending),
+  };
 }
 
 function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin"> {
@@ -165,4 +188,19 @@ function leastDevices(claims: readonly CompiledClaim[]): number {
   return claims
     .flatMap((claim) => claim.requests)
     .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => Math.max(1, count))), 0);
+}
+
+function attributesRead(claims: readonly CompiledClaim[]): string[] | undefined {
+  const names = new Set<string>();
+  for (const { alternatives } of claims.flatMap((claim) => claim.requests)) {
+    for (const { selectors, adminAccess } of alternatives) {
+      // Administrators' access takes nothing: there would be no end of pods.
+      if (adminAccess) return undefined;
+      for (const { reads } of selectors) {
+        if (reads === undefined) return undefined;
+        for (const name of reads) names.add(name);
+      }
+    }
+  }
+  return claims.some(({ requests }) => requests.length > 0) ? [...names].sort() : undefined;
 }

@@ -83,6 +83,8 @@ export interface ModelView {
   indexOf(name: string): number | undefined;
   /** `version` of the model when anything about the node last changed. */
   nodeVersion(index: number): number;
+  /** Nodes that changed after a version of the model, some perhaps named twice; undefined: too many, look at all. */
+  changedSince(version: number): readonly number[] | undefined;
   inventory(index: number): NodeInventory;
   /** What is held on the node; shared, so never to be changed. */
   usage(index: number): NodeUsage;
@@ -131,6 +133,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
       nodes: nodes.nodes,
       indexOf: nodes.indexOf,
       nodeVersion: nodes.nodeVersion,
+      changedSince: nodes.changedSince,
       inventory: nodes.inventory,
       usage: nodes.usage,
       fabric: nodes.fabric,

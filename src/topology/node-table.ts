@@ -33,6 +33,8 @@ export interface NodeTable {
   readonly nodes: readonly (NodeState | undefined)[];
   indexOf(name: string): number | undefined;
   nodeVersion(index: number): number;
+  /** Nodes that changed after a version of the model, some perhaps named twice; undefined: too many, look at all. */
+  changedSince(version: number): readonly number[] | undefined;
   inventory(index: number): NodeInventory;
   usage(index: number): NodeUsage;
   fabric(name: string): Fabric | undefined;
@@ -54,6 +56,7 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
   const indexByName = new Map<string, number>();
   const freeIndices: number[] = [];
   const versions: number[] = [];
+  const changes = createChangeLog();
   const loads = new Map<string, NodeLoad>();
   /** node index → devices; absent: to be assembled when next asked for */
   const assembled = new Map<number, Devices>();
@@ -64,7 +67,9 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
 
   const touch = (index: number | undefined, freed: boolean) => {
     clock.tick(freed);
-    if (index !== undefined) versions[index] = clock.version;
+    if (index === undefined) return;
+    versions[index] = clock.version;
+    changes.add(index, clock.version);
   };
   const dropDevices = (index: number) => {
     const devices = assembled.get(index);
@@ -119,6 +124,7 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
     nodes,
     indexOf: (name) => indexByName.get(name),
     nodeVersion: (index) => versions[index] ?? 0,
+    changedSince: changes.since,
     inventory: (index) => devicesOf(index).inventory,
     usage: (index) => devicesOf(index).usage,
     fabric: (name) => fabrics.get(name),
@@ -184,4 +190,31 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
 /** What is consumed of a device that is held in shares; undefined: all of it is held. */
 function consumedBy(held: Held): Consumption | undefined {
   return typeof held === "string" ? undefined : held.consumed;
+}
+
+const longestLog = 8192;
+
+/** Which nodes changed lately, so that who was up to date need not look at all of them. */
+function createChangeLog() {
+  let nodes: number[] = [];
+  let versions: number[] = [];
+  /** What changed at this version or before it is forgotten. */
+  let forgotten = 0;
+  return {
+    add(node: number, version: number): void {
+      if (nodes.length === longestLog) {
+        forgotten = versions[longestLog / 2 - 1]!;
+        nodes = nodes.slice(longestLog / 2);
+        versions = versions.slice(longestLog / 2);
+      }
+      nodes.push(node);
+      versions.push(version);
+    },
+    since(version: number): number[] | undefined {
+      if (version < forgotten) return undefined;
+      let first = versions.length;
+      while (first > 0 && versions[first - 1]! > version) first--;
+      return nodes.slice(first);
+    },
+  };
 }

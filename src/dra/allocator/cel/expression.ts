@@ -1,6 +1,7 @@
 import type { Device, DeviceAttribute } from "../../../api/kubernetes.ts";
 import type { DeviceEntry } from "../../../topology/inventory.ts";
 import { parseNano } from "../../../topology/quantity.ts";
+import { attributesRead } from "./attributes-read.ts";
 import { withCostLimit } from "./cost.ts";
 import { CelDevice, deviceEnvironment } from "./environment.ts";
 import { adaptToKubernetes, constantConversions, countCost, type ParsedNode } from "./rewrite.ts";
@@ -12,6 +13,8 @@ type Verdict = boolean | { readonly error: string };
 
 export interface DeviceExpression {
   readonly text: string;
+  /** Attributes on which the verdict can depend, as `attributesRead` tells them. */
+  readonly reads: readonly string[] | undefined;
   /** Remembered per device for as long as the device's slice is. */
   matches(entry: DeviceEntry): Verdict;
 }
@@ -40,6 +43,7 @@ function compileAnew(text: string): DeviceExpression | { readonly problem: strin
   }
   try {
     const evaluate = environment.parse(text);
+    const reads = attributesRead(evaluate.ast as unknown as ParsedNode);
     adaptToKubernetes(evaluate.ast as unknown as ParsedNode, parseNode);
     const check = evaluate.check();
     if (!check.valid) return { problem: summary(check.error) };
@@ -48,7 +52,7 @@ function compileAnew(text: string): DeviceExpression | { readonly problem: strin
     }
     for (const conversion of constantConversions(evaluate.ast as unknown as ParsedNode)) tryConversion(conversion);
     countCost(evaluate.ast as unknown as ParsedNode);
-    return remembering(text, (device) => withCostLimit(() => evaluate({ device })));
+    return remembering(text, reads, (device) => withCostLimit(() => evaluate({ device })));
   } catch (error) {
     return { problem: summary(error) };
   }
@@ -64,10 +68,15 @@ function parseNode(text: string): ParsedNode {
   return environment.parse(text).ast as unknown as ParsedNode;
 }
 
-function remembering(text: string, evaluate: (device: CelDevice) => unknown): DeviceExpression {
+function remembering(
+  text: string,
+  reads: readonly string[] | undefined,
+  evaluate: (device: CelDevice) => unknown,
+): DeviceExpression {
   const verdicts = new WeakMap<Device, { driver: string; verdict: Verdict }>();
   return {
     text,
+    reads,
     matches(entry) {
       const known = verdicts.get(entry.device);
       if (known?.driver === entry.driver) return known.verdict;

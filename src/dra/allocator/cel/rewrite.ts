@@ -62,7 +62,7 @@ function descendants(root: ParsedNode): ParsedNode[] {
   return found;
 }
 
-function isNode(value: unknown): value is ParsedNode {
+export function isNode(value: unknown): value is ParsedNode {
   return typeof value === "object" && value !== null && "op" in value && "setMeta" in value;
 }
 

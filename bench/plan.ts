@@ -1,0 +1,311 @@
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { cpus, loadavg } from "node:os";
+import process from "node:process";
+import { parseArgs, promisify } from "node:util";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { warmUp } from "../src/gang/fit.ts";
+import { type PlanResult, type PlanUnit, plan } from "../src/gang/plan.ts";
+import type { ClusterModel } from "../src/topology/model.ts";
+import { createRandom } from "../test/simulation/random.ts";
+import { createFiller, forgetGang, pendingGang, uniformCluster } from "./scene.ts";
+
+const help = `usage: npm run bench -- plan [FLAGS]
+
+Times plan() on simulated fleets of 8-GPU nodes, 16 to a rack and 8 racks to a block, empty and with 50 % and 95 % of
+the GPUs held. Between two plans the last one is held and an older one is given back, so that every plan meets changes.
+  tp8         2 pods of 4 GPUs that share an NVLink domain
+  pdSet       a PlacementGroup of 32 GPUs in one block: 2 prefill gangs of 8 GPUs, 1 decode gang of 2 pods of 8 GPUs
+  gang512     64 pods of 8 GPUs, every 8 in one rack, one block preferred
+  infeasible  16 pods of 8 GPUs and one of 4 in one rack of 128 GPUs: each part has a place, all together have none
+  newShape    tp8 with a CPU request that no gang had before: nothing of it is known yet
+
+  --nodes N     one rung of the ladder only (default ${"10,100,1000,5000,20000,100000"})
+  --samples N   plans per figure (default 200)
+  --seed N      decides which nodes are in use (default 1)
+`;
+
+const ladder = [10, 100, 1000, 5000, 20_000, 100_000];
+const loads = [0, 0.5, 0.95];
+const kinds = ["tp8", "pdSet", "gang512", "infeasible", "newShape"] as const;
+type Kind = (typeof kinds)[number];
+
+/** Plans that are held at a time; the oldest is given back. */
+const heldAtATime = 4;
+
+interface Timing {
+  p50Ms: number;
+  p99Ms: number;
+  /** Without the time that the thread stood in line for a core. */
+  ownP50Ms: number;
+  ownP99Ms: number;
+  placed: boolean;
+}
+
+/** One size of cluster. `timings`: load in percent → kind → times. */
+interface Rung {
+  nodes: number;
+  buildSeconds: number;
+  /** Reading all devices, as the planner does before it is ready, and the first plan after that. */
+  warmUpMs: number;
+  firstPlanMs: number;
+  heapMb: number;
+  rssMb: number;
+  timings: Record<string, Record<Kind, Timing>>;
+}
+
+export async function planBench(args: string[]): Promise<void> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      help: { type: "boolean", short: "h" },
+      nodes: { type: "string" },
+      samples: { type: "string", default: "200" },
+      seed: { type: "string", default: "1" },
+    },
+  });
+  if (values.help === true) {
+    process.stdout.write(help);
+    return;
+  }
+  const sizes = { samples: positive("samples", values.samples), seed: positive("seed", values.seed) };
+  const rungs =
+    values.nodes === undefined ? await wholeLadder(sizes) : [measureRung(positive("nodes", values.nodes), sizes)];
+  report(rungs, sizes);
+}
+
+function positive(flag: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1) throw new Error(`--${flag} is ${text}; give a whole number above 0`);
+  return value;
+}
+
+interface Sizes {
+  samples: number;
+  seed: number;
+}
+
+/** Every rung in a process of its own, so that its memory is its own. */
+async function wholeLadder(sizes: Sizes): Promise<Rung[]> {
+  const rungs: Rung[] = [];
+  for (const nodes of ladder) {
+    process.stderr.write(`${nodes} nodes …\n`);
+    const flags = ["--nodes", `${nodes}`, "--samples", `${sizes.samples}`, "--seed", `${sizes.seed}`];
+    const command = ["--max-old-space-size=12000", process.argv[1]!, "plan", ...flags];
+    const { stdout } = await promisify(execFile)(process.execPath, command, { maxBuffer: 2 ** 24 });
+    const line = stdout.split("\n").find((each) => each.startsWith("RESULT "));
+    if (line === undefined) throw new Error(`the rung of ${nodes} nodes gave no result:\n${stdout}`);
+    rungs.push((JSON.parse(line.slice("RESULT ".length)) as { rungs: Rung[] }).rungs[0]!);
+  }
+  return rungs;
+}
+
+function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
+  const begun = performance.now();
+  const model = uniformCluster(nodes);
+  const buildSeconds = (performance.now() - begun) / 1000;
+  const bench = createBench(model);
+  const warmUpBegun = performance.now();
+  warmUp(model.view);
+  const warmUpMs = performance.now() - warmUpBegun;
+  const firstPlanMs = bench.once("tp8").ms;
+  bench.giveBack();
+  const filler = createFiller(model, createRandom(seed));
+  const timings: Rung["timings"] = {};
+  for (const load of loads) {
+    filler.fillTo(load);
+    const entries = kinds.map((kind): [Kind, Timing] => [kind, bench.measure(kind, samples)]);
+    timings[`${Math.round(load * 100)}`] = Object.fromEntries(entries) as Record<Kind, Timing>;
+  }
+  const { heapMb, rssMb } = memory();
+  return { nodes, buildSeconds, warmUpMs, firstPlanMs, heapMb, rssMb, timings };
+}
+
+function createBench(model: ClusterModel) {
+  let made = 0;
+  const held: { key: string; unit: PlanUnit }[] = [];
+
+  /** Holds what was planned, as the planner does in the same turn. */
+  const hold = (unit: PlanUnit, result: PlanResult): void => {
+    if (!("plans" in result)) {
+      for (const gang of unit.gangs) forgetGang(model, gang);
+      return;
+    }
+    for (const { placement, requests } of result.plans) {
+      const { namespace, gang, pods } = placement;
+      const key = `${namespace}/${gang}`;
+      model.hold(
+        key,
+        namespace,
+        pods.map((placed) => ({ placed, requests: requests.get(placed.pod)! })),
+      );
+      held.push({ key, unit: { gangs: unit.gangs.filter(({ name }) => name === gang) } });
+    }
+  };
+  const giveBack = (atMost: number): void => {
+    while (held.length > atMost) {
+      const { key, unit } = held.shift()!;
+      model.release(key);
+      for (const gang of unit.gangs) forgetGang(model, gang);
+    }
+  };
+  const once = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
+    const unit = unitOf(model, kind, made++);
+    const waited = waitedMs();
+    const begun = performance.now();
+    const result = plan(model, unit);
+    const ms = performance.now() - begun;
+    const ownMs = ms - (waitedMs() - waited);
+    hold(unit, result);
+    giveBack(heldAtATime);
+    return { ms, ownMs, placed: "plans" in result };
+  };
+  return {
+    once,
+    giveBack: () => giveBack(0),
+    measure(kind: Kind, samples: number): Timing {
+      let placed = 0;
+      const times: number[] = [];
+      const ownTimes: number[] = [];
+      // The first plans after a change of load meet many changed nodes at once: they are part of no steady state.
+      for (let warm = 0; warm < 3; warm++) once(kind);
+      for (let sample = 0; sample < samples; sample++) {
+        // What cannot be placed changes nothing: something else has to.
+        if (kind === "infeasible") once("tp8");
+        const { ms, ownMs, placed: found } = once(kind);
+        times.push(ms);
+        ownTimes.push(ownMs);
+        if (found) placed++;
+      }
+      giveBack(0);
+      for (const list of [times, ownTimes]) list.sort((a, b) => a - b);
+      return {
+        p50Ms: quantile(times, 0.5),
+        p99Ms: quantile(times, 0.99),
+        ownP50Ms: quantile(ownTimes, 0.5),
+        ownP99Ms: quantile(ownTimes, 0.99),
+        placed: placed === samples,
+      };
+    },
+  };
+}
+
+function unitOf(model: ClusterModel, kind: Kind, number: number): PlanUnit {
+  const name = `${kind.toLowerCase()}-${number}`;
+  const inOneDomain = [{ size: 2, level: "nvlink-domain" }];
+  if (kind === "tp8")
+    return { gangs: [pendingGang(model, name, { ranks: { count: 2, gpus: 4, slices: inOneDomain } })] };
+  if (kind === "newShape") {
+    const ranks = { count: 2, gpus: 4, slices: inOneDomain, cpu: 1000 + number };
+    return { gangs: [pendingGang(model, name, { ranks })] };
+  }
+  if (kind === "gang512") {
+    const ranks = { count: 64, gpus: 8, slices: [{ size: 8, level: "rack" }] };
+    const constraints = [{ type: "colocate" as const, level: "block", mode: "preferred" as const }];
+    return { gangs: [pendingGang(model, name, { ranks }, { constraints })] };
+  }
+  if (kind === "infeasible") {
+    const constraints = [{ type: "colocate" as const, level: "rack", mode: "required" as const }];
+    const podSets = { ranks: { count: 16, gpus: 8 }, router: { count: 1, gpus: 4 } };
+    return { gangs: [pendingGang(model, name, podSets, { constraints })] };
+  }
+  const gangs = [
+    pendingGang(model, `${name}-prefill-0`, { ranks: { count: 1, gpus: 8 } }, { role: "prefill" }),
+    pendingGang(model, `${name}-prefill-1`, { ranks: { count: 1, gpus: 8 } }, { role: "prefill" }),
+    pendingGang(model, `${name}-decode-0`, { ranks: { count: 2, gpus: 8 } }, { role: "decode" }),
+  ];
+  const spec = {
+    topology: "default",
+    members: [
+      { role: "prefill", minInstances: 2 },
+      { role: "decode", minInstances: 1 },
+    ],
+    constraints: [{ type: "colocate" as const, level: "block", mode: "required" as const }],
+    pairing: [{ from: "prefill", to: "decode", bytesPerRequest: 2e9 }],
+  };
+  return { gangs, placementGroup: { namespace: "bench", name, spec } };
+}
+
+/** Time that this thread has stood in line for a core so far: Linux counts it, exactly, per thread. */
+function waitedMs(): number {
+  const [, waitedNanoseconds] = readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8").split(" ");
+  return Number(waitedNanoseconds) / 1e6;
+}
+
+function quantile(sorted: readonly number[], q: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? 0;
+}
+
+/** After a garbage collection, so that what is counted is what is kept. */
+function memory(): { heapMb: number; rssMb: number } {
+  setFlagsFromString("--expose-gc");
+  (runInNewContext("gc") as () => void)();
+  const { heapUsed, rss } = process.memoryUsage();
+  return { heapMb: Math.round(heapUsed / 2 ** 20), rssMb: Math.round(rss / 2 ** 20) };
+}
+
+function report(rungs: readonly Rung[], sizes: Sizes): void {
+  const load = loadavg()[0]!.toFixed(1);
+  const lines = [
+    `plan() alone, ${sizes.samples} plans per figure; (no): there is no place, the time is that of the verdict`,
+    `Node ${process.version}, ${cpus().length} × ${cpus()[0]?.model.trim()}, load of the machine at the end ${load}; seed ${sizes.seed}`,
+    "",
+    "p50 / p99 in ms by the clock",
+    "",
+    ...timeTable(rungs, ({ p50Ms, p99Ms }) => [p50Ms, p99Ms]),
+    "",
+    "p50 / p99 in ms without the time that the thread stood in line for a core, as other work on the machine makes it",
+    "",
+    ...timeTable(rungs, ({ ownP50Ms, ownP99Ms }) => [ownP50Ms, ownP99Ms]),
+    "",
+    "| nodes × 8 GPUs | taking in all objects, s | warm-up ms | first plan of all ms | heap MB, cluster and caches | process MB |",
+    "|---|---|---|---|---|---|",
+    ...rungs.map(
+      ({ nodes, buildSeconds, warmUpMs, firstPlanMs, heapMb, rssMb }) =>
+        `| ${nodes} | ${buildSeconds.toFixed(1)} | ${warmUpMs.toFixed(0)} | ${firstPlanMs.toFixed(0)} | ${heapMb} | ${rssMb} |`,
+    ),
+  ];
+  process.stdout.write(`${lines.join("\n")}\n`);
+  const small = rungs.find(({ nodes }) => nodes === 5000);
+  const large = rungs.find(({ nodes }) => nodes === 100_000);
+  const shown = small ?? rungs.at(-1)!;
+  const result = {
+    benchmark: "plan",
+    nodes: shown.nodes,
+    /** The worst of all loads. */
+    p99Ms: worst(shown, "p99Ms"),
+    ownP99Ms: worst(shown, "ownP99Ms"),
+    /** 100,000 nodes to 5,000. */
+    tp8Ratio: small && large ? worst(large, "p99Ms").tp8 / worst(small, "p99Ms").tp8 : undefined,
+    tp8OwnRatio: small && large ? worst(large, "ownP99Ms").tp8 / worst(small, "ownP99Ms").tp8 : undefined,
+    rungs,
+    sizes: { ...sizes, loads },
+    versions: { node: process.version },
+    machineLoad: loadavg()[0],
+    seed: sizes.seed,
+  };
+  process.stdout.write(`RESULT ${JSON.stringify(result)}\n`);
+}
+
+function timeTable(rungs: readonly Rung[], times: (timing: Timing) => [number, number]): string[] {
+  const cell = (timing: Timing) => {
+    const [half, most] = times(timing);
+    return `${half.toFixed(1)} / ${most.toFixed(1)}${timing.placed ? "" : " (no)"}`;
+  };
+  return [
+    `| nodes × 8 GPUs | held | ${kinds.join(" | ")} |`,
+    `|---|---|${kinds.map(() => "---|").join("")}`,
+    ...rungs.flatMap(({ nodes, timings }) =>
+      Object.entries(timings).map(
+        ([held, byKind]) => `| ${nodes} | ${held} % | ${kinds.map((kind) => cell(byKind[kind])).join(" | ")} |`,
+      ),
+    ),
+  ];
+}
+
+function worst({ timings }: Rung, figure: "p99Ms" | "ownP99Ms"): Record<Kind, number> {
+  const all = Object.values(timings);
+  const of = (kind: Kind) => Math.max(...all.map((byKind) => byKind[kind][figure]));
+  return Object.fromEntries(kinds.map((kind) => [kind, of(kind)])) as Record<Kind, number>;
+}

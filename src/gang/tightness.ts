@@ -1,0 +1,163 @@
+import type { Fabric } from "../topology/fabric.ts";
+import type { ShapeTable } from "./fit.ts";
+import { compareSurroundings, type LazyOrder } from "./score.ts";
+
+/** Which nodes an order has, and what it looks at before it looks at the domains around them. */
+export interface TightnessKey {
+  /** Slots that a node must have. */
+  readonly least: number;
+  /** Fewer slots before fewer spare devices, or the other way round. */
+  readonly first: "slots" | "spare";
+}
+
+/**
+ * The order of the nodes of a table by tightness, kept up to date node by node: every domain knows the tightest of its
+ * nodes, so that finding the first few takes time by the number of parts of a few domains, not of nodes.
+ */
+export interface Tightness {
+  /** As the table is now; of no use once it changes. */
+  order(): LazyOrder<number>;
+  changed(node: number): void;
+}
+
+/** Nodes that have a path of domains in common, in parts that go apart further down. */
+interface Part {
+  readonly around: Part | undefined;
+  readonly parts: Part[];
+  readonly nodes: number[];
+  /** Tightest of all its nodes; -1: none has enough slots. */
+  best: number;
+  stale: boolean;
+}
+
+/** Of one structure of the fabric: a change of that needs a new one. */
+export function createTightness(fabric: Fabric, table: ShapeTable, { least, first }: TightnessKey): Tightness {
+  const root: Part = { around: undefined, parts: [], nodes: [], best: -1, stale: true };
+  const partOf: (Part | undefined)[] = [];
+  const nodes: number[] = [];
+  for (let node = 0; node < table.slots.length; node++) if (fabric.rankOf(node) >= 0) nodes.push(node);
+  divide(fabric, root, nodes, 0, partOf);
+
+  const comparison = () => {
+    const surroundings = compareSurroundings(fabric, table, fabric.nodeLevels.length);
+    const { slots, spare } = table;
+    const [one, other] = first === "slots" ? [slots, spare] : [spare, slots];
+    return (a: number, b: number): number =>
+      one[a]! - one[b]! || other[a]! - other[b]! || surroundings(a, b) || fabric.rankOf(a) - fabric.rankOf(b);
+  };
+  type Compare = ReturnType<typeof comparison>;
+  const bestOf = (part: Part, compare: Compare): number => {
+    if (!part.stale) return part.best;
+    let best = -1;
+    const consider = (node: number) => {
+      if (node >= 0 && table.slots[node]! >= least && (best < 0 || compare(node, best) < 0)) best = node;
+    };
+    for (const node of part.nodes) consider(node);
+    for (const inner of part.parts) consider(bestOf(inner, compare));
+    part.best = best;
+    part.stale = false;
+    return best;
+  };
+  return {
+    changed(node) {
+      for (let part = partOf[node]; part && !part.stale; part = part.around) part.stale = true;
+    },
+    order() {
+      const compare = comparison();
+      const made: number[] = [];
+      const heap = createHeap<Entry>((a, b) => compare(a.node, b.node));
+      const offer = (part: Part) => {
+        const node = bestOf(part, compare);
+        if (node >= 0) heap.push({ node, part });
+      };
+      offer(root);
+      return {
+        at(position) {
+          while (made.length <= position) {
+            const entry = heap.pop();
+            if (entry === undefined) return undefined;
+            if (entry.part === undefined) {
+              made.push(entry.node);
+              continue;
+            }
+            for (const node of entry.part.nodes) if (table.slots[node]! >= least) heap.push({ node, part: undefined });
+            for (const inner of entry.part.parts) offer(inner);
+          }
+          return made[position];
+        },
+      };
+    },
+  };
+}
+
+/** A node, or a part by its tightest one. */
+interface Entry {
+  readonly node: number;
+  readonly part: Part | undefined;
+}
+
+/** Divides nodes by their domains, broad to narrow; levels that divide nothing make no part of their own. */
+function divide(
+  fabric: Fabric,
+  part: Part,
+  nodes: readonly number[],
+  level: number,
+  partOf: (Part | undefined)[],
+): void {
+  const { domainOf } = fabric.nodeLevels[level] ?? {};
+  if (domainOf === undefined || nodes.length === 1) {
+    for (const node of nodes) {
+      part.nodes.push(node);
+      partOf[node] = part;
+    }
+    return;
+  }
+  const byDomain = Map.groupBy(nodes, (node) => domainOf[node] ?? -1);
+  if (byDomain.size === 1) {
+    divide(fabric, part, nodes, level + 1, partOf);
+    return;
+  }
+  for (const inside of byDomain.values()) {
+    // One node alone needs no part.
+    if (inside.length === 1) divide(fabric, part, inside, level + 1, partOf);
+    else {
+      const inner: Part = { around: part, parts: [], nodes: [], best: -1, stale: true };
+      part.parts.push(inner);
+      divide(fabric, inner, inside, level + 1, partOf);
+    }
+  }
+}
+
+/** A binary heap, smallest first. */
+function createHeap<T>(compare: (a: T, b: T) => number) {
+  const items: T[] = [];
+  const swap = (i: number, j: number) => {
+    [items[i], items[j]] = [items[j]!, items[i]!];
+  };
+  return {
+    push(item: T): void {
+      let i = items.push(item) - 1;
+      while (i > 0) {
+        const parent = (i - 1) >> 1;
+        if (compare(items[i]!, items[parent]!) >= 0) break;
+        swap(i, parent);
+        i = parent;
+      }
+    },
+    pop(): T | undefined {
+      const top = items[0];
+      const last = items.pop();
+      if (items.length === 0) return top;
+      items[0] = last!;
+      for (let i = 0; ; ) {
+        let smallest = i;
+        for (const child of [2 * i + 1, 2 * i + 2]) {
+          if (child < items.length && compare(items[child]!, items[smallest]!) < 0) smallest = child;
+        }
+        if (smallest === i) return top;
+        swap(i, smallest);
+        i = smallest;
+      }
+    },
+  };
+}
