@@ -15,8 +15,27 @@ const flags = {
   inventory: {
     type: "string",
     value: "KIND",
+    default: "auto",
     describe:
-      "Where the devices come from: simulated:NODE_TYPE, the machine of that name in the fleet file. No other kind is there yet.",
+      "Where the devices come from: nvidia (NVML, else nvidia-smi), amd (sysfs), auto (what is there), or simulated:NODE_TYPE, the machine of that name in the fleet file.",
+  },
+  "partition-gpus": {
+    type: "string",
+    value: "LIST",
+    describe:
+      "NVIDIA boards in MIG mode that are cut up for claims: UUIDs or minor numbers with commas between, or all. Default: none; they are used as they are cut.",
+  },
+  "nvml-library": {
+    type: "string",
+    value: "FILE",
+    default: "libnvidia-ml.so.1",
+    describe: "NVIDIA's management library.",
+  },
+  "host-root": {
+    type: "string",
+    value: "DIR",
+    default: "/",
+    describe: "Where the host's root is mounted, for /proc, /sys and /dev.",
   },
   fleet: { type: "string", value: "FILE", describe: "Fleet of the NODE_TYPE. Default: fleets/default.yaml of kllama." },
   "kubelet-dir": {
@@ -53,6 +72,10 @@ export const nodeAgentCommand = defineCommand({
   flags,
   examples: [
     {
+      what: "The machine it runs on; board 0 is cut up for claims",
+      command: "kllama node-agent --node-name gpu-7 --partition-gpus 0",
+    },
+    {
       what: "A node of the demo's fleet, without any GPU",
       command: "kllama node-agent --node-name dgx-0 --inventory simulated:dgx-h100 --kubeconfig node.kubeconfig",
     },
@@ -64,7 +87,8 @@ export const nodeAgentCommand = defineCommand({
     const log = createLog("node-agent", values["log-level"]);
     const onEffect = failpoint(process.env["KLLAMA_FAILPOINT"]) ?? (() => undefined);
     const stateFolder = values["state-dir"];
-    const machine = await openMachine(values, nodeName, onEffect);
+    const onWarning = (message: string): void => log.warn({}, message);
+    const machine = await openMachine(values, nodeName, { onEffect, onWarning });
     return serve(log, async () => {
       const [{ startNodeAgent }, { createDriverMetrics, serveMetrics }, { createClient }, { loadConnection }] =
         await Promise.all([
@@ -98,14 +122,38 @@ export const nodeAgentCommand = defineCommand({
   },
 });
 
-async function openMachine(values: FlagValues<typeof flags>, nodeName: string, onEffect: OnEffect): Promise<Machine> {
-  const kind = values.inventory ?? "";
-  const [, nodeType] = /^simulated:(.+)$/.exec(kind) ?? [];
+interface MachineHooks {
+  onEffect: OnEffect;
+  onWarning(message: string): void;
+}
+
+async function openMachine(values: FlagValues<typeof flags>, nodeName: string, hooks: MachineHooks): Promise<Machine> {
+  const { inventory } = values;
+  if (inventory === "auto" || inventory === "nvidia" || inventory === "amd") {
+    const { openHostMachine } = await import("../dra/driver/host/open-machine.ts");
+    return openHostMachine({
+      kind: inventory,
+      root: values["host-root"],
+      nvmlLibrary: values["nvml-library"],
+      partitionable: (values["partition-gpus"] ?? "").split(",").filter((name) => name !== ""),
+      onWarning: hooks.onWarning,
+    });
+  }
+  const [, nodeType] = /^simulated:(.+)$/.exec(inventory) ?? [];
   if (nodeType === undefined) {
     throw new UsageError(
-      `--inventory ${kind || "KIND is missing"}; write simulated:NODE_TYPE, such as simulated:dgx-h100`,
+      `--inventory ${inventory}: write auto, nvidia, amd or simulated:NODE_TYPE, such as simulated:dgx-h100`,
     );
   }
+  return openSimulated(values, nodeName, nodeType, hooks.onEffect);
+}
+
+async function openSimulated(
+  values: FlagValues<typeof flags>,
+  nodeName: string,
+  nodeType: string,
+  onEffect: OnEffect,
+): Promise<Machine> {
   const [{ parseFleet }, { standaloneNode, simulatedGpus }, { openSimulatedMachine }] = await Promise.all([
     import("../simulator/fleet.ts"),
     import("../simulator/objects.ts"),
@@ -116,7 +164,7 @@ async function openMachine(values: FlagValues<typeof flags>, nodeName: string, o
   const type = nodeTypes.find(({ name }) => name === nodeType);
   if (type === undefined) {
     const names = nodeTypes.map(({ name }) => name).join(", ");
-    throw new UsageError(`--inventory ${kind}: ${file} has no node type ${nodeType}; use one of ${names}`);
+    throw new UsageError(`--inventory ${values.inventory}: ${file} has no node type ${nodeType}; use one of ${names}`);
   }
   const hardware = join(values["state-dir"], "simulated-machine.json");
   return openSimulatedMachine(simulatedGpus(standaloneNode(nodeName, type)), hardware, onEffect);

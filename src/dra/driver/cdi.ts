@@ -75,8 +75,8 @@ function environment(devices: readonly PreparedDevice[]): string[] {
   const uris = devices.map(({ gpu, partition }, rank) =>
     partition === undefined ? `cuda://${gpu.uuid}` : `cuda://${rank}`,
   );
-  const targets = devices.map(({ gpu }) => `sm_${gpu.cudaComputeCapability.split(".").slice(0, 2).join("")}`);
-  const cuda = devices[0]?.gpu.cudaDriverVersion.split(".").slice(0, 2).join(".");
+  const targets = devices.map(({ gpu }) => `sm_${gpu.cudaComputeCapability?.split(".").slice(0, 2).join("")}`);
+  const cuda = devices[0]?.gpu.cudaDriverVersion?.split(".").slice(0, 2).join(".");
   return [
     `IREE_DEVICE=${uris.join(",")}`,
     `CUDA_VISIBLE_DEVICES=${visible.join(",")}`,

@@ -38,8 +38,11 @@ const body = z.looseObject({
             uuid: z.string(),
             minor: z.int(),
             pciBusID: z.string(),
-            cudaComputeCapability: z.string(),
-            cudaDriverVersion: z.string(),
+            cudaComputeCapability: z.string().optional(),
+            cudaDriverVersion: z.string().optional(),
+            amd: z
+              .looseObject({ target: z.string(), card: z.int(), renderMinor: z.int(), deviceId: z.string() })
+              .optional(),
           }),
           partition: z
             .looseObject({
@@ -51,6 +54,7 @@ const body = z.looseObject({
               gpuInstance: z.int().optional(),
               computeInstance: z.int().optional(),
               uuid: z.string().optional(),
+              standing: z.literal(true).optional(),
             })
             .optional(),
         }),

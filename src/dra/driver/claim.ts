@@ -15,6 +15,9 @@ export interface AllocatedDevice {
   adminAccess: boolean;
 }
 
+/** The node's devices by name. */
+export type DeviceLookup = { devices: ReadonlyMap<string, InventoryDevice> } & Pick<Inventory, "losses" | "unread">;
+
 /** The claim cannot be prepared now. The message is for the pod's events: object, field, remedy. */
 export class ClaimError extends Error {}
 
@@ -36,7 +39,7 @@ export function allocatedDevices(
   claim: ResourceClaim,
   wanted: ClaimReference,
   pool: string,
-  inventory: { devices: ReadonlyMap<string, InventoryDevice> } & Pick<Inventory, "losses">,
+  inventory: DeviceLookup,
 ): AllocatedDevice[] {
   const name = `claim ${wanted.namespace}/${wanted.name}`;
   if (claim.metadata.uid !== wanted.uid) {
@@ -55,10 +58,13 @@ function located(
   name: string,
   result: DeviceRequestAllocationResult,
   pool: string,
-  inventory: { devices: ReadonlyMap<string, InventoryDevice> } & Pick<Inventory, "losses">,
+  inventory: DeviceLookup,
 ): AllocatedDevice {
   if (result.pool !== pool) {
     throw new ClaimError(`${name}: holds device ${result.pool}/${result.device}, which is not on node ${pool}`);
+  }
+  if (inventory.unread !== undefined) {
+    throw new ClaimError(`${name}: the devices of node ${pool} could not be read yet: ${inventory.unread}`);
   }
   const device = inventory.devices.get(result.device);
   if (device === undefined) throw new ClaimError(`${name}: node ${pool} has no device ${result.device}`);

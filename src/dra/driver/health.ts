@@ -1,10 +1,12 @@
 import type { Timing } from "../../kube/timing.ts";
 import type { DeviceHealthMessage } from "./grpc.ts";
-import { devicesByGpu, lossOf } from "./inventory.ts";
+import { devicesByGpu, lossOf, troublesOf } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
 
 /** A device of which the kubelet hears nothing for 30 seconds becomes Unknown in its pod's status. */
 const repeatMs = 10_000;
+/** Of the kubelet's API. */
+const maxMessageLength = 1024;
 
 /**
  * Sends the health of every device now, after each change, and every ten seconds. Returns what ends that.
@@ -32,17 +34,22 @@ export function watchHealth(
 }
 
 function deviceHealth(machine: Machine, pool: string, at: Date): DeviceHealthMessage[] {
-  const { gpus, losses } = machine.inventory();
+  const inventory = machine.inventory();
   const last_updated_time = Math.floor(at.getTime() / 1000);
-  return devicesByGpu(gpus).flatMap((group) =>
+  return devicesByGpu(inventory.gpus).flatMap((group) =>
     group.map(({ name }) => {
-      const loss = lossOf(name, losses);
+      const loss = lossOf(name, inventory.losses);
+      const ill = troublesOf(name, inventory).filter(({ healthy }) => healthy !== true);
+      const messages = [
+        ...(loss === undefined ? [] : [`lost since ${loss.since}`]),
+        ...ill.map(({ message, since }) => `${message} since ${since}`),
+      ];
       return {
         device: { pool_name: pool, device_name: name },
-        health: loss === undefined ? "HEALTHY" : "UNHEALTHY",
+        health: messages.length === 0 ? "HEALTHY" : "UNHEALTHY",
         last_updated_time,
         health_check_timeout_seconds: 0,
-        message: loss === undefined ? "" : `lost since ${loss.since}`,
+        message: messages.join("; ").slice(0, maxMessageLength),
       };
     }),
   );

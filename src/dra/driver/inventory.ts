@@ -6,6 +6,10 @@
 export interface Inventory {
   gpus: readonly Gpu[];
   losses: DeviceLosses;
+  /** Name of a device, or of a GPU for all of its devices → what is wrong with it, short of a loss. */
+  troubles?: Readonly<Record<string, readonly DeviceTrouble[]>>;
+  /** Present: the machine could not be read yet, for this reason. Nothing is known of its devices then. */
+  unread?: string;
 }
 
 export interface Gpu {
@@ -14,24 +18,65 @@ export interface Gpu {
   /** `GPU-…`, different for every board in the world. */
   uuid: string;
   productName: string;
-  brand: string;
-  architecture: string;
-  /** Three numbers: `9.0.0`. */
-  cudaComputeCapability: string;
-  driverVersion: string;
-  cudaDriverVersion: string;
+  brand?: string;
+  architecture?: string;
+  /** Three numbers: `9.0.0`. NVIDIA only. */
+  cudaComputeCapability?: string;
+  driverVersion?: string;
+  cudaDriverVersion?: string;
+  /** AMD only. */
+  amd?: AmdGpu;
   memoryBytes: number;
   /** As Linux writes it: `0000:1b:00.0`. */
   pciBusID: string;
   /** `pci0000:1a`; absent where sysfs does not tell. */
   pcieRoot?: string;
   numaNode?: number;
+  /** Network cards below the same PCIe root. */
+  nics?: readonly string[];
   /** The same on all GPUs of the cluster that NVLink joins; at most 64 characters. */
   nvlinkDomain?: string;
   /** `CLUSTER_UUID.CLIQUE_ID` of a multi-node NVLink domain. */
   clique?: string;
   /** Present: partitions of the board are created when a claim asks for one. */
   mig?: MigGeometry;
+  /** Partitions that an administrator made. */
+  partitions?: readonly StandingPartition[];
+  /** MIG mode is on: the board works in parts only. */
+  partsOnly?: true;
+}
+
+export interface AmdGpu {
+  /** `gfx942`. */
+  target: string;
+  /** N of `/dev/dri/cardN`. */
+  card: number;
+  /** N of `/dev/dri/renderDN`. */
+  renderMinor: number;
+  /** `0x74a1`. */
+  deviceId: string;
+}
+
+export interface StandingPartition {
+  profile: MigProfile;
+  /** First memory slice. */
+  start: number;
+  gpuInstance: number;
+  computeInstance: number;
+  /** `MIG-…` */
+  uuid: string;
+}
+
+/** Becomes a taint of the device, and tells the kubelet that it is unhealthy. */
+export interface DeviceTrouble {
+  /** Of the taint, without the domain. */
+  key: "xid" | "ecc" | "recovery" | "foreign-partition";
+  value: string;
+  /** RFC 3339; becomes the taint's `timeAdded`. */
+  since: string;
+  message: string;
+  /** The device itself works; it is only not to be given away. */
+  healthy?: true;
 }
 
 /** Which partitions a board can be cut into, and what each takes of the board. */
@@ -42,7 +87,7 @@ export interface MigGeometry {
   profiles: readonly MigProfile[];
 }
 
-interface MigProfile {
+export interface MigProfile {
   name: string;
   /** NVIDIA's GPU instance profile ID. */
   id: number;
@@ -78,7 +123,7 @@ interface DeviceLoss {
 export interface InventoryDevice {
   name: string;
   gpu: Gpu;
-  partition?: { profile: MigProfile; start: number };
+  partition?: { profile: MigProfile; start: number; standing?: StandingPartition };
 }
 
 /**
@@ -87,7 +132,11 @@ export interface InventoryDevice {
  */
 export function devicesByGpu(gpus: readonly Gpu[]): InventoryDevice[][] {
   return inDomainOrder(gpus).map((gpu) => [
-    { name: gpuName(gpu), gpu },
+    ...(gpu.partsOnly === true ? [] : [{ name: gpuName(gpu), gpu }]),
+    ...(gpu.partitions ?? []).map((standing) => {
+      const { profile, start } = standing;
+      return { name: partitionName(gpu, profile, start), gpu, partition: { profile, start, standing } };
+    }),
     ...(gpu.mig?.profiles ?? []).flatMap((profile) =>
       profile.starts.map((start) => ({
         name: partitionName(gpu, profile, start),
@@ -108,7 +157,13 @@ export function lossOf(device: string, losses: DeviceLosses): DeviceLoss | undef
   return losses[device.replace(/-mig-.*$/, "")] ?? losses[device];
 }
 
-export function gpuName(gpu: Gpu): string {
+/** What is wrong with the device, or with the GPU it is a part of. */
+export function troublesOf(device: string, { troubles = {} }: Pick<Inventory, "troubles">): readonly DeviceTrouble[] {
+  const gpu = device.replace(/-mig-.*$/, "");
+  return [...(troubles[gpu] ?? []), ...(gpu === device ? [] : (troubles[device] ?? []))];
+}
+
+export function gpuName(gpu: Pick<Gpu, "minor">): string {
   return `gpu-${gpu.minor}`;
 }
 

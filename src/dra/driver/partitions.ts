@@ -14,6 +14,7 @@ export async function createPartition(
   note: () => Promise<void>,
 ): Promise<void> {
   const { gpu, partition } = device;
+  if (partition.standing === true) return;
   const existing = await machine.gpuInstances(gpu.uuid);
   const blocker = existing.find((instance) => intersects(instance, partition));
   if (blocker !== undefined) {
@@ -33,7 +34,7 @@ export async function createPartition(
 
 /** Undoes what `createPartition` did, however far it came; what is gone already is no error. */
 export async function destroyPartition(machine: Machine, gpuUuid: string, partition: PreparedPartition): Promise<void> {
-  if (partition.before === undefined) return;
+  if (partition.standing === true || partition.before === undefined) return;
   const live = await machine.gpuInstances(gpuUuid);
   const ours = live.find((instance) => isOurs(instance, partition));
   if (ours !== undefined) await machine.destroyGpuInstance(gpuUuid, ours.id);

@@ -83,7 +83,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
     // Nobody waits for what was cancelled meanwhile, and an unprepare may follow: begin nothing.
     const awaited = new Set(uniqueClaims(jobs).map(({ uid }) => uid));
     const inventory = machine.inventory();
-    const devices = deviceTable(inventory.gpus);
+    const lookup = { ...inventory, devices: deviceTable(inventory.gpus) };
     const begun: PreparedClaim[] = [];
     for (const { wanted, claim, error } of read) {
       try {
@@ -92,7 +92,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
         if (claim.metadata.deletionTimestamp !== undefined && !store.claims.has(wanted.uid)) {
           throw new ClaimError(`claim ${wanted.namespace}/${wanted.name}: is being deleted`);
         }
-        const allocated = allocatedDevices(claim, wanted, options.pool, { devices, losses: inventory.losses });
+        const allocated = allocatedDevices(claim, wanted, options.pool, lookup);
         const entry = await begin(
           wanted,
           allocated.map((each) => preparedDevice(each, options.pool)),

@@ -1,5 +1,6 @@
 import type { AllocatedDevice } from "./claim.ts";
 import type { ClaimReference } from "./grpc.ts";
+import type { Gpu } from "./inventory.ts";
 
 /**
  * A claim as the checkpoint keeps it. `Started`: what is listed may exist in part; `Completed`: all of it exists;
@@ -17,9 +18,11 @@ export interface PreparedDevice {
   pool: string;
   device: string;
   adminAccess: boolean;
-  gpu: { uuid: string; minor: number; pciBusID: string; cudaComputeCapability: string; cudaDriverVersion: string };
+  gpu: PreparedGpu;
   partition?: PreparedPartition;
 }
+
+type PreparedGpu = Pick<Gpu, "uuid" | "minor" | "pciBusID" | "cudaComputeCapability" | "cudaDriverVersion" | "amd">;
 
 /** A part of a GPU; what exists of it is noted after each step. */
 export interface PreparedPartition {
@@ -37,21 +40,31 @@ export interface PreparedPartition {
   computeInstance?: number;
   /** `MIG-…` */
   uuid?: string;
+  /** It was there before and stays: an administrator made it. */
+  standing?: true;
 }
 
 export function preparedDevice({ request, device, adminAccess }: AllocatedDevice, pool: string): PreparedDevice {
-  const { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion } = device.gpu;
+  const { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion, amd } = device.gpu;
   const base = {
     request,
     pool,
     device: device.name,
     adminAccess,
-    gpu: { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion },
+    gpu: {
+      ...{ uuid, minor, pciBusID },
+      ...(cudaComputeCapability === undefined ? {} : { cudaComputeCapability }),
+      ...(cudaDriverVersion === undefined ? {} : { cudaDriverVersion }),
+      ...(amd === undefined ? {} : { amd }),
+    },
   };
   if (device.partition === undefined) return base;
-  const { profile, start } = device.partition;
+  const { profile, start, standing } = device.partition;
   const { name, id, memorySlices } = profile;
-  return { ...base, partition: { profile: name, profileId: id, start, size: memorySlices } };
+  const partition: PreparedPartition = { profile: name, profileId: id, start, size: memorySlices };
+  if (standing === undefined) return { ...base, partition };
+  const { gpuInstance, computeInstance, uuid: own } = standing;
+  return { ...base, partition: { ...partition, gpuInstance, computeInstance, uuid: own, standing: true } };
 }
 
 /** Both have the same devices for the same requests in the same order. */

@@ -72,7 +72,7 @@ async function rebuild(
   }
   const devices = allocated.map((each) => preparedDevice(each, pool));
   for (const { gpu, partition } of devices) {
-    if (partition === undefined) continue;
+    if (partition === undefined || partition.standing === true) continue;
     const live = (await machine.gpuInstances(gpu.uuid)).find(
       ({ profileId, start, uuid }) =>
         profileId === partition.profileId && start === partition.start && uuid !== undefined,

@@ -87,6 +87,9 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
   /** The watch only says when to look: what is there is read anew, own writes included. */
   async function publish(): Promise<void> {
     const { signal } = ended;
+    // What was published before stays: nobody knows yet that it is wrong.
+    const { unread } = machine.inventory();
+    if (unread !== undefined) throw new Error(`the devices could not be read: ${unread}`);
     const path = resourcePath({ group: "", version: "v1", resource: "nodes", name: nodeName });
     const node = await client.request<Node>("GET", path, { signal });
     const query = { fieldSelector: poolSelector(nodeName) };

@@ -1,7 +1,7 @@
 import type { Device, DeviceAttribute, DeviceTaint, ResourceSlice } from "../../api/kubernetes.ts";
 import { driverName } from "../../api/names.ts";
 import {
-  type DeviceLosses,
+  type AmdGpu,
   devicesByGpu,
   type Gpu,
   gpuName,
@@ -9,6 +9,8 @@ import {
   type InventoryDevice,
   lossOf,
   type MigAmounts,
+  type MigGeometry,
+  troublesOf,
 } from "./inventory.ts";
 
 /**
@@ -25,8 +27,11 @@ const sliceLimits = {
   counterSets: 8,
 } as const;
 
+/** Of an attribute, in characters. */
+const maxTextLength = 64;
+
 /** Key of the taint on a device that does not work any more. */
-const lostDeviceTaint = "gpu.kllama.ai/gpu-lost";
+const lostDeviceTaint = `${driverName}/gpu-lost`;
 
 export interface PoolOptions {
   /** Names the pool too. */
@@ -48,7 +53,7 @@ export function poolSlices(inventory: Inventory, options: PoolOptions): Resource
   const counterSets = groups.flatMap(([whole]) => (whole?.gpu.mig === undefined ? [] : [counterSet(whole.gpu)]));
   const bodies: Pick<ResourceSlice["spec"], "sharedCounters" | "devices">[] = [
     ...chunks(counterSets, sliceLimits.counterSets).map((sharedCounters) => ({ sharedCounters })),
-    ...packDevices(groups.map((group) => publishedDevices(group, inventory.losses))).map((devices) => ({ devices })),
+    ...packDevices(groups.map((group) => publishedDevices(group, inventory))).map((devices) => ({ devices })),
   ];
   return bodies.map((body, index) => ({
     apiVersion: "resource.k8s.io/v1",
@@ -67,18 +72,21 @@ export function poolSlices(inventory: Inventory, options: PoolOptions): Resource
   }));
 }
 
-function publishedDevices(group: readonly InventoryDevice[], losses: DeviceLosses): Device[] {
+function publishedDevices(group: readonly InventoryDevice[], inventory: Inventory): Device[] {
   return group.flatMap((device) => {
     const published = device.partition === undefined ? gpuDevice(device) : migDevice(device, device.partition);
-    const loss = lossOf(device.name, losses);
-    if (loss === undefined) return [published];
-    const taint: DeviceTaint = { key: lostDeviceTaint, effect: "NoExecute", timeAdded: loss.since };
-    return loss.how === "remove" ? [] : [{ ...published, taints: [taint] }];
+    const loss = lossOf(device.name, inventory.losses);
+    if (loss?.how === "remove") return [];
+    const taints: DeviceTaint[] = troublesOf(device.name, inventory).map(({ key, value, since }) => ({
+      ...{ key: `${driverName}/${key}`, value, effect: "NoSchedule" as const, timeAdded: since },
+    }));
+    if (loss !== undefined) taints.push({ key: lostDeviceTaint, effect: "NoExecute", timeAdded: loss.since });
+    return [taints.length === 0 ? published : { ...published, taints }];
   });
 }
 
 function gpuDevice({ name, gpu }: InventoryDevice): Device {
-  const board = gpu.mig?.profiles.at(-1)?.amounts;
+  const board = gpu.mig === undefined ? undefined : boardAmounts(gpu.mig);
   return {
     name,
     attributes: {
@@ -87,6 +95,7 @@ function gpuDevice({ name, gpu }: InventoryDevice): Device {
       uuid: text(gpu.uuid),
       index: { int: gpu.minor },
       ...(gpu.nvlinkDomain === undefined ? {} : { nvlinkDomain: text(gpu.nvlinkDomain) }),
+      ...(gpu.amd === undefined ? {} : amdAttributes(gpu.amd)),
       ...(gpu.clique === undefined ? {} : { clique: text(gpu.clique) }),
     },
     capacity: { ...(board === undefined ? {} : engineCapacity(board)), memory: { value: quantity(gpu.memoryBytes) } },
@@ -97,9 +106,10 @@ function gpuDevice({ name, gpu }: InventoryDevice): Device {
 /** Partitions have no NVLink (their P2P column says No), hence no NVLink domain: they never serve tensor parallelism. */
 function migDevice(
   { name, gpu }: InventoryDevice,
-  { profile, start }: NonNullable<InventoryDevice["partition"]>,
+  { profile, start, standing }: NonNullable<InventoryDevice["partition"]>,
 ): Device {
   const { amounts, memorySlices } = profile;
+  const slices = memorySliceCounters(start, memorySlices);
   return {
     name,
     attributes: {
@@ -107,23 +117,39 @@ function migDevice(
       type: text("mig"),
       profile: text(profile.name),
       parentUUID: text(gpu.uuid),
+      ...(standing === undefined ? {} : { uuid: text(standing.uuid) }),
     },
-    capacity: { ...engineCapacity(amounts), memory: memoryCounter(amounts) },
-    consumesCounters: [consumed(gpu, { ...amountCounters(amounts), ...memorySliceCounters(start, memorySlices) })],
+    capacity: {
+      ...engineCapacity(amounts),
+      memory: memoryCounter(amounts),
+      ...(standing === undefined ? {} : memorySliceCapacity(start, memorySlices)),
+    },
+    // A partition that stands already competes with no other.
+    ...(standing === undefined ? { consumesCounters: [consumed(gpu, { ...amountCounters(amounts), ...slices })] } : {}),
+  };
+}
+
+function amdAttributes({ target, card, renderMinor, deviceId }: AmdGpu): Record<string, DeviceAttribute> {
+  return {
+    gfxTarget: text(target),
+    cardIndex: { int: card },
+    renderIndex: { int: renderMinor },
+    deviceID: text(deviceId),
   };
 }
 
 function sharedAttributes(gpu: Gpu): Record<string, DeviceAttribute> {
   return {
     productName: text(gpu.productName),
-    brand: text(gpu.brand),
-    architecture: text(gpu.architecture),
-    cudaComputeCapability: { version: gpu.cudaComputeCapability },
-    driverVersion: { version: gpu.driverVersion },
-    cudaDriverVersion: { version: gpu.cudaDriverVersion },
+    ...(gpu.brand === undefined ? {} : { brand: text(gpu.brand) }),
+    ...(gpu.architecture === undefined ? {} : { architecture: text(gpu.architecture) }),
+    ...(gpu.cudaComputeCapability === undefined ? {} : { cudaComputeCapability: version(gpu.cudaComputeCapability) }),
+    ...(gpu.driverVersion === undefined ? {} : { driverVersion: version(gpu.driverVersion) }),
+    ...(gpu.cudaDriverVersion === undefined ? {} : { cudaDriverVersion: version(gpu.cudaDriverVersion) }),
     "resource.kubernetes.io/pciBusID": text(gpu.pciBusID),
     ...(gpu.pcieRoot === undefined ? {} : { "resource.kubernetes.io/pcieRoot": text(gpu.pcieRoot) }),
     ...(gpu.numaNode === undefined ? {} : { "resource.kubernetes.io/numaNode": { int: gpu.numaNode } }),
+    ...((gpu.nics ?? []).length === 0 ? {} : { nics: text(joined(gpu.nics!)) }),
   };
 }
 
@@ -143,9 +169,21 @@ function counterSetName(gpu: Gpu): string {
 
 /** Everything that the board can hand out. */
 function boardCounters({ mig }: Gpu): Counters {
-  return mig === undefined
-    ? {}
-    : { ...amountCounters(mig.profiles.at(-1)!.amounts), ...memorySliceCounters(0, mig.memorySlices) };
+  return mig === undefined ? {} : { ...amountCounters(boardAmounts(mig)), ...memorySliceCounters(0, mig.memorySlices) };
+}
+
+/** What the largest profiles take: boards have several that take the whole of one thing and not of another. */
+function boardAmounts({ profiles }: MigGeometry): MigAmounts {
+  const most = (of: (amounts: MigAmounts) => number): number => Math.max(...profiles.map(({ amounts }) => of(amounts)));
+  return {
+    memoryMebibytes: most((a) => a.memoryMebibytes),
+    multiprocessors: most((a) => a.multiprocessors),
+    copyEngines: most((a) => a.copyEngines),
+    decoders: most((a) => a.decoders),
+    encoders: most((a) => a.encoders),
+    jpegEngines: most((a) => a.jpegEngines),
+    ofaEngines: most((a) => a.ofaEngines),
+  };
 }
 
 function amountCounters(amounts: MigAmounts): Counters {
@@ -164,6 +202,11 @@ function memorySliceCounters(start: number, slices: number): Counters {
   return Object.fromEntries(
     Array.from({ length: slices }, (_, offset) => [`memory-slice-${start + offset}`, count(1)]),
   );
+}
+
+/** NVIDIA's names: capacities know no hyphens. */
+function memorySliceCapacity(start: number, slices: number): Counters {
+  return Object.fromEntries(Array.from({ length: slices }, (_, offset) => [`memorySlice${start + offset}`, count(1)]));
 }
 
 function engineCapacity(amounts: MigAmounts): Record<string, { value: string }> {
@@ -193,7 +236,19 @@ function count(amount: number): { value: string } {
 }
 
 function text(value: string): DeviceAttribute {
-  return { string: value };
+  return { string: value.slice(0, maxTextLength) };
+}
+
+function version(value: string): DeviceAttribute {
+  return { version: value };
+}
+
+/** As many of the names as a text may hold. */
+function joined(names: readonly string[]): string {
+  return names.reduce((text, name) => {
+    const longer = text === "" ? name : `${text},${name}`;
+    return longer.length <= maxTextLength ? longer : text;
+  }, "");
 }
 
 /** Groups stay whole; a slice holds as many groups as its limit allows. An empty pool has one empty slice, not none. */

@@ -1,0 +1,134 @@
+import type { Timing } from "../../../kube/timing.ts";
+import { type Host, type PciPlace, pciPlaces } from "../host/host.ts";
+import { type Look, pollInventory } from "../host/polled-inventory.ts";
+import type { DeviceTrouble, Gpu } from "../inventory.ts";
+import type { Machine } from "../machine.ts";
+
+/**
+ * AMD's GPUs as the kernel's amdgpu and amdkfd drivers show them in sysfs (`docs.kernel.org/gpu/amdgpu`): whole ones only. A
+ * board in a compute partition mode other than SPX is left out.
+ */
+
+export interface AmdOptions {
+  host: Host;
+  timing: Timing;
+  onWarning(message: string): void;
+  refreshMs?: number;
+}
+
+const amdVendor = "0x1002";
+const defaultRefreshMs = 30_000;
+
+export async function openAmdMachine({ host, timing, onWarning, refreshMs }: AmdOptions): Promise<Machine> {
+  const polled = await pollInventory({
+    look: () => look(host, onWarning),
+    timing,
+    refreshMs: refreshMs ?? defaultRefreshMs,
+    onWarning,
+  });
+  const noPartitions = async (): Promise<never> => {
+    throw new Error("AMD boards are not cut up by this driver");
+  };
+  return {
+    inventory: polled.inventory,
+    onChange: polled.onChange,
+    gpuInstances: async () => [],
+    createGpuInstance: noPartitions,
+    createComputeInstance: noPartitions,
+    destroyGpuInstance: noPartitions,
+    close: polled.close,
+  };
+}
+
+/** Numbers N of `/dev/dri/cardN` that are AMD's. */
+export async function amdCards(host: Host): Promise<number[]> {
+  const cards = (await host.names("/sys/class/drm")).flatMap((name) => /^card(\d+)$/.exec(name)?.[1] ?? []).map(Number);
+  const vendors = await Promise.all(cards.map((card) => host.text(`/sys/class/drm/card${card}/device/vendor`)));
+  return cards.filter((_, index) => vendors[index] === amdVendor).toSorted((a, b) => a - b);
+}
+
+async function look(host: Host, onWarning: (message: string) => void): Promise<Look> {
+  const nodes = await computeNodes(host);
+  const driverVersion = semanticVersion(await host.text("/sys/module/amdgpu/version"));
+  const gpus: Gpu[] = [];
+  const troubles = new Map<string, Omit<DeviceTrouble, "since">[]>();
+  const found = (await Promise.all((await amdCards(host)).map((card) => readCard(host, card, nodes)))).filter(
+    (card) => card !== undefined,
+  );
+  const places = await pciPlaces(
+    host,
+    found.map(({ pciBusID }) => pciBusID),
+  );
+  for (const { partitionMode, errors, ...gpu } of found) {
+    if (partitionMode !== undefined && partitionMode !== "SPX") {
+      onWarning(`GPU ${gpu.pciBusID} is in compute partition mode ${partitionMode} and left out; write SPX to use it`);
+      continue;
+    }
+    const { nics = [], ...place }: Partial<PciPlace> = places.get(gpu.pciBusID) ?? {};
+    const version = driverVersion === undefined ? {} : { driverVersion };
+    gpus.push({ ...gpu, ...version, ...place, ...(nics.length === 0 ? {} : { nics }) });
+    if (errors > 0) {
+      const message = `${errors} uncorrected memory errors; reset the GPU`;
+      troubles.set(gpu.uuid, [{ key: "ecc", value: "uncorrected", message }]);
+    }
+  }
+  return { gpus, troubles };
+}
+
+type Card = Omit<Gpu, "pcieRoot" | "numaNode" | "nics"> & { partitionMode?: string; errors: number };
+
+/** undefined: a card that computes nothing, such as a display adapter. */
+async function readCard(
+  host: Host,
+  card: number,
+  nodes: ReadonlyMap<number, ReadonlyMap<string, string>>,
+): Promise<Card | undefined> {
+  const device = `/sys/class/drm/card${card}/device`;
+  const pciBusID = (await host.target(device))?.split("/").at(-1);
+  const renderName = (await host.names(`${device}/drm`)).find((name) => name.startsWith("renderD"));
+  const renderMinor = Number(renderName?.slice("renderD".length) ?? Number.NaN);
+  const node = nodes.get(renderMinor);
+  const target = gfxTarget(Number(node?.get("gfx_target_version") ?? 0));
+  if (pciBusID === undefined || node === undefined || target === undefined) return undefined;
+  const read = (name: string): Promise<string | undefined> => host.text(`${device}/${name}`);
+  const hive = BigInt(node.get("hive_id") ?? 0);
+  const partitionMode = await read("current_compute_partition");
+  return {
+    minor: card,
+    uuid: `GPU-${(await read("unique_id")) ?? pciBusID}`,
+    productName: (await read("product_name")) ?? `AMD ${target}`,
+    memoryBytes: Number((await read("mem_info_vram_total")) ?? 0),
+    pciBusID,
+    amd: { target, card, renderMinor, deviceId: (await read("device")) ?? "" },
+    // XGMI joins the GPUs of one hive as NVLink does.
+    ...(hive === 0n ? {} : { nvlinkDomain: `xgmi-${hive.toString(16)}` }),
+    ...(partitionMode === undefined ? {} : { partitionMode }),
+    errors: Number(/^ue: (\d+)/m.exec((await read("ras/umc_err_count")) ?? "")?.[1] ?? 0),
+  };
+}
+
+/** amdkfd's nodes by render minor: name → value of each line of their properties. */
+async function computeNodes(host: Host): Promise<ReadonlyMap<number, ReadonlyMap<string, string>>> {
+  const folder = "/sys/class/kfd/kfd/topology/nodes";
+  const nodes = await Promise.all(
+    (await host.names(folder)).map(async (name) => {
+      const lines = ((await host.text(`${folder}/${name}/properties`)) ?? "").split("\n");
+      return new Map(
+        lines.map((line) => [line.slice(0, line.indexOf(" ")), line.slice(line.indexOf(" ") + 1)] as const),
+      );
+    }),
+  );
+  return new Map(nodes.map((node) => [Number(node.get("drm_render_minor") ?? -1), node] as const));
+}
+
+/** 90402 → `gfx942`: minor version and stepping are hexadecimal digits. 0 is a CPU. */
+function gfxTarget(version: number): string | undefined {
+  if (!(version > 0)) return undefined;
+  const [major, minor, stepping] = [Math.floor(version / 10_000), Math.floor(version / 100) % 100, version % 100];
+  return `gfx${major}${minor.toString(16)}${stepping.toString(16)}`;
+}
+
+function semanticVersion(text: string | undefined): string | undefined {
+  const [, major, minor, patch] = /^(\d+)\.(\d+)\.(\d+)/.exec(text ?? "") ?? [];
+  return major === undefined ? undefined : `${Number(major)}.${Number(minor)}.${Number(patch)}`;
+}

@@ -1,0 +1,90 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import type { NvmlCalls, NvmlMessage } from "./nvml-protocol.ts";
+
+/** NVML behind a process of its own, which is started when it is needed and again after it ended. */
+export interface NvmlProcess {
+  /** One after another. Rejects with NVML's error, after the time limit, and when the process ends meanwhile. */
+  ask<C extends keyof NvmlCalls>(call: C, question: NvmlCalls[C]["ask"]): Promise<NvmlCalls[C]["answer"]>;
+  close(): Promise<void>;
+}
+
+export interface NvmlProcessOptions {
+  /** Path or name of `libnvidia-ml.so.1`. */
+  library: string;
+  /** A call that takes longer ends the process: NVML cannot be interrupted otherwise. */
+  limitMs: number;
+  env?: Record<string, string | undefined>;
+  /** A board reported an error; `xid` 0: of its memory. */
+  onEvent(gpu: string, xid: number): void;
+}
+
+interface Waiting {
+  resolve(answer: never): void;
+  reject(error: Error): void;
+}
+
+const program = fileURLToPath(new URL("nvml-child.ts", import.meta.url));
+
+export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
+  const { library, limitMs, onEvent, env = process.env } = options;
+  let child: ChildProcess | undefined;
+  let waiting: Waiting | undefined;
+  let last: Promise<unknown> = Promise.resolve();
+  let closed = false;
+
+  function start(): ChildProcess {
+    // Words of a crashed library go to the log of whoever runs the driver.
+    const started = fork(program, [library], { env, stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    started.on("message", (message: NvmlMessage) => {
+      if (message.type === "event") onEvent(message.gpu, message.xid);
+      else if (message.type === "answer") waiting?.resolve(message.answer as never);
+      else waiting?.reject(new Error(message.message));
+    });
+    const ended = (how: string): void => {
+      if (child !== started) return;
+      child = undefined;
+      waiting?.reject(new Error(`the process that calls NVML ended: ${how}; it is started again`));
+    };
+    started.once("error", (error) => ended(error.message));
+    started.once("exit", (code, signal) => ended(signal ?? `exit code ${code}`));
+    return started;
+  }
+
+  async function once(call: keyof NvmlCalls, question: object): Promise<unknown> {
+    if (closed) throw new Error("the driver is being stopped");
+    child ??= start();
+    const target = child;
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise((resolve, reject) => {
+        waiting = { resolve, reject };
+        timer = setTimeout(() => {
+          child = undefined;
+          target.kill("SIGKILL");
+          reject(new Error(`NVML did not answer ${call} within ${limitMs / 1000} s; its process is started again`));
+        }, limitMs);
+        target.send({ call, ...question }, (error) => error !== null && reject(error));
+      });
+    } finally {
+      clearTimeout(timer);
+      waiting = undefined;
+    }
+  }
+
+  return {
+    ask(call, question) {
+      const answer = last.then(() => once(call, question));
+      last = answer.catch(() => undefined);
+      return answer as Promise<never>;
+    },
+    async close() {
+      closed = true;
+      const running = child;
+      if (running === undefined) return;
+      const exited = new Promise((resolve) => running.once("exit", resolve));
+      running.kill("SIGKILL");
+      await exited;
+    },
+  };
+}

@@ -1,0 +1,165 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { openAmdMachine } from "../../../../../src/dra/driver/amd/machine.ts";
+import { openHost } from "../../../../../src/dra/driver/host/host.ts";
+import { openHostMachine } from "../../../../../src/dra/driver/host/open-machine.ts";
+import type { Machine } from "../../../../../src/dra/driver/machine.ts";
+import { poolSlices } from "../../../../../src/dra/driver/slices.ts";
+import { systemTiming } from "../../../../../src/kube/timing.ts";
+import { link, writePciTree } from "../../../../support/nvml/fake.ts";
+
+/** A tree of files as amdgpu and amdkfd lay them out (`docs.kernel.org/gpu/amdgpu/driver-misc.html`, KFD's sysfs topology). */
+
+let root: string;
+let machine: Machine | undefined;
+const warnings: string[] = [];
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "kllama-amd-"));
+  warnings.length = 0;
+});
+afterEach(async () => {
+  await machine?.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+interface Card {
+  card: number;
+  address: string;
+  vendor?: string;
+  mode?: string;
+  /** Absent: no compute node. */
+  target?: number;
+}
+
+function write(cards: readonly Card[]): void {
+  writePciTree(
+    root,
+    cards.map(({ card, address, vendor = "0x1002", mode = "SPX" }) => ({
+      address,
+      root: `pci${address.slice(0, 7)}`,
+      numa: card % 2,
+      files: {
+        vendor: `${vendor}\n`,
+        device: "0x74a1\n",
+        class: "0x120000\n",
+        unique_id: `4b0ae2c6d4d2a0${card}0\n`,
+        product_name: "AMD Instinct MI300X OAM\n",
+        mem_info_vram_total: "206141652992\n",
+        current_compute_partition: `${mode}\n`,
+        [`drm/renderD${128 + card}/dev`]: `226:${128 + card}\n`,
+        "ras/umc_err_count": "ue: 0\nce: 3\n",
+      },
+    })),
+  );
+  for (const { card, address, target } of cards) {
+    link(join(root, "sys/bus/pci/devices", address), join(root, `sys/class/drm/card${card}/device`));
+    if (target !== undefined) writeNode(card + 1, { target, renderMinor: 128 + card, hive: 0x1234 });
+  }
+  // Nodes of CPUs come first.
+  writeNode(0, { target: 0, renderMinor: 0, hive: 0 });
+  mkdirSync(join(root, "sys/module/amdgpu"), { recursive: true });
+  writeFileSync(join(root, "sys/module/amdgpu/version"), "6.12.12\n");
+}
+
+function writeNode(
+  number: number,
+  { target, renderMinor, hive }: Record<"target" | "renderMinor" | "hive", number>,
+): void {
+  const folder = join(root, "sys/class/kfd/kfd/topology/nodes", String(number));
+  mkdirSync(folder, { recursive: true });
+  const lines = [
+    `simd_count 1216`,
+    `gfx_target_version ${target}`,
+    `drm_render_minor ${renderMinor}`,
+    `hive_id ${hive}`,
+  ];
+  writeFileSync(join(folder, "properties"), `${lines.join("\n")}\n`);
+}
+
+const open = () =>
+  openAmdMachine({
+    host: openHost(root),
+    timing: systemTiming,
+    refreshMs: 30,
+    onWarning: (text) => warnings.push(text),
+  });
+const published = ({ inventory }: Machine) =>
+  poolSlices(inventory(), { nodeName: "n", nodeUid: "u", generation: 1 }).flatMap(({ spec }) => spec.devices ?? []);
+
+test("whole GPUs with their target, place and hive", async () => {
+  write([
+    { card: 1, address: "0000:05:00.0", target: 90402 },
+    { card: 2, address: "0000:26:00.0", target: 90402 },
+  ]);
+  machine = await open();
+  const [first, second] = published(machine);
+  expect(first).toEqual({
+    name: "gpu-1",
+    attributes: {
+      type: { string: "gpu" },
+      uuid: { string: "GPU-4b0ae2c6d4d2a010" },
+      index: { int: 1 },
+      productName: { string: "AMD Instinct MI300X OAM" },
+      driverVersion: { version: "6.12.12" },
+      gfxTarget: { string: "gfx942" },
+      cardIndex: { int: 1 },
+      renderIndex: { int: 129 },
+      deviceID: { string: "0x74a1" },
+      "resource.kubernetes.io/pciBusID": { string: "0000:05:00.0" },
+      "resource.kubernetes.io/pcieRoot": { string: "pci0000:05" },
+      "resource.kubernetes.io/numaNode": { int: 1 },
+      nvlinkDomain: { string: "xgmi-1234" },
+    },
+    capacity: { memory: { value: "196592Mi" } },
+  });
+  expect(second?.attributes?.["nvlinkDomain"]).toEqual({ string: "xgmi-1234" });
+});
+
+test("cards of others, cards that compute nothing, and boards in parts are left out", async () => {
+  write([
+    { card: 0, address: "0000:02:00.0", vendor: "0x1a03" },
+    { card: 1, address: "0000:05:00.0", target: 90010 },
+    { card: 2, address: "0000:26:00.0" },
+    { card: 3, address: "0000:46:00.0", target: 90402, mode: "CPX" },
+  ]);
+  machine = await open();
+  expect(machine.inventory().gpus.map((gpu) => [gpu.minor, gpu.amd?.target])).toEqual([[1, "gfx90a"]]);
+  expect(warnings[0]).toContain("GPU 0000:46:00.0 is in compute partition mode CPX");
+});
+
+test("uncorrected memory errors become a taint, a card that goes a lost device", async () => {
+  write([{ card: 1, address: "0000:05:00.0", target: 90402 }]);
+  machine = await open();
+  const device = join(root, "sys/class/drm/card1/device");
+  writeFileSync(join(device, "ras/umc_err_count"), "ue: 2\nce: 0\n");
+  const taints = () => published(machine!)[0]?.taints?.map(({ key, effect }) => [key, effect]);
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/ecc", "NoSchedule"]]));
+  rmSync(device);
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/gpu-lost", "NoExecute"]]));
+});
+
+test("auto finds AMD by its cards, NVIDIA by its boards, and publishes nothing where there is neither", async () => {
+  const auto = () =>
+    openHostMachine({
+      ...{ kind: "auto", root, nvmlLibrary: join(root, "none.so"), partitionable: [] },
+      onWarning: (text) => warnings.push(text),
+    });
+  machine = await auto();
+  expect(machine.inventory()).toEqual({ gpus: [], losses: {}, troubles: {} });
+  expect(warnings).toEqual(["this machine has no GPU of NVIDIA or AMD; it publishes no device"]);
+  await machine.close();
+  write([{ card: 1, address: "0000:05:00.0", target: 90402 }]);
+  machine = await auto();
+  expect(machine.inventory().gpus).toHaveLength(1);
+  await machine.close();
+  const folder = join(root, "sys/devices/pci0000:80/0000:80:01.0/0000:81:00.0");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "vendor"), "0x10de\n");
+  writeFileSync(join(folder, "class"), "0x030200\n");
+  link(folder, join(root, "sys/bus/pci/devices/0000:81:00.0"));
+  machine = await auto();
+  expect(machine.inventory().unread).toContain("none.so");
+});

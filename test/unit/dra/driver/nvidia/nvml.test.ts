@@ -1,0 +1,238 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { openHost } from "../../../../../src/dra/driver/host/host.ts";
+import { devicesByGpu } from "../../../../../src/dra/driver/inventory.ts";
+import type { Machine } from "../../../../../src/dra/driver/machine.ts";
+import { type NvidiaOptions, openNvidiaMachine } from "../../../../../src/dra/driver/nvidia/machine.ts";
+import { poolSlices } from "../../../../../src/dra/driver/slices.ts";
+import { systemTiming } from "../../../../../src/kube/timing.ts";
+import {
+  type FakeMachine,
+  fakeNvml,
+  fakeNvmlFiles,
+  withoutCompiler,
+  writePciTree,
+} from "../../../../support/nvml/fake.ts";
+
+/** The whole path from the slices down to C: the library is a fake, its process and all above it are not. */
+
+let folder: string;
+let machine: Machine | undefined;
+let warnings: string[];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "kllama-nvml-"));
+  warnings = [];
+});
+afterEach(async () => {
+  await machine?.close();
+  machine = undefined;
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const uuid = (index: number): string => `GPU-00000000-0000-4000-8000-0000000000${String(index).padStart(2, "0")}`;
+const soon = { timeout: 5_000, interval: 20 };
+
+async function open(kind: FakeMachine, more: Partial<NvidiaOptions> = {}) {
+  const { env, setFaults } = fakeNvmlFiles(kind, folder);
+  const options = { host: openHost(folder), library: fakeNvml!, partitionable: new Set<string>(), env, refreshMs: 50 };
+  machine = await openNvidiaMachine({
+    ...{ ...options, timing: systemTiming, nvmlLimitMs: 5_000 },
+    fallback: () => Promise.reject(new Error("there is no nvidia-smi")),
+    onWarning: (message) => warnings.push(message),
+    ...more,
+  });
+  return { machine, setFaults };
+}
+
+const namesOf = ({ inventory }: Machine): string[] =>
+  devicesByGpu(inventory().gpus).flatMap((group) => group.map(({ name }) => name));
+const published = ({ inventory }: Machine) =>
+  poolSlices(inventory(), { nodeName: "n", nodeUid: "u", generation: 1 }).flatMap(({ spec }) => spec.devices ?? []);
+
+describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
+  test("eight GPUs behind NVSwitch are one NVLink domain; sysfs tells root, NUMA node and near network cards", async () => {
+    writePciTree(
+      folder,
+      [
+        { address: "0000:1b:00.0", root: "pci0000:15", numa: 0 },
+        { address: "0000:1d:00.0", root: "pci0000:15", numa: 0 },
+        { address: "0000:43:00.0", root: "pci0000:37", numa: -1 },
+      ],
+      { mlx5_0: "0000:1d:00.0" },
+    );
+    const hgx = (await open("hgx")).machine;
+    expect(namesOf(hgx)).toEqual(Array.from({ length: 8 }, (_, i) => `gpu-${i}`));
+    const domains = new Set(hgx.inventory().gpus.map(({ nvlinkDomain }) => nvlinkDomain));
+    expect([...domains]).toEqual([expect.stringMatching(/^nvlink-[0-9a-f]{16}$/)]);
+    const [first, second] = published(hgx);
+    expect(first).toEqual({
+      name: "gpu-0",
+      attributes: {
+        productName: { string: "NVIDIA H100 80GB HBM3" },
+        brand: { string: "Nvidia" },
+        architecture: { string: "Hopper" },
+        cudaComputeCapability: { version: "9.0.0" },
+        driverVersion: { version: "570.133.5" },
+        cudaDriverVersion: { version: "12.8.0" },
+        "resource.kubernetes.io/pciBusID": { string: "0000:1b:00.0" },
+        "resource.kubernetes.io/pcieRoot": { string: "pci0000:15" },
+        "resource.kubernetes.io/numaNode": { int: 0 },
+        nics: { string: "mlx5_0" },
+        type: { string: "gpu" },
+        uuid: { string: uuid(0) },
+        index: { int: 0 },
+        nvlinkDomain: { string: [...domains][0] },
+      },
+      capacity: { memory: { value: "81559Mi" } },
+    });
+    // The kernel's −1 says that it does not know.
+    expect(second?.attributes).not.toHaveProperty(["resource.kubernetes.io/numaNode"]);
+    expect(second?.attributes).not.toHaveProperty("nics");
+    expect(warnings).toEqual([]);
+  });
+
+  test("bridges join pairs", async () => {
+    const { gpus } = (await open("bridge")).machine.inventory();
+    const domains = gpus.map(({ nvlinkDomain }) => nvlinkDomain);
+    expect(domains[0]).toBe(domains[1]);
+    expect(domains[2]).toBe(domains[3]);
+    expect(domains[0]).not.toBe(domains[2]);
+  });
+
+  test("boards of a multi-node domain carry its clique", async () => {
+    const { gpus } = (await open("nvl")).machine.inventory();
+    const clique = "10111213-1415-1617-1819-1a1b1c1d1e1f.32766";
+    expect(gpus.map((gpu) => [gpu.clique, gpu.nvlinkDomain, gpu.pciBusID])).toEqual(
+      ["0008", "0009", "0018", "0019"].map((domain) => [clique, clique, `${domain}:01:00.0`]),
+    );
+  });
+
+  describe("boards in MIG mode", () => {
+    test("that are opted in are cut up: every profile at every place, with the counters of the board", async () => {
+      const mig = (await open("mig", { partitionable: "all" })).machine;
+      const names = namesOf(mig);
+      // 7 + 7 + 4 + 3 + 2 + 1 + 1 places on each of two boards, and no whole board.
+      expect(names).toHaveLength(50);
+      expect(names.slice(0, 2)).toEqual(["gpu-0-mig-1g10gb-19-0", "gpu-0-mig-1g10gb-19-1"]);
+      expect(names).toContain("gpu-1-mig-3g40gb-9-4");
+      expect(names).toContain("gpu-1-mig-1g10gb-me-20-6");
+      const slices = poolSlices(mig.inventory(), { nodeName: "n", nodeUid: "u", generation: 1 });
+      expect(slices[0]?.spec.sharedCounters?.[0]).toMatchObject({
+        name: "gpu-0-counter-set",
+        counters: { multiprocessors: { value: "98" }, memory: { value: "80640Mi" }, "memory-slice-7": { value: "1" } },
+      });
+      const device = published(mig).find(({ name }) => name === "gpu-0-mig-2g20gb-14-2");
+      expect(device).toMatchObject({
+        attributes: { type: { string: "mig" }, profile: { string: "2g.20gb" }, parentUUID: { string: uuid(0) } },
+        consumesCounters: [{ counters: { multiprocessors: { value: "28" }, "memory-slice-3": { value: "1" } } }],
+      });
+      // Partitions reach no peer.
+      expect(device?.attributes).not.toHaveProperty("nvlinkDomain");
+    });
+
+    test("that are not are used as they are cut", async () => {
+      const cut = (await open("mig", { partitionable: new Set(["1"]) })).machine;
+      expect(namesOf(cut).filter((name) => name.startsWith("gpu-0"))).toEqual([]);
+      const instance = await cut.createGpuInstance(uuid(0), 9, 4);
+      const { uuid: partition } = await cut.createComputeInstance(uuid(0), instance);
+      await vi.waitFor(() => expect(namesOf(cut)).toContain("gpu-0-mig-3g40gb-9-4"), soon);
+      const device = published(cut).find(({ name }) => name === "gpu-0-mig-3g40gb-9-4");
+      expect(device).toMatchObject({
+        attributes: { uuid: { string: partition } },
+        capacity: { memorySlice7: { value: "1" } },
+      });
+      expect(device).not.toHaveProperty("consumesCounters");
+    });
+
+    test("are cut and made whole again, by whichever process of NVML", async () => {
+      const { machine: mig, setFaults } = await open("mig", { partitionable: "all" });
+      const id = await mig.createGpuInstance(uuid(1), 14, 2);
+      expect(await mig.gpuInstances(uuid(1))).toEqual([{ id, profileId: 14, start: 2, size: 2 }]);
+      await expect(mig.createGpuInstance(uuid(1), 19, 3)).rejects.toThrow("Insufficient Resources");
+      await expect(mig.createGpuInstance(uuid(1), 14, 1)).rejects.toThrow("no placement at memory slice 1");
+      const made = await mig.createComputeInstance(uuid(1), id);
+      expect(made.uuid).toMatch(/^MIG-/);
+      setFaults("die nvmlGpuInstanceGetInfo");
+      await expect(mig.gpuInstances(uuid(1))).rejects.toThrow("the process that calls NVML ended: SIGSEGV");
+      setFaults();
+      expect(await mig.gpuInstances(uuid(1))).toEqual([{ id, profileId: 14, start: 2, size: 2, uuid: made.uuid }]);
+      await mig.destroyGpuInstance(uuid(1), id);
+      await mig.destroyGpuInstance(uuid(1), id);
+      expect(await mig.gpuInstances(uuid(1))).toEqual([]);
+    });
+  });
+
+  describe("errors", () => {
+    const taints = (of: Machine) =>
+      published(of).flatMap(({ name, taints = [] }) => taints.map((t) => [name, t.key, t.value]));
+
+    test("an XID becomes a taint until the board has been quiet; those of faulty programs do not", async () => {
+      const timing = { ...systemTiming, nowMs: () => systemTiming.nowMs() + skippedMs };
+      let skippedMs = 0;
+      const { machine: hgx, setFaults } = await open("hgx", { timing });
+      setFaults("xid 3 79", "xid 4 13");
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([["gpu-3", "gpu.kllama.ai/xid", "79"]]), soon);
+      setFaults("recovery 3 1");
+      const wanted = [
+        ["gpu-3", "gpu.kllama.ai/xid", "79"],
+        ["gpu-3", "gpu.kllama.ai/recovery", "gpu-reset"],
+      ];
+      await vi.waitFor(() => expect(taints(hgx)).toEqual(wanted), soon);
+      skippedMs = 400_000;
+      setFaults("ecc 5 2");
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([["gpu-5", "gpu.kllama.ai/ecc", "uncorrected"]]), soon);
+      setFaults();
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([]), soon);
+    });
+
+    test("a GPU that fell off the bus keeps its place with a taint, and comes back", async () => {
+      const { machine: hgx, setFaults } = await open("hgx");
+      setFaults("lost 2");
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([["gpu-2", "gpu.kllama.ai/gpu-lost", undefined]]), soon);
+      expect(namesOf(hgx)).toHaveLength(8);
+      expect(warnings[0]).toContain("GPU 2: nvmlDeviceGetHandleByIndex_v2: GPU is lost");
+      setFaults();
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([]), soon);
+    });
+
+    test("a call that hangs is given up, blocks nobody, and the next one works", async () => {
+      const { machine: hgx, setFaults } = await open("mig", {
+        nvmlLimitMs: 1_000,
+        partitionable: "all",
+        refreshMs: 60_000,
+      });
+      setFaults("slow nvmlDeviceGetGpuInstances 60000");
+      let ticks = 0;
+      const ticker = setInterval(() => ticks++, 10);
+      const error = await hgx.gpuInstances(uuid(0)).catch((failure: Error) => failure.message);
+      clearInterval(ticker);
+      expect(error).toBe("NVML did not answer instances within 1 s; its process is started again");
+      // The event loop ran meanwhile.
+      expect(ticks).toBeGreaterThan(30);
+      setFaults();
+      expect(await hgx.gpuInstances(uuid(0))).toEqual([]);
+    });
+
+    test("while NVML does not start, the inventory says why and nothing is published; then it heals", async () => {
+      const { setFaults } = fakeNvmlFiles("hgx", folder);
+      setFaults("fail nvmlInit_v2 9");
+      const timing = { ...systemTiming, sleep: (_: number, signal: AbortSignal) => systemTiming.sleep(20, signal) };
+      const { machine: hgx } = await open("hgx", { timing });
+      expect(hgx.inventory()).toMatchObject({
+        gpus: [],
+        unread: "NVML: nvmlInit_v2: Driver Not Loaded (NVML error 9); nvidia-smi: there is no nvidia-smi",
+      });
+      setFaults();
+      await vi.waitFor(() => expect(hgx.inventory().gpus).toHaveLength(8), soon);
+      expect(hgx.inventory().unread).toBeUndefined();
+    });
+
+    test("a library that is not there", async () => {
+      const { machine: none } = await open("hgx", { library: join(folder, "libnvidia-ml.so.1") });
+      expect(none.inventory().unread).toMatch(/libnvidia-ml\.so\.1.*cannot open shared object file/);
+    });
+  });
+});
