@@ -38,23 +38,30 @@ export function gangStates(state: ClusterState): ReadonlyMap<string, GangState> 
 }
 
 /** The planner's model of the cluster: what is free, and what pods, claims and gangs hold. */
-export function modelOf(state: ClusterState, gangs: ReadonlyMap<string, GangState>): ClusterModel {
-  const model = createClusterModel({ managedDrivers: [driverName] });
+export function modelOf(
+  state: ClusterState,
+  gangs: ReadonlyMap<string, GangState>,
+  managedDrivers: readonly string[] = [driverName],
+): ClusterModel {
+  const model = createClusterModel({ managedDrivers });
   for (const { name, spec } of state.topologies) model.upsertTopology(name, spec);
   for (const deviceClass of state.deviceClasses) model.upsertDeviceClass(deviceClass);
   for (const node of state.nodes) model.upsertNode(node);
   for (const slice of state.slices) model.upsertSlice(slice);
   for (const pod of state.pods) model.upsertPod(pod);
   for (const claim of state.claims) model.upsertClaim(claim);
-  for (const [key, gang] of gangs) {
-    const live = new Map([...gang.pods.values()].map((pod) => [pod.name, pod]));
-    const held = heldPods(gang).map((placed): HeldPod => {
-      const pod = live.get(placed.pod);
-      return pod === undefined ? { placed, requests: {} } : { placed, requests: pod.requests, podUid: pod.uid };
-    });
-    model.hold(key, gang.gang?.namespace ?? "", held);
-  }
+  for (const gang of gangs.values()) holdGang(model, gang);
   return model;
+}
+
+/** What a gang holds by its status, or by a plan that is on its way into it. */
+export function holdGang(model: ClusterModel, gang: GangState): void {
+  const live = new Map([...gang.pods.values()].map((pod) => [pod.name, pod]));
+  const held = heldPods(gang).map((placed): HeldPod => {
+    const pod = live.get(placed.pod);
+    return pod === undefined ? { placed, requests: {} } : { placed, requests: pod.requests, podUid: pod.uid };
+  });
+  model.hold(gang.key, gang.gang?.namespace ?? "", held);
 }
 
 /** Node name → what it publishes. */

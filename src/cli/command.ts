@@ -33,9 +33,11 @@ export interface CommandSpec<F extends Flags> {
   flags: F;
   /** What may stand beside the flags, once, such as `POD`; absent: nothing. */
   operand?: string;
+  /** Any number of operands may be given, not one. */
+  manyOperands?: boolean;
   examples: readonly { what: string; command: string }[];
   /** @returns the exit code: 0 done, 1 failed. Throws UsageError for flags that make no sense. */
-  run(values: FlagValues<F>, streams: Streams, operand?: string): Promise<number>;
+  run(values: FlagValues<F>, streams: Streams, ...operands: string[]): Promise<number>;
 }
 
 /** A command whose types of flags are its own affair. */
@@ -65,10 +67,10 @@ export function defineCommand<const F extends Flags>(spec: CommandSpec<F>): Comm
         streams.stdout.write(help());
         return 0;
       }
-      if (operands.length > 1) {
+      if (operands.length > 1 && spec.manyOperands !== true) {
         throw new UsageError(`unexpected argument ${JSON.stringify(operands[1])}; one ${spec.operand} at a time`);
       }
-      return spec.run(values, streams, operands[0]);
+      return spec.run(values, streams, ...operands);
     },
   };
 }
@@ -116,11 +118,16 @@ function commandHelp<F extends Flags>(spec: CommandSpec<F>, flags: Flags): strin
   const lines = Object.entries(flags).map(([name, flag]) => flagHelp(name, flag));
   const examples = spec.examples.map(({ what, command }) => `  # ${what}\n  ${command}\n`);
   return [
-    `Usage: kllama ${spec.name}${spec.operand === undefined ? "" : ` [${spec.operand}]`} [flags]\n`,
+    `Usage: kllama ${spec.name}${operandHelp(spec)} [flags]\n`,
     `${wrap(spec.description, width, "")}\n`,
     `Flags:\n${lines.join("\n")}\n`,
     `Examples:\n${examples.join("\n")}`,
   ].join("\n");
+}
+
+function operandHelp({ operand, manyOperands }: { operand?: string; manyOperands?: boolean }): string {
+  if (operand === undefined) return "";
+  return manyOperands === true ? ` [${operand}...]` : ` [${operand}]`;
 }
 
 function flagHelp(name: string, flag: Flag): string {

@@ -1,4 +1,5 @@
 import { fileURLToPath } from "node:url";
+import { wantsColor } from "./color.ts";
 import { defineCommand, UsageError } from "./command.ts";
 
 const fileOf = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
@@ -71,11 +72,3 @@ export const demoCommand = defineCommand({
     });
   },
 });
-
-/** NO_COLOR (https://no-color.org) counts when it is set and not empty. */
-function wantsColor(
-  refused: boolean,
-  { stdout, env }: { stdout: { isTTY?: boolean }; env: Readonly<Record<string, string | undefined>> },
-): boolean {
-  return !refused && (env["NO_COLOR"] ?? "") === "" && stdout.isTTY === true && env["TERM"] !== "dumb";
-}

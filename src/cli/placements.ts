@@ -48,7 +48,7 @@ export function placementsOf(
     if (pod.claims.length > 0) sort(singleResult(pod, claims, planner, known.refusals));
   }
   byGang.delete("");
-  for (const pods of byGang.values()) rejections.push(withoutGang(pods[0]!));
+  for (const pods of byGang.values()) rejections.push(orphanRejection(pods[0]!));
 
   return {
     placements: placed.map((each) => placementOf(each, placed, planner)).sort(byName),
@@ -172,7 +172,8 @@ function singleResult(
   return rejection(pod, closedReason(refusal?.reason), message, refusal && planner.refusalOfPod(pod));
 }
 
-function withoutGang(pod: PodRecord): Rejection {
+/** Why pods wait whose Gang does not exist. */
+export function orphanRejection(pod: PodRecord): Rejection {
   const name = pod.gang ?? "";
   const message = `pod ${pod.name} is labelled with Gang ${name}, which does not exist; create it or remove the label`;
   return rejection({ namespace: pod.namespace, name }, "WaitingForMembers", message);

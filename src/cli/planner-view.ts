@@ -30,9 +30,9 @@ export interface PlannerView {
   refusalOfPod(pod: PodRecord): Rejection | undefined;
 }
 
-export function createPlannerView(state: ClusterState): PlannerView {
+export function createPlannerView(state: ClusterState, managedDrivers?: readonly string[]): PlannerView {
   const gangs = gangStates(state);
-  const model = modelOf(state, gangs);
+  const model = modelOf(state, gangs, managedDrivers);
   const { view } = model;
   const fabricOf = (name: string) => view.fabric(name) ?? view.fabric("default")!;
 

@@ -3,6 +3,7 @@ import { type Command, type Streams, UsageError } from "./command.ts";
 import { demoCommand } from "./demo-command.ts";
 import { nodeAgentCommand } from "./node-agent-command.ts";
 import { operatorCommand } from "./operator-command.ts";
+import { planCommand } from "./plan-command.ts";
 import { plannerCommand } from "./planner-command.ts";
 import { releaseCommand } from "./release-command.ts";
 import { simulateFleetCommand } from "./simulate-fleet-command.ts";
@@ -11,6 +12,7 @@ import { nearest } from "./text.ts";
 /** All commands, in the order in which `--help` lists them. */
 export const commands: readonly Command[] = [
   demoCommand,
+  planCommand,
   plannerCommand,
   operatorCommand,
   nodeAgentCommand,
@@ -56,7 +58,7 @@ Examples:
   # What a command can do
   kllama planner --help
 
-Exit codes: 0 done, 1 failed, 2 the command line was not understood.
+Exit codes: 0 done, 1 failed, 2 the command line or the input was not understood, 3 something is not placed (plan).
 `;
 }
 

@@ -94,7 +94,7 @@ export function byQueueOrder(a: GangState, b: GangState): number {
 }
 
 /** The lowest of its pods': PriorityClasses are bounded by quota, a field of the Gang would not be. */
-function priorityOf(state: GangState): number {
+export function priorityOf(state: GangState): number {
   let lowest = Number.POSITIVE_INFINITY;
   for (const pod of state.pods.values()) lowest = Math.min(lowest, pod.priority);
   return lowest === Number.POSITIVE_INFINITY ? 0 : lowest;

@@ -12,7 +12,7 @@ import type {
 
 /**
  * What kllama remembers of each object: projected once from raw JSON by `src/kube/project.ts` (live) or
- * `src/cli/input.ts` (files), so that five thousand nodes fit in memory and the planner never parses.
+ * `src/cli/plan/input.ts` (files), so that five thousand nodes fit in memory and the planner never parses.
  */
 
 /** Resource name → integer amount: `cpu` in millicores, everything else in base units (bytes, pieces). */

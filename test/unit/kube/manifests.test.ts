@@ -36,11 +36,11 @@ test("reads folders by name, files as given, empty documents not at all", async 
 });
 
 test.each([
-  ["kind", "apiVersion: v1\nmetadata: {name: a}", "x.yaml, document 1: kind is missing"],
-  ["apiVersion", "kind: A\nmetadata: {name: a}", "x.yaml, document 1: apiVersion is missing"],
-  ["metadata.name", `${object("a")}---\napiVersion: v1\nkind: A\nmetadata: {}`, "x.yaml, document 2: metadata.name"],
-  ["syntax", "a: [", "x.yaml, document 1: "],
-  ["an object", "just text", "x.yaml, document 1: apiVersion is missing"],
+  ["kind", "apiVersion: v1\nmetadata: {name: a}", "x.yaml:1: kind is missing"],
+  ["apiVersion", "kind: A\nmetadata: {name: a}", "x.yaml:1: apiVersion is missing"],
+  ["metadata.name", `${object("a")}---\napiVersion: v1\nkind: A\nmetadata: {}`, "x.yaml:7: A: metadata.name"],
+  ["syntax", "a: [", "x.yaml:1: "],
+  ["an object", "just text", "x.yaml:1: expected a Kubernetes object"],
 ])("%s missing or wrong: says where", async (_what, content, message) => {
   const path = await files({ "x.yaml": content });
   await expect(readManifests([path])).rejects.toThrow(message);

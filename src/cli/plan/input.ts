@@ -1,0 +1,344 @@
+import type { Node, Pod, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
+import type { Rejection } from "../../api/placement.ts";
+import type { DocumentProblem, SourceObject } from "../../kube/documents.ts";
+import {
+  projectClaim,
+  projectDeviceClass,
+  projectGang,
+  projectNode,
+  projectPlacementGroup,
+  projectPod,
+  projectSlice,
+  projectTopology,
+} from "../../kube/project.ts";
+import { builtInTopology } from "../../topology/levels.ts";
+import type { ClusterState } from "../cluster-state.ts";
+import { checked, fieldName, isCustom } from "./check.ts";
+import { claimsFor, isOneByOne, type KindedObject, ofCluster, podsOf } from "./expand.ts";
+import { adaptPodGroup, isPodGroup } from "./pod-groups.ts";
+
+/** A cluster and its work, read from files. */
+export interface PlanInput {
+  readonly state: ClusterState;
+  /** What could not be used; everything else is planned. */
+  readonly problems: DocumentProblem[];
+  /** What was assumed or left out. */
+  readonly notes: string[];
+  /** Gangs that ask for something impossible, by `namespace/name`. */
+  readonly refused: ReadonlyMap<string, Rejection>;
+  /** UIDs of claims that were made from templates. */
+  readonly made: ReadonlySet<string>;
+}
+
+/** Objects of one origin. `planned`: what controllers would make of them is made. */
+export interface Origin {
+  readonly objects: readonly SourceObject[];
+  readonly planned: boolean;
+}
+
+/** Kind → API groups whose kind of that name is meant. */
+const groups: Readonly<Record<string, string>> = {
+  Node: "",
+  Pod: "",
+  ResourceSlice: "resource.k8s.io",
+  DeviceClass: "resource.k8s.io",
+  ResourceClaim: "resource.k8s.io",
+  ResourceClaimTemplate: "resource.k8s.io",
+  StatefulSet: "apps",
+  Deployment: "apps",
+  PriorityClass: "scheduling.k8s.io",
+};
+const clusterWide = new Set(["Node", "ResourceSlice", "DeviceClass", "ClusterTopology", "PriorityClass"]);
+
+/** Older versions of the DRA kinds have other fields. */
+const draVersions = new Set(["resource.k8s.io/v1", "resource.k8s.io/v1beta2"]);
+
+interface Entry {
+  object: KindedObject;
+  source?: SourceObject;
+  planned: boolean;
+}
+
+/** By kind and `namespace/name`. */
+type Store = Map<string, Map<string, Entry>>;
+
+/**
+ * Brings objects together as an API server and its controllers would. Later origins replace objects of earlier ones;
+ * within one origin an object that is there twice is a problem, and the first counts.
+ * @param deviceClasses kllama's own, for inputs that name none
+ */
+export function assembleInput(origins: readonly Origin[], deviceClasses: readonly KindedObject[]): PlanInput {
+  const problems: DocumentProblem[] = [];
+  const notes: string[] = [];
+  const refused = new Map<string, Rejection>();
+  const store: Store = new Map();
+  const ignored = new Map<string, number>();
+  for (const { objects, planned } of origins) {
+    const seen = new Map<string, SourceObject>();
+    for (const source of objects) {
+      if (!isUsed(source.object)) ignored.set(source.object.kind, (ignored.get(source.object.kind) ?? 0) + 1);
+      else take(source, planned, { store, seen, problems, notes, refused });
+    }
+  }
+  if (ignored.size > 0) {
+    const counts = [...ignored].sort(([a], [b]) => (a < b ? -1 : 1)).map(([kind, count]) => `${count} ${kind}`);
+    notes.push(`not used: ${counts.join(", ")}`);
+  }
+  addDeviceClasses(store, origins, deviceClasses, notes);
+  runControllers(store, notes);
+  const topologies = [...adaptPodGroups(store, notes, problems)];
+  const made = makeClaims(store, notes);
+  const state = project(store, topologies, problems);
+  return { state, problems, notes, refused, made };
+}
+
+function isUsed({ apiVersion, kind }: KindedObject): boolean {
+  if (isCustom({ apiVersion, kind }) || isPodGroup({ apiVersion, kind })) return true;
+  const group = apiVersion.includes("/") ? apiVersion.slice(0, apiVersion.indexOf("/")) : "";
+  return groups[kind] === group;
+}
+
+function take(
+  source: SourceObject,
+  planned: boolean,
+  into: {
+    store: Store;
+    seen: Map<string, SourceObject>;
+    problems: DocumentProblem[];
+    notes: string[];
+    refused: Map<string, Rejection>;
+  },
+): void {
+  const named = withNamespace(source.object);
+  const { kind, apiVersion } = named;
+  const key = keyOf(named);
+  const title = `${kind} ${key}`;
+  const complain = (path: readonly (string | number)[], reason: string): void => {
+    into.problems.push({ file: source.file, line: source.line(path), reason: `${title}: ${reason}` });
+  };
+  const first = into.seen.get(title);
+  if (first !== undefined) {
+    complain([], `is there twice, first in ${first.file}:${first.line()}; the first counts, remove one`);
+    return;
+  }
+  into.seen.set(title, source);
+  if (groups[kind] === "resource.k8s.io" && !draVersions.has(apiVersion)) {
+    complain(["apiVersion"], `apiVersion is ${apiVersion}, which is not read; write it as resource.k8s.io/v1`);
+    return;
+  }
+  const result = checked(named);
+  if ("object" in result) {
+    entriesOf(into.store, kind).set(key, { object: result.object, source, planned });
+    for (const { path, reason } of result.notes) {
+      into.notes.push(`${source.file}:${source.line(path)}: ${title}: ${fieldName(path)} ${reason}`);
+    }
+    return;
+  }
+  const reasons = result.violations.map(({ path, reason }) => ({ path, text: withField(path, reason) }));
+  for (const { path, text } of reasons) complain(path, text);
+  if (kind === "Gang" || kind === "LLMCluster") {
+    into.refused.set(key, invalidGang(named, reasons.map(({ text }) => text).join("; ")));
+  }
+}
+
+function withField(path: readonly (string | number)[], reason: string): string {
+  return path.length === 0 ? reason : `${fieldName(path)}: ${reason}`;
+}
+
+function invalidGang({ metadata }: KindedObject, message: string): Rejection {
+  const { name, namespace = "" } = metadata;
+  return { gang: name, namespace, reason: "InvalidGang", message, blocking: [], counterfactuals: [] };
+}
+
+function withNamespace(object: KindedObject): KindedObject {
+  const { metadata } = object;
+  if (clusterWide.has(object.kind)) return object;
+  const namespace =
+    typeof metadata.namespace === "string" && metadata.namespace !== "" ? metadata.namespace : "default";
+  return { ...object, metadata: { ...metadata, namespace } };
+}
+
+function keyOf({ kind, metadata }: KindedObject): string {
+  return clusterWide.has(kind) ? metadata.name : `${metadata.namespace}/${metadata.name}`;
+}
+
+function entriesOf(store: Store, kind: string): Map<string, Entry> {
+  const known = store.get(kind) ?? new Map<string, Entry>();
+  store.set(kind, known);
+  return known;
+}
+
+function objectsOf<T extends KindedObject>(store: Store, kind: string): T[] {
+  return [...entriesOf(store, kind).values()].map(({ object }) => object as T);
+}
+
+/** Adds what is not there yet: what exists already was made by the real controllers. */
+function addNew(store: Store, object: KindedObject, origin: Entry): void {
+  const entries = entriesOf(store, object.kind);
+  const key = keyOf(object);
+  if (!entries.has(key)) entries.set(key, { ...origin, object });
+}
+
+/** A cluster in which kllama is installed has its device classes. */
+function addDeviceClasses(
+  store: Store,
+  origins: readonly Origin[],
+  deviceClasses: readonly KindedObject[],
+  notes: string[],
+): void {
+  if (!origins.every(({ planned }) => planned)) return;
+  const known = entriesOf(store, "DeviceClass");
+  const added = deviceClasses.filter(({ metadata }) => !known.has(metadata.name));
+  for (const object of added) known.set(object.metadata.name, { object, planned: true });
+  if (added.length > 0) {
+    notes.push(
+      `DeviceClasses of kllama itself that the input does not have: ${added.map((c) => c.metadata.name).join(", ")}`,
+    );
+  }
+}
+
+function runControllers(store: Store, notes: string[]): void {
+  for (const entry of [...entriesOf(store, "LLMCluster").values()]) {
+    if (!entry.planned) continue;
+    for (const object of ofCluster(entry.object)) addNew(store, object, entry);
+  }
+  for (const kind of ["StatefulSet", "Deployment"]) {
+    for (const entry of entriesOf(store, kind).values()) {
+      if (!entry.planned) continue;
+      const pods = objectsOf<Pod & KindedObject>(store, "Pod");
+      for (const pod of podsOf(entry.object, pods)) addNew(store, pod as Pod & KindedObject, entry);
+      if (isOneByOne(entry.object)) {
+        notes.push(
+          `StatefulSet ${keyOf(entry.object)}: its gang becomes complete only with podManagementPolicy: Parallel; it is planned as if it had that`,
+        );
+      }
+    }
+  }
+}
+
+function* adaptPodGroups(store: Store, notes: string[], problems: DocumentProblem[]) {
+  const topology = entriesOf(store, "ClusterTopology").get("default")?.object;
+  const { levels } = topology === undefined ? builtInTopology : projectTopology(topology as never).spec;
+  for (const entry of entriesOf(store, "PodGroup").values()) {
+    const pods = objectsOf<Pod & KindedObject>(store, "Pod");
+    const adapted = adaptPodGroup(entry.object, pods, levels);
+    const key = keyOf(entry.object);
+    if (adapted === undefined) continue;
+    if (entriesOf(store, "Gang").has(key)) {
+      const { file, line } = entry.source!;
+      problems.push({ file, line: line(), reason: `PodGroup ${key}: a Gang of its name exists; rename one of them` });
+      continue;
+    }
+    for (const what of adapted.lost) notes.push(`PodGroup ${key}: ${what}, has no meaning to kllama and is left out`);
+    addNew(store, adapted.gang, entry);
+    for (const pod of adapted.pods) {
+      const known = entriesOf(store, "Pod").get(keyOf(pod as Pod & KindedObject))!;
+      known.object = pod as Pod & KindedObject;
+    }
+    yield* adapted.topologies;
+  }
+}
+
+function makeClaims(store: Store, notes: string[]): Set<string> {
+  const templates = entriesOf(store, "ResourceClaimTemplate");
+  const claims = Map.groupBy(
+    objectsOf<ResourceClaim & KindedObject>(store, "ResourceClaim"),
+    (c) => c.metadata.namespace,
+  );
+  const uids = new Set<string>();
+  for (const entry of entriesOf(store, "Pod").values()) {
+    const pod = entry.object as Pod & KindedObject;
+    const { namespace } = pod.metadata;
+    const find = (name: string) =>
+      templates.get(`${namespace}/${name}`)?.object as (ResourceClaimTemplate & KindedObject) | undefined;
+    const { made, missing, pod: claimed } = claimsFor(withUid(pod) as Pod, claims.get(namespace) ?? [], find);
+    entry.object = claimed as Pod & KindedObject;
+    for (const claim of made) {
+      uids.add(claim.metadata.uid!);
+      addNew(store, claim as ResourceClaim & KindedObject, entry);
+    }
+    for (const { index, template } of entry.planned ? missing : []) {
+      const place =
+        entry.source === undefined
+          ? ""
+          : `${entry.source.file}:${entry.source.line(["spec", "resourceClaims", index])}: `;
+      notes.push(
+        `${place}Pod ${keyOf(pod)} waits for its claim: there is no ResourceClaimTemplate ${namespace}/${template}`,
+      );
+    }
+  }
+  return uids;
+}
+
+/** The API server gives one; in files it may be missing. */
+function withUid<T extends KindedObject>(object: T): T {
+  const uid = object.metadata.uid ?? `${object.kind} ${keyOf(object)}`;
+  return { ...object, metadata: { ...object.metadata, uid } };
+}
+
+function project(
+  store: Store,
+  adapted: readonly { name: string; spec: ClusterState["topologies"][number]["spec"] }[],
+  problems: DocumentProblem[],
+): ClusterState {
+  const all = <R, T>(kind: string, read: (raw: R) => T): T[] =>
+    [...entriesOf(store, kind).values()].flatMap(({ object, source }) => {
+      try {
+        return [read(withUid(object) as unknown as R)];
+      } catch (error) {
+        const reason = `${kind} ${keyOf(object)}: ${error instanceof Error ? error.message : String(error)}`;
+        problems.push({ file: source?.file ?? "", line: source?.line() ?? 0, reason });
+        return [];
+      }
+    });
+  const priorityOf = priorities(store);
+  return {
+    gangs: all("Gang", projectGang).map(youngest),
+    groups: all("PlacementGroup", projectPlacementGroup),
+    pods: all("Pod", (raw: Pod) => youngest(projectPod(priorityOf(raw)))),
+    claims: all("ResourceClaim", projectClaim),
+    nodes: all("Node", (raw: Node) => projectNode(asKubeletWould(raw))),
+    slices: all("ResourceSlice", projectSlice),
+    deviceClasses: all("DeviceClass", projectDeviceClass),
+    topologies: [...all("ClusterTopology", projectTopology), ...adapted],
+  };
+}
+
+/** What was not created yet waits behind all that was. */
+function youngest<T extends { createdAtMs: number }>(record: T): T {
+  return record.createdAtMs === 0 ? { ...record, createdAtMs: Number.MAX_SAFE_INTEGER } : record;
+}
+
+/** A node that says nothing of its readiness counts as ready; what it may give is all it has, unless it says so. */
+function asKubeletWould(node: Node): Node {
+  const { status } = node;
+  const conditions = status?.conditions ?? [];
+  const told = conditions.some(({ type }) => type === "Ready");
+  const allocatable = status?.allocatable ?? status?.capacity;
+  return {
+    ...node,
+    status: {
+      ...status,
+      ...(allocatable === undefined ? {} : { allocatable }),
+      conditions: told ? conditions : [...conditions, { type: "Ready", status: "True" }],
+    },
+  };
+}
+
+const systemPriorities: Readonly<Record<string, number>> = {
+  "system-node-critical": 2_000_001_000,
+  "system-cluster-critical": 2_000_000_000,
+};
+
+/** As the API server's admission sets `spec.priority`. */
+function priorities(store: Store): (pod: Pod) => Pod {
+  const classes = objectsOf<KindedObject & { value: number; globalDefault?: boolean }>(store, "PriorityClass");
+  const values = new Map(classes.map(({ metadata, value }) => [metadata.name, value]));
+  const fallback = classes.find(({ globalDefault }) => globalDefault === true)?.value ?? 0;
+  return (pod) => {
+    const { priority, priorityClassName: name } = pod.spec;
+    if (priority !== undefined) return pod;
+    const value = name === undefined ? fallback : (values.get(name) ?? systemPriorities[name] ?? fallback);
+    return { ...pod, spec: { ...pod.spec, priority: value } };
+  };
+}

@@ -1,0 +1,308 @@
+import type { PlacedPod, Placement, PlanOutput, Rejection, RejectionReason } from "../../api/placement.ts";
+import { groupOf, priorityOf, roleIn, unitFor } from "../../extender/pending-plans.ts";
+import { createBatch } from "../../gang/batch.ts";
+import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
+import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
+import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
+import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
+import { type GangRequest, type PlanResult, type PlanUnit, singlePodGang } from "../../gang/plan.ts";
+import type { PlacementGroupRecord } from "../../kube/project.ts";
+import type { ClusterModel } from "../../topology/model.ts";
+import { comparePlain } from "../../topology/natural-order.ts";
+import type { PodRecord } from "../../topology/records.ts";
+import { type ClusterState, gangStates, holdGang, modelOf } from "../cluster-state.ts";
+import { orphanRejection } from "../placements.ts";
+import { createPlannerView } from "../planner-view.ts";
+
+export interface PlanAllOptions {
+  readonly managedDrivers: readonly string[];
+  /** Gangs that were found impossible before, by `namespace/name`: their pods wait. */
+  readonly refused?: ReadonlyMap<string, Rejection>;
+  /** Called after each plan. */
+  readonly onPlanned?: (done: number, all: number) => void;
+  readonly nowMs: () => number;
+}
+
+/** One thing that waits for a place: a gang, or a pod without one. */
+type Waiting = { readonly priority: number; readonly createdAtMs: number; readonly key: string } & (
+  | { readonly state: GangState }
+  | { readonly pod: PodRecord }
+);
+
+/**
+ * Plans all that is pending, in queue order, as the planner would if it began now: each plan sees what those before it
+ * took. A PlacementGroup's base set is planned when its first gang's turn comes.
+ */
+export function planAll(cluster: ClusterState, options: PlanAllOptions): PlanOutput {
+  const run = createRun(cluster, options);
+  for (let left = run.queue; left.length > 0; ) {
+    const later = left.filter((each) => !run.planOne(each));
+    if (later.length === left.length) {
+      // What waits for its group waits in vain once nobody joins it any more.
+      for (const each of later) run.giveUp(each);
+      break;
+    }
+    left = later;
+  }
+  return run.output();
+}
+
+function createRun(cluster: ClusterState, options: PlanAllOptions) {
+  const states = new Map(gangStates(cluster));
+  const { refused = new Map<string, Rejection>(), managedDrivers, nowMs } = options;
+  for (const key of refused.keys()) states.delete(key);
+  const model = modelOf(cluster, states, managedDrivers);
+  const nodeFits = (name: string): boolean => {
+    const node = model.node(name);
+    return node?.ready === true && !node.unschedulable;
+  };
+  for (const state of states.values()) if (isLost(state, nodeFits)) revoke(model, state);
+  const placements = new Map<string, Placement>();
+  const rejections = new Map<string, Rejection>(refused);
+  const stats = { planMs: 0, explored: 0, budgetExceeded: false };
+  const waitsFor = new Map<string, string>();
+  const queue = queueOf(cluster, states, refused, rejections);
+
+  const batch = createBatch(model, { take, giveBack });
+
+  function search(unit: PlanUnit): PlanResult {
+    const startMs = nowMs();
+    const result = batch.plan(unit);
+    stats.planMs += nowMs() - startMs;
+    stats.explored += result.explored;
+    if ("budgetExceeded" in result && result.budgetExceeded) stats.budgetExceeded = true;
+    options.onPlanned?.(placements.size + rejections.size, queue.length);
+    return result;
+  }
+
+  function take(gang: GangRequest, placement: Placement): void {
+    const lone = lonePodOf(gang);
+    if (lone !== undefined) {
+      placements.set(podKey(lone), placement);
+      const held = { placed: placement.pods[0]!, requests: lone.requests, podUid: lone.uid };
+      model.hold(podKey(lone), lone.namespace, [held]);
+      return;
+    }
+    const state = states.get(`${gang.namespace}/${gang.name}`)!;
+    const places = new Set(placement.pods.map((pod) => slotKey(pod.podSet, pod.index)));
+    const pods = [...gang.placed.filter((pod) => !places.has(slotKey(pod.podSet, pod.index))), ...placement.pods];
+    state.proposal = { pods, domains: placement.domains, costMs: placement.cost.totalMs };
+    holdGang(model, state);
+    placements.set(state.key, placement);
+  }
+
+  function giveBack(gang: GangRequest): void {
+    const lone = lonePodOf(gang);
+    if (lone !== undefined) {
+      model.release(podKey(lone));
+      return;
+    }
+    const state = states.get(`${gang.namespace}/${gang.name}`)!;
+    delete state.proposal;
+    holdGang(model, state);
+  }
+
+  function planGang(state: GangState): boolean {
+    const problems = problemsOf(state, model);
+    if (problems.length > 0) return settle(reject(state, "InvalidGang", problems.join("; ")));
+    const group = groupNamed(cluster.groups, state);
+    const members = group === undefined ? [] : [...states.values()].filter((each) => roleIn(group, each) !== undefined);
+    const ready = new Set(members.filter((each) => isReady(each, model, nodeFits)).map(({ key }) => key));
+    const answer = unitFor(state, group, members, ready, nodeFits);
+    if ("waiting" in answer) {
+      waitsFor.set(state.key, answer.waiting);
+      return false;
+    }
+    const result = search(answer.unit);
+    if ("rejections" in result) {
+      for (const rejection of result.rejections) {
+        if (answer.keys.includes(keyOf(rejection))) settle(rejection);
+      }
+      return true;
+    }
+    // Only surplus waits, and none of it fits.
+    for (const key of answer.keys) {
+      const gang = states.get(key)!;
+      if (!placements.has(key)) placements.set(key, unmoved(cluster, gang, keptPods(gang, nodeFits), managedDrivers));
+    }
+    return true;
+  }
+
+  function planPod(pod: PodRecord): void {
+    const result = search({ gangs: [lonePod(pod)] });
+    if ("rejections" in result) for (const rejection of result.rejections) rejections.set(podKey(pod), rejection);
+  }
+
+  function settle(rejection: Rejection): true {
+    rejections.set(keyOf(rejection), rejection);
+    return true;
+  }
+
+  return {
+    queue,
+    /** @returns false when it has to wait for others. */
+    planOne(each: Waiting): boolean {
+      if (placements.has(each.key) || rejections.has(each.key)) return true;
+      if ("pod" in each) {
+        planPod(each.pod);
+        return true;
+      }
+      const { state } = each;
+      if (isReserved(state) && !hasNewcomers(state, nodeFits)) {
+        placements.set(state.key, unmoved(cluster, state, keptPods(state, nodeFits), managedDrivers));
+        return true;
+      }
+      return planGang(state);
+    },
+    giveUp(each: Waiting): void {
+      if ("state" in each) {
+        settle(reject(each.state, "WaitingForPlacementGroup", waitsFor.get(each.key) ?? "its group is not complete"));
+      }
+    },
+    output(): PlanOutput {
+      return {
+        placements: [...placements.values()],
+        rejections: [...rejections.values()],
+        stats: {
+          nodes: cluster.nodes.length,
+          devices: model.view.nodes.reduce((sum, _, node) => sum + model.view.inventory(node).devices.length, 0),
+          gangs: placements.size + rejections.size,
+          ...stats,
+          planMs: Math.round(stats.planMs * 1000) / 1000,
+        },
+      };
+    },
+  };
+}
+
+/** Everything pending in queue order; pods of Gangs that do not exist are refused at once. */
+function queueOf(
+  { pods }: ClusterState,
+  states: ReadonlyMap<string, GangState>,
+  refused: ReadonlyMap<string, Rejection>,
+  rejections: Map<string, Rejection>,
+): Waiting[] {
+  const queue: Waiting[] = [...states.values()].filter(isPending).map((state) => ({
+    state,
+    key: state.key,
+    priority: priorityOf(state),
+    createdAtMs: state.gang!.createdAtMs,
+  }));
+  for (const pod of pods) {
+    if (pod.nodeName !== undefined || pod.terminal || pod.deleting) continue;
+    const key = `${pod.namespace}/${pod.gang}`;
+    if (pod.gang === undefined) {
+      queue.push({ pod, key: podKey(pod), priority: pod.priority, createdAtMs: pod.createdAtMs });
+    } else if (!states.has(key) && !refused.has(key)) rejections.set(key, orphanRejection(pod));
+  }
+  return queue.sort((a, b) => b.priority - a.priority || a.createdAtMs - b.createdAtMs || comparePlain(a.key, b.key));
+}
+
+/** The pod as a gang of its own; labels of whoever owns it mean nothing in it. */
+function lonePod(pod: PodRecord): GangRequest {
+  const { podSet: _, ...rest } = pod;
+  const member = { ...rest, index: 0 };
+  const { namespace, name, priority, createdAtMs } = pod;
+  return { namespace, name, spec: singlePodGang(member), priority, createdAtMs, pods: [member], placed: [] };
+}
+
+function lonePodOf({ pods: [pod] }: GangRequest): PodRecord | undefined {
+  return pod?.gang === undefined ? pod : undefined;
+}
+
+/** A Gang and a pod may have one name. */
+function podKey({ namespace, name }: PodRecord): string {
+  return `${namespace}/${name} (pod)`;
+}
+
+function keyOf({ namespace, gang }: Pick<Rejection, "namespace" | "gang">): string {
+  return `${namespace}/${gang}`;
+}
+
+/** A member has no node yet, or the gang lacks members that it needs. */
+function isPending(state: GangState): boolean {
+  const { gang } = state;
+  if (gang === undefined || gang.deleting) return false;
+  const pods = livePods(state);
+  if (pods.some((pod) => pod.nodeName === undefined)) return true;
+  return assignSlots(gang.spec, pods, heldPods(state)).missing.length > 0;
+}
+
+/** Its place is in the status already: it is not planned anew. */
+function isReserved({ gang }: GangState): boolean {
+  const phase = gang?.status.phase;
+  return phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
+}
+
+/** Members without a place of their own. */
+function hasNewcomers(state: GangState, nodeFits: (node: string) => boolean): boolean {
+  const kept = keptPods(state, nodeFits);
+  const places = new Set(kept.map((pod) => slotKey(pod.podSet, pod.index)));
+  const { slots, missing } = assignSlots(state.gang!.spec, livePods(state), [...kept]);
+  return missing.length > 0 || [...slots.keys()].some((slot) => !places.has(slot));
+}
+
+/** Before the commit a reservation whose node is lost is given back as a whole. */
+function isLost(state: GangState, nodeFits: (node: string) => boolean): boolean {
+  return state.gang?.status.phase === "Reserved" && heldPods(state).some(({ node }) => !nodeFits(node));
+}
+
+function revoke(model: ClusterModel, state: GangState): void {
+  const { gang } = state;
+  if (gang !== undefined) state.gang = { ...gang, status: { ...gang.status, phase: "Revoked" } };
+  holdGang(model, state);
+}
+
+function groupNamed(groups: readonly PlacementGroupRecord[], state: GangState): PlacementGroupRecord | undefined {
+  const { gang } = state;
+  const near = groups.filter((group) => group.namespace === gang?.namespace);
+  const named = gang?.spec.placementGroup;
+  return named === undefined ? groupOf(state, near) : near.find(({ name }) => name === named);
+}
+
+function problemsOf(state: GangState, model: ClusterModel): string[] {
+  const { spec } = state.gang!;
+  const topology = model.topology(spec.topology);
+  // The planner itself refuses what the topology lacks, with the reason of its own.
+  if (topology === undefined || validateGang(spec, topology).length > 0) return [];
+  return assignSlots(spec, livePods(state), heldPods(state)).problems;
+}
+
+/** Complete and not placed: it can be planned together with its group. */
+function isReady(state: GangState, model: ClusterModel, nodeFits: (node: string) => boolean): boolean {
+  const { gang } = state;
+  if (gang === undefined || problemsOf(state, model).length > 0) return false;
+  const { slots } = assignSlots(gang.spec, livePods(state), keptPods(state, nodeFits));
+  return gang.spec.podSets.every((podSet) => {
+    const claimed = [...slots].filter(
+      ([key, pod]) => key.startsWith(`${podSet.name}/`) && hasAllClaims(pod, state.claims),
+    );
+    return claimed.length >= minCountOf(podSet);
+  });
+}
+
+function reject({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
+  const { namespace, name } = gang!;
+  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+}
+
+/** A gang whose members keep the places that they have. */
+function unmoved(
+  cluster: ClusterState,
+  state: GangState,
+  pods: readonly PlacedPod[],
+  managedDrivers: readonly string[],
+): Placement {
+  const { namespace, name, spec } = state.gang!;
+  const placed = { gang: { namespace, name, spec }, pods };
+  const { domains, cost, role, placementGroup } = createPlannerView(cluster, managedDrivers).describe(placed, [placed]);
+  return {
+    gang: name,
+    namespace,
+    ...(role === undefined ? {} : { role }),
+    ...(placementGroup === undefined ? {} : { placementGroup }),
+    pods: [...pods],
+    domains,
+    cost,
+  };
+}

@@ -1,0 +1,198 @@
+import { describe, expect, test } from "vitest";
+import { gang, gangOf, json, node, places, plan, planFiles, pod, template } from "./support.ts";
+
+/** What every case stands beside: it must be planned whatever else is wrong. */
+const good = `${node("good")}${template("four", 4)}${gangOf("fine", 1, "four")}`;
+
+const slice = (name: string, spec: object) =>
+  json({
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceSlice",
+    metadata: { name },
+    spec: { driver: "gpu.kllama.ai", nodeName: "good", devices: [], ...spec },
+  });
+const pool = { name: "p", generation: 1, resourceSliceCount: 2 };
+const claim = (expression: string) => {
+  const exactly = { deviceClassName: "gpu.kllama.ai", selectors: [{ cel: { expression } }] };
+  const spec = { spec: { devices: { requests: [{ name: "r", exactly }] } } };
+  return json({ apiVersion: "resource.k8s.io/v1", kind: "ResourceClaimTemplate", metadata: { name: "t" }, spec });
+};
+
+describe("what cannot be used is named with file, line, object, field and reason; the rest is planned", () => {
+  test.for([
+    ["no YAML", "---\na: [1\n", /^input\.yaml:\d+: Flow sequence/m],
+    ["no object", "---\n- 1\n", "input.yaml:2: expected a Kubernetes object, not a list"],
+    ["no kind", "---\napiVersion: v1\n", "input.yaml:2: kind is missing; every object needs it"],
+    ["no name", "---\napiVersion: v1\nkind: Pod\nmetadata: {}\n", "input.yaml:4: Pod: metadata.name is missing"],
+    [
+      "a node twice",
+      node("good"),
+      /^input\.yaml:\d+: Node good: is there twice, first in input\.yaml:2; the first counts, remove one/m,
+    ],
+    [
+      "a quantity that is none",
+      "---\napiVersion: v1\nkind: Node\nmetadata: { name: n }\nstatus:\n  allocatable:\n    memory: lots\n",
+      'input.yaml:8: Node n: status.allocatable.memory: "lots" is no quantity; write for example "4", 500m or 64Gi',
+    ],
+    [
+      "a wrong type",
+      "---\napiVersion: v1\nkind: Pod\nmetadata: { name: p }\nspec:\n  priority: high\n  containers: [{ name: c }]\n",
+      "input.yaml:7: Pod default/p: spec.priority: Invalid input: expected number, received string",
+    ],
+    [
+      "CEL that does not compile",
+      claim("device.driver =="),
+      /Template default\/t: spec\.spec\.devices\.requests\[0\]\.exactly\.selectors\[0\]\.cel\.expression: the CEL expression does not compile: /,
+    ],
+    [
+      "slices that disagree about their number",
+      `${slice("s1", { pool })}${slice("s2", { pool: { ...pool, resourceSliceCount: 3 } })}`,
+      "ResourceSlice s1: pool gpu.kllama.ai/p: the slices of generation 1 disagree about their number",
+    ],
+    [
+      "a device twice in a pool",
+      `${slice("s1", { pool, devices: [{ name: "d" }] })}${slice("s2", { pool, devices: [{ name: "d" }] })}`,
+      /ResourceSlice s1: pool gpu\.kllama\.ai\/p: .*\bd\b/,
+    ],
+    [
+      "an old version of DRA",
+      slice("s", { pool }).replace("resource.k8s.io/v1", "resource.k8s.io/v1beta1"),
+      "apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
+    ],
+    [
+      "a topology that contradicts itself",
+      json({
+        apiVersion: "scheduling.kllama.ai/v1alpha1",
+        kind: "ClusterTopology",
+        metadata: { name: "t" },
+        spec: {
+          levels: [
+            { name: "numa", deviceAttribute: "a.b/numa" },
+            { name: "rack", nodeLabels: ["rack"] },
+          ],
+        },
+      }),
+      "ClusterTopology t: spec.levels: levels with deviceAttribute alone lie inside a host",
+    ],
+  ] as const)("%s", async ([, bad, message]) => {
+    const output = await plan(`${good}${bad}`);
+    if (typeof message === "string") expect(lineless(output.stderr)).toContain(lineless(message));
+    else expect(output.stderr).toMatch(message);
+    expect(places(output)).toEqual({ fine: "good" });
+    expect(output.code).toBe(2);
+  });
+
+  /** Lines depend on what comes before; they have a test of their own. */
+  const lineless = (text: string) => text.replaceAll(/yaml:\d+/g, "yaml:N");
+
+  test("lines are those of the field, in any file and in Lists", async () => {
+    const pods = { apiVersion: "v1", kind: "PodList", items: [{ metadata: { name: "x" }, spec: { containers: [] } }] };
+    const { stderr } = await planFiles({
+      "a.yaml": "# a comment\napiVersion: v1\nkind: Node\nmetadata:\n  name: n\nspec:\n  taints:\n    - key: k\n",
+      "b.json": JSON.stringify(pods, undefined, 1),
+    });
+    expect(stderr).toContain("a.yaml:8: Node n: spec.taints[0].effect: ");
+    expect(stderr).toMatch(/^b\.json:10: Pod default\/x: spec\.containers: Too small/m);
+  });
+
+  test("a file that is not there", async () => {
+    const { code, stderr, stdout } = await planFiles({ "input.yaml": good }, "-f FOLDER -f FOLDER/none.yaml -o json");
+    expect(stderr).toMatch(/^none\.yaml: ENOENT/m);
+    expect([code, places(JSON.parse(stdout))]).toEqual([2, { fine: "good" }]);
+  });
+});
+
+describe("a Gang that asks for something impossible is refused with its field", () => {
+  const ranks = { name: "ranks", count: 1 };
+  test.for([
+    ["count 0", { podSets: [{ name: "ranks", count: 0 }] }, "spec.podSets[0].count: Too small"],
+    ["a negative minCount", { podSets: [{ ...ranks, minCount: -1 }] }, "spec.podSets[0].minCount: Too small"],
+    ["10,000 members", { podSets: [{ ...ranks, count: 10_000 }] }, "spec.podSets[0].count: Too big"],
+    [
+      "too many members together",
+      { podSets: [1, 2].map((i) => ({ name: `s${i}`, count: 1500 })) },
+      "spec.podSets: a gang has at most 2000 pods, these pod sets have 3000; split it into several gangs",
+    ],
+    [
+      "minCount above count",
+      { podSets: [{ ...ranks, minCount: 2 }] },
+      "spec.podSets[0].minCount: minCount (2) must not exceed count (1); lower minCount or raise count",
+    ],
+    [
+      "slices that do not divide",
+      { podSets: [{ ...ranks, count: 4, slices: [{ size: 3, level: "rack" }] }] },
+      "spec.podSets[0].slices: every slice size must divide count (4), which [3] do not",
+    ],
+    ["a pod set twice", { podSets: [ranks, ranks] }, "spec.podSets[1]: ranks is there twice; keep one entry"],
+    [
+      "an unknown pod set",
+      { podSets: [ranks], constraints: [{ level: "rack", podSets: ["workers"] }] },
+      "spec.constraints: constraints[].podSets must name pod sets of this gang, which are [ranks]",
+    ],
+    [
+      "maxSkew without spread",
+      { podSets: [ranks], constraints: [{ level: "rack", maxSkew: 2 }] },
+      "spec.constraints[0].maxSkew: maxSkew belongs to type: spread",
+    ],
+    ["a name for no field", { podSet: [ranks] }, "spec.podSets: Invalid input"],
+  ] as const)("%s", async ([, spec, message]) => {
+    const member = pod("bad-0", { gang: "bad", template: "four" });
+    const output = await plan(`${good}${gang("bad", spec)}${member}`);
+    expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
+    expect(output.rejections[0]!.message).toContain(message);
+    expect(output.stderr).toContain(`Gang default/bad: ${message}`);
+    expect(output.code).toBe(2);
+  });
+
+  test("what only the cluster can tell is a refusal, not bad input", async () => {
+    const bad = [
+      gangOf("level", 1, "four", { constraints: [{ level: "aisle" }] }),
+      gangOf("topology", 1, "four", { topology: "other" }),
+      gangOf("absent", 1, "none"),
+      gang("empty", { podSets: [{ name: "r", count: 1 }] }),
+      pod("orphan", { gang: "nobody", template: "four" }),
+    ];
+    const output = await plan(`${good}${bad.join("")}`);
+    expect(places(output)).toEqual({
+      fine: "good",
+      level: "UnknownLevel",
+      topology: "UnknownTopology",
+      absent: "WaitingForMembers",
+      empty: "WaitingForMembers",
+      nobody: "WaitingForMembers",
+    });
+    expect(output.stderr).toContain(
+      "Pod default/absent-0 waits for its claim: there is no ResourceClaimTemplate default/none",
+    );
+    expect(output.code).toBe(3);
+  });
+
+  test("an LLMCluster as well, under its own name", async () => {
+    const cluster = json({
+      apiVersion: "serving.ai/v1alpha1",
+      kind: "LLMCluster",
+      metadata: { name: "llama" },
+      spec: { image: "server", tensorParallelSize: 8, replicas: 3, gpusPerPod: 4 },
+    });
+    const output = await plan(`${good}${cluster}`);
+    expect(places(output)).toEqual({ fine: "good", llama: "InvalidGang" });
+    expect(output.rejections[0]!.message).toContain("8 is not 3 × 4 = 12; change one of the three");
+  });
+});
+
+test("fields of ours that nobody knows are named", async () => {
+  const spec = { podSets: [{ name: "r", count: 2, minCout: 1 }] };
+  const output = await plan(
+    `${good}${gang("typo", spec)}${[0, 1].map((i) => pod(`typo-${i}`, { gang: "typo" })).join("")}`,
+  );
+  expect(output.stderr).toMatch(/Gang default\/typo: spec\.podSets\[0\]\.minCout is no field, and is left out/);
+  expect(output.code).toBe(0);
+});
+
+test.for([
+  ["plan", "nothing to plan; name files with -f, or a dump with --snapshot"],
+  ["plan -f a -o yaml", "--output yaml is not a format; use table, json or picture"],
+])("%s is not understood", async ([line, message]) => {
+  const { code, stderr } = await planFiles({}, line!.slice("plan".length).trim() || "--no-color");
+  expect([code, stderr]).toEqual([2, expect.stringContaining(message!)]);
+});

@@ -1,0 +1,310 @@
+import { describe, expect, test } from "vitest";
+import { gang, gangOf, json, node, places, plan, planFiles, pod, rack, template } from "./support.ts";
+
+describe("where things go", () => {
+  test("a gang's pods get nodes and devices; a claim that does not exist goes by its name in the pod", async () => {
+    const output = await plan(`${node("a")}${template("two", 2)}${gangOf("g", 2, "two")}`);
+    expect(output.code).toBe(0);
+    expect(output.rejections).toEqual([]);
+    expect(output.placements).toHaveLength(1);
+    const [placement] = output.placements;
+    expect(placement).toMatchObject({ gang: "g", namespace: "default" });
+    const device = (name: string) => ({ request: "gpus", driver: "gpu.kllama.ai", pool: "a", device: name });
+    expect(placement!.pods).toEqual([
+      { pod: "g-0", podSet: "ranks", index: 0, node: "a", claims: [claim(device("gpu-0"), device("gpu-1"))] },
+      { pod: "g-1", podSet: "ranks", index: 1, node: "a", claims: [claim(device("gpu-2"), device("gpu-3"))] },
+    ]);
+    expect(output.stats).toMatchObject({ nodes: 1, devices: 4, gangs: 1, budgetExceeded: false });
+  });
+
+  const claim = (...devices: object[]) => ({ claim: "gpus", reference: "gpus", devices });
+
+  test.for([
+    ["3, 3, 5", ["a 3", "b 3", "c 5"]],
+    ["3, 5, 3", ["a 3", "b 5", "c 3"]],
+    ["5, 3, 3", ["a 5", "b 3", "c 3"]],
+  ] as const)("racks of 6 and 5 nodes hold gangs of %s, each in one rack, in whatever order", async ([, gangs]) => {
+    const work = gangs.map((each) => {
+      const [name, count] = each.split(" ");
+      return gangOf(name!, Number(count), "four", { constraints: [{ level: "rack" }] });
+    });
+    const output = await plan(`${rack("six", 6)}${rack("five", 5)}${template("four", 4)}${work.join("")}`);
+    expect(output.rejections).toEqual([]);
+    expect(output.code).toBe(0);
+    for (const { pods } of output.placements) {
+      expect(new Set(pods.map((each) => each.node.replace(/-\d+$/, ""))).size).toBe(1);
+    }
+  });
+
+  test("what bound pods and allocated claims use is used", async () => {
+    const held = json({
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name: "held" },
+      spec: { devices: { requests: [{ name: "r", exactly: { deviceClassName: "gpu.kllama.ai" } }] } },
+      status: {
+        allocation: { devices: { results: [{ request: "r", driver: "gpu.kllama.ai", pool: "a", device: "gpu-0" }] } },
+      },
+    });
+    const running = pod("running", {
+      spec: { nodeName: "b", containers: [{ name: "m", resources: { requests: { cpu: 64 } } }] },
+    });
+    const work = [1, 2].map((i) => pod(`p${i}`, { template: "three" })).join("");
+    const output = await plan(`${node("a")}${node("b")}${held}${running}${template("three", 3)}${work}`);
+    expect(places(output)).toEqual({ p1: "a", p2: "InsufficientDevices" });
+    expect(output.placements[0]!.pods[0]!.claims[0]!.devices.map(({ device }) => device)).toEqual([
+      "gpu-1",
+      "gpu-2",
+      "gpu-3",
+    ]);
+    expect(output.code).toBe(3);
+  });
+
+  test("nodes count as kube-scheduler counts them", async () => {
+    const notReady = { conditions: [{ type: "Ready", status: "False" }] };
+    const taints = [{ key: "dedicated", effect: "NoSchedule" }];
+    const nodes = [
+      node("cordoned", { spec: { unschedulable: true } }),
+      node("down", { status: notReady }),
+      node("tainted", { spec: { taints } }),
+      node("small", { status: { allocatable: { cpu: "500m", pods: 10 } } }),
+      node("silent"),
+    ];
+    const tolerant = pod("tolerant", {
+      template: "four",
+      spec: { tolerations: [{ key: "dedicated", operator: "Exists" }] },
+    });
+    const output = await plan(
+      `${nodes.join("")}${template("four", 4)}${gangOf("g", 1, "four")}${tolerant}${pod("late", { template: "four" })}`,
+    );
+    expect(places(output)).toEqual({ g: "silent", tolerant: "tainted", late: expect.stringMatching(/Insufficient/) });
+  });
+
+  test("an LLMCluster is what the operator makes of it; a StatefulSet and a Deployment are their pods", async () => {
+    const cluster = json({
+      apiVersion: "serving.ai/v1alpha1",
+      kind: "LLMCluster",
+      metadata: { name: "llama", namespace: "serving" },
+      spec: { image: "server", tensorParallelSize: 8, replicas: 2, gpusPerPod: 4 },
+    });
+    const workload = (kind: string, name: string, replicas: number) =>
+      json({
+        apiVersion: "apps/v1",
+        kind,
+        metadata: { name },
+        spec: {
+          replicas,
+          selector: { matchLabels: { app: name } },
+          template: {
+            metadata: { labels: { app: name } },
+            spec: {
+              containers: [{ name: "m" }],
+              resourceClaims: [{ name: "gpus", resourceClaimTemplateName: "one" }],
+            },
+          },
+        },
+      });
+    const there = pod("set-1", { labels: { app: "set" }, spec: { nodeName: "a" } });
+    const output = await plan(
+      `${node("a")}${node("b")}${node("c")}${cluster}${template("one", 1)}${workload("StatefulSet", "set", 3)}${there}${workload("Deployment", "web", 2)}`,
+    );
+    expect(output.code).toBe(0);
+    expect(Object.keys(places(output)).sort()).toEqual(["llama", "set-0", "set-2", "web-new-0", "web-new-1"]);
+    expect(output.placements.find(({ gang: name }) => name === "llama")).toMatchObject({
+      namespace: "serving",
+      pods: [{ pod: "llama-0" }, { pod: "llama-1" }],
+    });
+  });
+
+  test("a PlacementGroup's base set is placed together, wherever its gangs stand in the queue", async () => {
+    const group = (min: number) =>
+      json({
+        apiVersion: "scheduling.kllama.ai/v1alpha1",
+        kind: "PlacementGroup",
+        metadata: { name: "pd" },
+        spec: {
+          members: [
+            { role: "prefill", minInstances: 1 },
+            { role: "decode", minInstances: min },
+          ],
+          constraints: [{ level: "rack" }],
+        },
+      });
+    const member = (name: string, role: string) => gangOf(name, 1, "four", { placementGroup: "pd", role });
+    const work = `${template("four", 4)}${member("d1", "decode")}${member("p1", "prefill")}${pod("first", { template: "four" })}`;
+    const output = await plan(`${rack("x", 1)}${rack("y", 2)}${work}${group(1)}`);
+    expect(places(output)).toEqual({ d1: "y-0", p1: "y-1", first: "x-0" });
+    expect(output.placements[0]).toMatchObject({ placementGroup: "pd", role: expect.any(String) });
+
+    const lacking = await plan(`${rack("x", 3)}${work}${group(2)}`);
+    expect(places(lacking)).toEqual({ d1: "WaitingForPlacementGroup", p1: "WaitingForPlacementGroup", first: "x-0" });
+    expect(lacking.rejections[0]!.message).toBe("PlacementGroup pd: 1 of 2 gangs of role decode are complete");
+  });
+
+  test("surplus beyond minCount is placed when it fits, and no reason to refuse when it does not", async () => {
+    const spec = { podSets: [{ name: "ranks", count: 3, minCount: 1 }] };
+    const some = await plan(`${node("a")}${node("b")}${template("four", 4)}${gangOf("g", 3, "four", spec)}`);
+    expect([some.code, places(some)]).toEqual([0, { g: "a b" }]);
+    const running = pod("g-0", {
+      gang: "g",
+      labels: { "scheduling.kllama.ai/pod-index": "0" },
+      spec: { nodeName: "a", containers: [{ name: "m", resources: { requests: { cpu: 64 } } }] },
+    });
+    const waiting = pod("g-1", { gang: "g", template: "four", labels: { "scheduling.kllama.ai/pod-index": "1" } });
+    const none = await plan(`${node("a")}${template("four", 4)}${gang("g", spec)}${running}${waiting}`);
+    expect([none.code, none.rejections]).toEqual([0, []]);
+    expect(none.placements[0]!.pods.map(({ pod: name }) => name)).toEqual(["g-0"]);
+  });
+});
+
+describe("queue order", () => {
+  const priorityClass = (name: string, value: number, globalDefault = false) =>
+    json({ apiVersion: "scheduling.k8s.io/v1", kind: "PriorityClass", metadata: { name }, value, globalDefault });
+  const one = (name: string, spec: object, creationTimestamp?: string) =>
+    pod(name, { template: "four", spec, metadata: creationTimestamp === undefined ? {} : { name, creationTimestamp } });
+
+  test("is priority, from the pod or its class, then age, then name", async () => {
+    const work = [
+      one("old", {}, "2026-01-01T00:00:00Z"),
+      one("new", {}),
+      one("newer-b", {}, "2026-02-01T00:00:00Z"),
+      one("newer-a", {}, "2026-02-01T00:00:00Z"),
+      one("classy", { priorityClassName: "high" }),
+      one("urgent", { priority: 2000 }),
+    ];
+    const text = `${rack("r", 4)}${template("four", 4)}${priorityClass("high", 1000)}${work.join("")}`;
+    const output = await plan(text);
+    expect(output.placements.map(({ gang: name }) => name)).toEqual(["urgent", "classy", "old", "newer-a"]);
+    expect(output.rejections.map(({ gang: name }) => name)).toEqual(["newer-b", "new"]);
+  });
+
+  test("a gang has the lowest priority of its pods; gangs and pods wait in one queue", async () => {
+    const low = gang("low", { podSets: [{ name: "r", count: 2 }] });
+    const members = [
+      pod("low-0", { gang: "low", template: "four", spec: { priority: 9 } }),
+      pod("low-1", { gang: "low", template: "four", spec: { priority: 1 } }),
+    ];
+    const output = await plan(
+      `${rack("r", 2)}${template("four", 4)}${low}${members.join("")}${one("mid", { priority: 5 })}`,
+    );
+    expect(places(output)).toEqual({ mid: "r-0", low: "InsufficientDevices" });
+  });
+});
+
+describe("PodGroups of other schedulers", () => {
+  const group = (apiVersion: string, spec: object) =>
+    json({ apiVersion, kind: "PodGroup", metadata: { name: "pg" }, spec });
+  const cluster = `${rack("x", 1)}${rack("y", 2)}${template("four", 4)}`;
+  const pods = (more: object) =>
+    [0, 1]
+      .map((i) =>
+        pod(`w-${i}`, {
+          template: "four",
+          ...more,
+          metadata: { name: `w-${i}`, ...(more as { metadata?: object }).metadata },
+        }),
+      )
+      .join("");
+  const key = "topology.kubernetes.io/rack";
+
+  test.for([
+    [
+      "Kubernetes itself",
+      group("scheduling.k8s.io/v1alpha2", {
+        schedulingPolicy: { gang: { minCount: 2 } },
+        schedulingConstraints: { topology: [{ key }] },
+      }),
+      pods({ spec: { schedulingGroup: { podGroupName: "pg" } } }),
+      { pg: "y-0 y-1" },
+    ],
+    [
+      "Kubernetes itself, over a label that no level reads",
+      group("scheduling.k8s.io/v1beta1", {
+        schedulingPolicy: { gang: { minCount: 2 } },
+        schedulingConstraints: { topology: [{ key: "zone" }] },
+      }),
+      pods({ spec: { schedulingGroup: { podGroupName: "pg" } } }),
+      { pg: "NoDomainFits" },
+    ],
+    [
+      "Kubernetes itself, one by one",
+      group("scheduling.k8s.io/v1alpha2", { schedulingPolicy: { basic: {} } }),
+      pods({ spec: { schedulingGroup: { podGroupName: "pg" } } }),
+      { "w-0": "x-0", "w-1": "y-0" },
+    ],
+    [
+      "coscheduling",
+      group("scheduling.x-k8s.io/v1alpha1", { minMember: 3 }),
+      pods({ labels: { "scheduling.x-k8s.io/pod-group": "pg" } }),
+      { pg: "WaitingForMembers" },
+    ],
+    [
+      "Volcano",
+      group("scheduling.volcano.sh/v1beta1", { minMember: 2 }),
+      pods({ metadata: { annotations: { "scheduling.k8s.io/group-name": "pg" } } }),
+      { pg: "y-0 y-1" },
+    ],
+    [
+      "KAI",
+      group("scheduling.run.ai/v2alpha2", { minMember: 2, topologyConstraint: { preferredTopologyLevel: key } }),
+      pods({ metadata: { annotations: { "pod-group-name": "pg" } } }),
+      { pg: "y-0 y-1" },
+    ],
+  ] as const)("%s", async ([, podGroup, members, expected]) => {
+    expect(places(await plan(`${cluster}${podGroup}${members}`))).toEqual(expected);
+  });
+});
+
+describe("output", () => {
+  const cluster = `${rack("r", 2)}${template("four", 4)}`;
+
+  test("stdout holds JSON alone; what was assumed or left out goes to stderr", async () => {
+    const other = json({ apiVersion: "v1", kind: "Secret", metadata: { name: "s" }, data: { key: "c2VjcmV0" } });
+    const { stdout, stderr } = await planFiles({ "a.yaml": `${cluster}${other}` });
+    expect(JSON.parse(stdout)).toMatchObject({ placements: [], rejections: [] });
+    expect(stderr).toBe(
+      "kllama plan: not used: 1 Secret\nkllama plan: DeviceClasses of kllama itself that the input does not have: gpu.kllama.ai, mig.kllama.ai\n",
+    );
+  });
+
+  test("a table with reasons; --explain says what they rest on", async () => {
+    const files = { "a.yaml": `${cluster}${gangOf("fits", 1, "four")}${gangOf("wide", 3, "four")}` };
+    const { code, stdout } = await planFiles(files, "-f FOLDER");
+    expect(code).toBe(3);
+    expect(stdout.replace(/[\d.]+ ms, \d+ steps?/, "T ms, S steps")).toMatchInlineSnapshot(`
+      "Placed
+        default/fits  1 pod, in host r-0
+          fits-0  r-0  gpus: gpu-0 gpu-1 gpu-2 gpu-3
+
+      Not placed
+        default/wide  InsufficientDevices
+          needs 3 nodes with 4 gpu.kllama.ai devices free each; the cluster has 1 now
+
+      1 placed, 1 not; 2 nodes, 8 devices; T ms, S steps of search
+      "
+    `);
+    const explained = await planFiles(files, "-f FOLDER --explain");
+    expect(explained.stdout).toContain("    cluster: gpu.kllama.ai: 12 needed, 4 there\n");
+  });
+
+  test("a picture", async () => {
+    const { stdout } = await planFiles({ "a.yaml": `${cluster}${gangOf("g", 2, "four")}` }, "-f FOLDER -o picture");
+    expect(stdout).toContain("r-0 [A A A A]  r-1 [A A A A]");
+  });
+
+  test("the demo's examples all fit the demo's fleet", async () => {
+    const output = await plan({}, "--fleet fleets/default.yaml -f examples -o json");
+    expect(output.code).toBe(0);
+    expect(output.placements).toHaveLength(9);
+  });
+
+  test("the worked example is placed whole", async () => {
+    const output = await plan({}, "-f examples/plan/ -o json");
+    expect(output.code).toBe(0);
+    expect(places(output)).toEqual({
+      a: "rack-a-0 rack-a-1 rack-a-2",
+      b: "rack-a-3 rack-a-4 rack-a-5",
+      c: "rack-b-0 rack-b-1 rack-b-2 rack-b-3 rack-b-4",
+    });
+  });
+});
