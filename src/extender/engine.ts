@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import { driverName, plannerName, schedulingGroup, version } from "../api/names.ts";
+import { withRankOrder } from "../dra/allocator/rank-configuration.ts";
 import { toAllocation } from "../dra/allocator/result.ts";
 import { warmUp } from "../gang/fit.ts";
 import { type KubeClient, KubeError } from "../kube/client.ts";
@@ -315,7 +316,11 @@ function allocationBuilder(model: ClusterModel, timing: Timing): AllocationBuild
       return { ...grant, device: entry };
     });
     const nowIso = wholeSeconds(timing.wallClock());
-    return toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, nowIso);
+    const allocation = toAllocation(claim.spec, model.view.deviceClasses, placed, effect.node, nowIso);
+    return withRankOrder(
+      allocation,
+      placed.map(({ device }) => device),
+    );
   };
 }
 

@@ -25,6 +25,8 @@ const hardwareState = z.strictObject({
   ),
   /** Device name → how it is lost. */
   losses: z.record(z.string(), z.strictObject({ how: z.enum(["taint", "remove"]), since: z.iso.datetime() })),
+  /** GPU → how long a program has it, where that is not as usual. */
+  timeSlices: z.record(z.string(), z.enum(["Short", "Medium", "Long"])).exactOptional(),
 });
 type HardwareState = z.output<typeof hardwareState>;
 type Instance = HardwareState["instances"][number];
@@ -89,6 +91,16 @@ export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, o
     },
     destroyGpuInstance: (gpuUuid, gpuInstance) =>
       change("destroy", (now) => now.filter((each) => each.gpu !== gpuUuid || each.id !== gpuInstance)),
+    async setTimeSlice(gpuUuid, interval) {
+      const now = await readState(file);
+      const { [gpuUuid]: _, ...timeSlices } = now.timeSlices ?? {};
+      if (interval !== "Default") timeSlices[gpuUuid] = interval;
+      state = { ...now, timeSlices };
+      await replaceFile(file, `${JSON.stringify(state)}\n`, { durable: false, onEffect: () => undefined });
+      onEffect("board/time-slice");
+    },
+    // There are no device nodes.
+    access: async () => ({ nodes: [], references: [] }),
     close: async () => watcher.close(),
   };
 }

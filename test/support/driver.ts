@@ -1,10 +1,11 @@
 import { randomUUID } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { readdir } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../src/api/kubernetes.ts";
 import { driverName } from "../../src/api/names.ts";
+import { specFile } from "../../src/dra/driver/cdi.ts";
 import { type ClaimStore, createClaimStore } from "../../src/dra/driver/claim-store.ts";
 import type { OnEffect } from "../../src/dra/driver/durable-files.ts";
 import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
@@ -75,13 +76,15 @@ export interface DriverScene {
   /** @returns the error by claim name, empty if all went well. */
   unprepare(...names: string[]): Promise<Record<string, string>>;
   specs(): Promise<string[]>;
+  /** Text of the claim's CDI spec. */
+  spec(name: string): Promise<string>;
   remove(): Promise<void>;
 }
 
-/** Opened again on the same folder it is the driver after a restart. */
+/** Opened again on the same folder it is the driver after a restart. `type` counts unless there is a `machine`. */
 export async function openScene(
   type: string,
-  options: { folder?: string; onEffect?: OnEffect; bootId?: string } = {},
+  options: { folder?: string; onEffect?: OnEffect; bootId?: string; machine?: Machine } = {},
 ): Promise<DriverScene> {
   const {
     folder = mkdtempSync(join(tmpdir(), "kllama-driver-")),
@@ -90,7 +93,8 @@ export async function openScene(
   } = options;
   const cdiFolder = join(folder, "cdi");
   const checkpoint = join(folder, "checkpoint.json");
-  const machine = await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect);
+  const machine =
+    options.machine ?? (await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect));
   const memory = await readMemory(checkpoint, cdiFolder, bootId);
   const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
   const claims = new Map<string, ResourceClaim>();
@@ -125,6 +129,7 @@ export async function openScene(
       const answers = await preparation.unprepare(wanted);
       return Object.fromEntries(wanted.map(({ name, uid }) => [name, answers[uid]!.error]));
     },
+    spec: (name) => readFile(join(cdiFolder, specFile(claims.get(name)?.metadata.uid ?? "")), "utf8"),
     specs: async () => (await readdir(cdiFolder)).toSorted(),
     async remove() {
       await preparation.idle();

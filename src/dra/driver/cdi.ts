@@ -1,6 +1,6 @@
 import { driverName } from "../../api/names.ts";
 import type { ClaimReference } from "./grpc.ts";
-import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
+import type { DeviceAccess, PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
 
 /**
  * What a container gets, in the words of the Container Device Interface (`cncf-tags/container-device-interface`
@@ -12,7 +12,13 @@ export interface CdiSpec {
   cdiVersion: string;
   kind: string;
   annotations: Record<string, string>;
-  devices: { name: string; containerEdits: { env: string[] } }[];
+  devices: { name: string; containerEdits: ContainerEdits }[];
+}
+
+interface ContainerEdits {
+  env: string[];
+  deviceNodes?: DeviceAccess["nodes"][number][];
+  mounts?: { hostPath: string; containerPath: string; options: string[] }[];
 }
 
 const kind = `${driverName}/claim`;
@@ -21,6 +27,9 @@ const cdiVersion = "0.6.0";
 /** `NAMESPACE/NAME`: tells which claim to ask for when only the spec is left. */
 const claimAnnotation = `${driverName}/claim`;
 const fileName = /^gpu\.kllama\.ai-claim_([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.json$/;
+
+/** Where the control daemon of NVIDIA's Multi-Process Service listens unless it is told otherwise. */
+export const mpsFolder = "/tmp/nvidia-mps";
 
 /** UIDs become file names: nothing but a UUID may. */
 export function isClaimUid(text: string): boolean {
@@ -57,7 +66,7 @@ export function cdiSpec(claim: PreparedClaim): CdiSpec {
     annotations: { [claimAnnotation]: `${claim.namespace}/${claim.name}` },
     devices: requests.map((request) => ({
       name: deviceName(claim.uid, request),
-      containerEdits: { env: environment(claim.devices.filter((device) => device.request === request)) },
+      containerEdits: containerEdits(claim.devices.filter((device) => device.request === request)),
     })),
   };
 }
@@ -66,22 +75,62 @@ function deviceName(claimUid: string, request: string): string {
   return `${claimUid}-${request}`;
 }
 
+function containerEdits(devices: readonly PreparedDevice[]): ContainerEdits {
+  const nodes = new Map(
+    devices.flatMap(({ access }) => (access?.nodes ?? []).map((node) => [node.path, node] as const)),
+  );
+  const mounts = [...new Set(devices.flatMap(({ access }) => access?.mounts ?? []))];
+  return {
+    env: [...(devices[0]?.gpu.amd === undefined ? nvidia(devices) : amd(devices)), ...sharedBy(devices)],
+    ...(nodes.size === 0 ? {} : { deviceNodes: [...nodes.values()] }),
+    ...(mounts.length === 0
+      ? {}
+      : { mounts: mounts.map((path) => ({ hostPath: path, containerPath: path, options: ["rw", "nosuid", "bind"] })) }),
+  };
+}
+
 /**
  * Devices in rank order. CUDA shows a container the one partition that is named, as device 0: MIG UUIDs are no IREE
  * device names. `void` keeps NVIDIA's container runtime from adding devices of its own.
  */
-function environment(devices: readonly PreparedDevice[]): string[] {
+function nvidia(devices: readonly PreparedDevice[]): string[] {
   const visible = devices.map(({ gpu, partition }) => partition?.uuid ?? gpu.uuid);
   const uris = devices.map(({ gpu, partition }, rank) =>
     partition === undefined ? `cuda://${gpu.uuid}` : `cuda://${rank}`,
   );
-  const targets = devices.map(({ gpu }) => `sm_${gpu.cudaComputeCapability?.split(".").slice(0, 2).join("")}`);
-  const cuda = devices[0]?.gpu.cudaDriverVersion?.split(".").slice(0, 2).join(".");
+  const targets = devices.map(({ gpu }) => `sm_${shortVersion(gpu.cudaComputeCapability)?.replace(".", "")}`);
   return [
     `IREE_DEVICE=${uris.join(",")}`,
     `CUDA_VISIBLE_DEVICES=${visible.join(",")}`,
     "NVIDIA_VISIBLE_DEVICES=void",
     `KLLAMA_DEVICE_TARGETS=${targets.join(",")}`,
-    `KLLAMA_DEVICE_CUDA=${cuda}`,
+    `KLLAMA_DEVICE_CUDA=${shortVersion(devices[0]?.gpu.cudaDriverVersion)}`,
   ];
+}
+
+/** ROCm shows a container what is listed, in that order, and numbers it from 0. */
+function amd(devices: readonly PreparedDevice[]): string[] {
+  return [
+    `IREE_DEVICE=${devices.map((_, rank) => `hip://${rank}`).join(",")}`,
+    `ROCR_VISIBLE_DEVICES=${devices.map(({ gpu }) => gpu.uuid).join(",")}`,
+    `KLLAMA_DEVICE_TARGETS=${devices.map(({ gpu }) => gpu.amd?.target).join(",")}`,
+  ];
+}
+
+/** What CUDA programs tell NVIDIA's Multi-Process Service (`docs.nvidia.com/deploy/mps`). */
+function sharedBy(devices: readonly PreparedDevice[]): string[] {
+  const [mps] = devices.flatMap((device) => device.mps ?? []);
+  if (mps === undefined) return [];
+  const { defaultActiveThreadPercentage: percentage, defaultPinnedDeviceMemoryLimit: limit } = mps;
+  return [
+    `CUDA_MPS_PIPE_DIRECTORY=${mpsFolder}`,
+    ...(percentage === undefined ? [] : [`CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=${percentage}`]),
+    ...(limit === undefined
+      ? []
+      : [`CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=${devices.map((_, rank) => `${rank}=${limit}`).join(",")}`]),
+  ];
+}
+
+function shortVersion(version: string | undefined): string | undefined {
+  return version?.split(".").slice(0, 2).join(".");
 }

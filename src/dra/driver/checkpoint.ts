@@ -44,6 +44,15 @@ const body = z.looseObject({
               .looseObject({ target: z.string(), card: z.int(), renderMinor: z.int(), deviceId: z.string() })
               .optional(),
           }),
+          timeSlice: z.enum(["Default", "Short", "Medium", "Long"]).optional(),
+          mps: z.looseObject({}).optional(),
+          access: z
+            .looseObject({
+              nodes: z.array(z.looseObject({ path: z.string() })),
+              mounts: z.array(z.string()).optional(),
+              references: z.array(z.string()),
+            })
+            .optional(),
           partition: z
             .looseObject({
               profile: z.string(),

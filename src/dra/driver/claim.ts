@@ -1,6 +1,6 @@
-import { z } from "zod";
 import type { DeviceRequestAllocationResult, ResourceClaim } from "../../api/kubernetes.ts";
 import { driverName } from "../../api/names.ts";
+import { type ClaimConfiguration, claimConfiguration, type Sharing } from "./device-configuration.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { type Inventory, type InventoryDevice, lossOf } from "./inventory.ts";
 
@@ -13,6 +13,7 @@ export interface AllocatedDevice {
   device: InventoryDevice;
   /** Given for administration: others may use it at the same time. */
   adminAccess: boolean;
+  sharing?: Sharing;
 }
 
 /** The node's devices by name. */
@@ -20,16 +21,6 @@ export type DeviceLookup = { devices: ReadonlyMap<string, InventoryDevice> } & P
 
 /** The claim cannot be prepared now. The message is for the pod's events: object, field, remedy. */
 export class ClaimError extends Error {}
-
-const configurationVersion = "gpu.kllama.ai/v1alpha1";
-
-/** `parameters` of an opaque configuration for driver gpu.kllama.ai. */
-const deviceConfiguration = z.strictObject({
-  apiVersion: z.literal(configurationVersion),
-  kind: z.literal("DeviceConfig"),
-  /** Device names by rank; devices that are not named follow by PCI address. */
-  rankOrder: z.array(z.string().min(1).max(63)).min(1).max(32).optional(),
-});
 
 /**
  * The claim's devices on this node in rank order, which becomes their order inside the container. Throws ClaimError
@@ -50,8 +41,15 @@ export function allocatedDevices(
     throw new ClaimError(`${name}: status.allocation is missing; wait until it is allocated`);
   const results = (allocation.devices?.results ?? []).filter((result) => result.driver === driverName);
   if (results.length === 0) throw new ClaimError(`${name}: holds no device of driver ${driverName}`);
-  const found = results.map((result) => located(name, result, pool, inventory));
-  return inRankOrder(found, rankOrder(name, claim), name);
+  const { rankOrder, sharing } = configurationOf(name, claim);
+  const found = results.map((result) => {
+    const device = located(name, result, pool, inventory);
+    const shared = sharing(result.request);
+    if (shared === undefined) return device;
+    refuseSharing(name, device, shared);
+    return { ...device, sharing: shared };
+  });
+  return inRankOrder(found, rankOrder, name);
 }
 
 function located(
@@ -73,26 +71,20 @@ function located(
   return { request: result.request.split("/", 1)[0]!, device, adminAccess: result.adminAccess === true };
 }
 
-/** Class before claim: the last configuration that orders ranks decides. */
-function rankOrder(name: string, claim: ResourceClaim): readonly string[] {
-  const entries = claim.status?.allocation?.devices?.config ?? [];
-  const sorted = [
-    ...entries.filter((e) => e.source === "FromClass"),
-    ...entries.filter((e) => e.source !== "FromClass"),
-  ];
-  let order: readonly string[] = [];
-  for (const { opaque, source } of sorted) {
-    if (opaque?.driver !== driverName) continue;
-    const parsed = deviceConfiguration.safeParse(opaque.parameters);
-    if (!parsed.success) {
-      const why = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`).join("; ");
-      throw new ClaimError(
-        `${name}: configuration for ${driverName} (${source}): ${why}; write apiVersion ${configurationVersion}, kind DeviceConfig`,
-      );
-    }
-    order = parsed.data.rankOrder ?? order;
+function refuseSharing(name: string, { device }: AllocatedDevice, { strategy }: Sharing): void {
+  if (device.gpu.amd !== undefined)
+    throw new ClaimError(`${name}: device ${device.name} knows no ${strategy}; leave it out`);
+  if (strategy === "TimeSlicing" && device.partition !== undefined) {
+    throw new ClaimError(`${name}: device ${device.name} is a partition; TimeSlicing is for whole GPUs, leave it out`);
   }
-  return order;
+}
+
+function configurationOf(name: string, claim: ResourceClaim): ClaimConfiguration {
+  try {
+    return claimConfiguration(claim);
+  } catch (error) {
+    throw new ClaimError(`${name}: ${(error as Error).message}`);
+  }
 }
 
 function inRankOrder(found: readonly AllocatedDevice[], order: readonly string[], name: string): AllocatedDevice[] {

@@ -35,9 +35,11 @@ export async function replaceFile(
   }
 }
 
-/** A file that is gone already is no error. */
+/** A file that is gone already is no error; nor is a folder that is none, in which no file can be. */
 export async function removeFile(path: string, onEffect: OnEffect): Promise<void> {
-  await rm(path, { force: true });
+  await rm(path, { force: true }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOTDIR") throw error;
+  });
   onEffect("remove");
 }
 

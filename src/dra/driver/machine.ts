@@ -1,6 +1,8 @@
+import type { TimeSlice } from "./device-configuration.ts";
 import type { Inventory } from "./inventory.ts";
+import type { DeviceAccess, PreparedDevice } from "./prepared-claim.ts";
 
-/** The machine that the driver runs on: what it has now, and the one thing that is done to it, cutting up boards. */
+/** The machine that the driver runs on: what it has now, and the little that is done to it. */
 export interface Machine {
   /** From memory, at once. */
   inventory(): Inventory;
@@ -14,6 +16,10 @@ export interface Machine {
   createComputeInstance(gpuUuid: string, gpuInstance: number): Promise<{ id: number; uuid: string }>;
   /** The GPU instance with its compute instances; one that is gone already is no error. */
   destroyGpuInstance(gpuUuid: string, gpuInstance: number): Promise<void>;
+  /** How long one program has a GPU before the next one has it. */
+  setTimeSlice(gpuUuid: string, interval: TimeSlice): Promise<void>;
+  /** What a container needs besides variables to use the device, of which the partition exists by now. */
+  access(device: PreparedDevice): Promise<DeviceAccess>;
   close(): Promise<void>;
 }
 

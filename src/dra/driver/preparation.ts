@@ -146,9 +146,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
     }
     for (const claim of begun) {
       try {
-        for (const { partition, ...device } of claim.devices) {
-          if (partition !== undefined) await createPartition(machine, { ...device, partition }, store.save);
-        }
+        for (const device of claim.devices) await bringAbout(device);
         await store.writeSpec(claim);
         claim.state = "Completed";
       } catch (error) {
@@ -165,6 +163,14 @@ export function createPreparation(options: PreparationOptions): Preparation {
       await undo(begun.filter(({ uid }) => !failures.has(uid)));
       return new Map(begun.map(({ uid }) => [uid, failures.get(uid) ?? error]));
     }
+  }
+
+  async function bringAbout(device: PreparedDevice): Promise<void> {
+    const { partition, gpu, timeSlice } = device;
+    if (partition !== undefined) await createPartition(machine, { ...device, partition }, store.save);
+    if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, timeSlice);
+    const access = await machine.access(device);
+    if (access.nodes.length + access.references.length > 0) device.access = access;
   }
 
   async function unprepareBatch(jobs: readonly UnprepareJob[]): Promise<void> {
@@ -191,7 +197,8 @@ export function createPreparation(options: PreparationOptions): Preparation {
 
   async function undoOne(claim: PreparedClaim): Promise<void> {
     await store.removeSpec(claim.uid);
-    for (const { gpu, partition } of claim.devices) {
+    for (const { gpu, partition, timeSlice } of claim.devices) {
+      if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, "Default");
       if (partition !== undefined) await destroyPartition(machine, gpu.uuid, partition);
     }
     store.claims.delete(claim.uid);
@@ -220,13 +227,17 @@ function uniqueClaims(jobs: readonly PrepareJob[]): ClaimReference[] {
 
 /**
  * Every device, in rank order. Only the first of a request refers to the request's CDI device: the kubelet hands a
- * container all references that it finds, and tells devices apart by them when it reports their health.
+ * container all references that it finds, and tells devices apart by the first one when it reports their health. CDI devices
+ * of others are named once per request, too: partitions of one board have the same.
  */
 function answerOf(claim: PreparedClaim): PrepareAnswer {
-  const named = new Set<string>();
-  const devices = claim.devices.map(({ request, pool, device }): PreparedDeviceMessage => {
-    const cdi_device_ids = named.has(request) ? [] : [cdiDeviceId(claim.uid, request)];
-    named.add(request);
+  const named = new Map<string, Set<string>>();
+  const devices = claim.devices.map(({ request, pool, device, access }): PreparedDeviceMessage => {
+    const before = named.get(request) ?? new Set();
+    const cdi_device_ids = [cdiDeviceId(claim.uid, request), ...(access?.references ?? [])].filter(
+      (id) => !before.has(id),
+    );
+    named.set(request, new Set([...before, ...cdi_device_ids]));
     return { request_names: [request], pool_name: pool, device_name: device, cdi_device_ids };
   });
   return { devices, error: "" };

@@ -1,4 +1,5 @@
 import type { AllocatedDevice } from "./claim.ts";
+import type { MpsLimits, TimeSlice } from "./device-configuration.ts";
 import type { ClaimReference } from "./grpc.ts";
 import type { Gpu } from "./inventory.ts";
 
@@ -19,7 +20,22 @@ export interface PreparedDevice {
   device: string;
   adminAccess: boolean;
   gpu: PreparedGpu;
+  /** Set before its board is, so that it is known what has to be set back. */
+  timeSlice?: TimeSlice;
+  mps?: MpsLimits;
+  /** Known once the device is there. */
+  access?: DeviceAccess;
   partition?: PreparedPartition;
+}
+
+/** Device nodes and mounts, and CDI devices of others that bring more of them: NVIDIA's libraries, for instance. */
+export interface DeviceAccess {
+  /** Numbers are given where the node may be missing on the host. */
+  nodes: readonly { path: string; type?: "c"; major?: number; minor?: number }[];
+  /** Folders of the host, at the same place in the container. */
+  mounts?: readonly string[];
+  /** Full names of CDI devices. */
+  references: readonly string[];
 }
 
 type PreparedGpu = Pick<Gpu, "uuid" | "minor" | "pciBusID" | "cudaComputeCapability" | "cudaDriverVersion" | "amd">;
@@ -44,13 +60,16 @@ export interface PreparedPartition {
   standing?: true;
 }
 
-export function preparedDevice({ request, device, adminAccess }: AllocatedDevice, pool: string): PreparedDevice {
+export function preparedDevice(allocated: AllocatedDevice, pool: string): PreparedDevice {
+  const { request, device, adminAccess, sharing } = allocated;
   const { uuid, minor, pciBusID, cudaComputeCapability, cudaDriverVersion, amd } = device.gpu;
   const base = {
     request,
     pool,
     device: device.name,
     adminAccess,
+    ...(sharing?.strategy === "TimeSlicing" ? { timeSlice: sharing.timeSlicingConfig?.interval ?? "Default" } : {}),
+    ...(sharing?.strategy === "MPS" ? { mps: sharing.mpsConfig ?? {} } : {}),
     gpu: {
       ...{ uuid, minor, pciBusID },
       ...(cudaComputeCapability === undefined ? {} : { cudaComputeCapability }),

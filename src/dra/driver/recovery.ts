@@ -8,7 +8,7 @@ import { namesIn, readIfThere, setAside } from "./durable-files.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
-import { type PreparedClaim, preparedDevice } from "./prepared-claim.ts";
+import { type PreparedClaim, type PreparedPartition, preparedDevice } from "./prepared-claim.ts";
 
 /** What is known at the start, and how to find out the rest when the checkpoint does not say. */
 
@@ -71,16 +71,26 @@ async function rebuild(
     throw error;
   }
   const devices = allocated.map((each) => preparedDevice(each, pool));
-  for (const { gpu, partition } of devices) {
-    if (partition === undefined || partition.standing === true) continue;
-    const live = (await machine.gpuInstances(gpu.uuid)).find(
-      ({ profileId, start, uuid }) =>
-        profileId === partition.profileId && start === partition.start && uuid !== undefined,
-    );
-    if (live?.uuid === undefined) return undefined;
-    Object.assign(partition, { before: [], gpuInstance: live.id, uuid: live.uuid });
+  for (const device of devices) {
+    if (device.partition !== undefined && !(await findPartition(machine, device.gpu.uuid, device.partition))) {
+      return undefined;
+    }
+    const access = await machine.access(device);
+    if (access.nodes.length + access.references.length > 0) device.access = access;
   }
   return { ...reference, state: "Completed", devices };
+}
+
+/** Fills in what the board says of the partition; false: it does not exist. */
+async function findPartition(machine: Machine, gpuUuid: string, partition: PreparedPartition): Promise<boolean> {
+  if (partition.standing === true) return true;
+  const live = (await machine.gpuInstances(gpuUuid)).find(
+    ({ profileId, start, uuid }) =>
+      profileId === partition.profileId && start === partition.start && uuid !== undefined,
+  );
+  if (live?.uuid === undefined) return false;
+  Object.assign(partition, { before: [], gpuInstance: live.id, uuid: live.uuid });
+  return true;
 }
 
 /** undefined: not JSON. */

@@ -27,7 +27,7 @@ export async function openAmdMachine({ host, timing, onWarning, refreshMs }: Amd
     onWarning,
   });
   const noPartitions = async (): Promise<never> => {
-    throw new Error("AMD boards are not cut up by this driver");
+    throw new Error("AMD boards are neither cut up nor shared by this driver");
   };
   return {
     inventory: polled.inventory,
@@ -36,6 +36,15 @@ export async function openAmdMachine({ host, timing, onWarning, refreshMs }: Amd
     createGpuInstance: noPartitions,
     createComputeInstance: noPartitions,
     destroyGpuInstance: noPartitions,
+    setTimeSlice: noPartitions,
+    access: async ({ gpu: { amd } }) => ({
+      nodes: [
+        { path: "/dev/kfd" },
+        { path: `/dev/dri/card${amd?.card}` },
+        { path: `/dev/dri/renderD${amd?.renderMinor}` },
+      ],
+      references: [],
+    }),
     close: polled.close,
   };
 }

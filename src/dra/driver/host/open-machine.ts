@@ -22,7 +22,7 @@ export async function openHostMachine(options: HostMachineOptions): Promise<Mach
   const host = openHost(root);
   const kind = options.kind === "auto" ? await detect(host) : options.kind;
   if (kind === "nvidia") {
-    const [{ openNvidiaMachine }, { readNvidiaSmi }] = await Promise.all([
+    const [{ openNvidiaMachine }, { readNvidiaSmi, setTimeSlice }] = await Promise.all([
       import("../nvidia/machine.ts"),
       import("../nvidia/nvidia-smi.ts"),
     ]);
@@ -30,6 +30,7 @@ export async function openHostMachine(options: HostMachineOptions): Promise<Mach
       ...{ host, onWarning, timing: systemTiming, library: options.nvmlLibrary },
       partitionable: options.partitionable.includes("all") ? "all" : new Set(options.partitionable),
       fallback: () => readNvidiaSmi("nvidia-smi", programLimitMs),
+      setTimeSlice: (gpuUuid, interval) => setTimeSlice("nvidia-smi", programLimitMs, gpuUuid, interval),
     });
   }
   const { openAmdMachine } = await import("../amd/machine.ts");

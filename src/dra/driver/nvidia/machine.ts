@@ -2,6 +2,7 @@ import { type Timing, wholeSeconds } from "../../../kube/timing.ts";
 import { type Host, linuxBusId, pciPlaces } from "../host/host.ts";
 import { type Look, pollInventory } from "../host/polled-inventory.ts";
 import type { GpuInstance, Machine } from "../machine.ts";
+import { nvidiaAccess } from "./access.ts";
 import { gpusOf, type Partitionable } from "./boards.ts";
 import { boardTroubles, isFault, isOver, type XidReport } from "./health.ts";
 import { openNvmlProcess } from "./nvml-process.ts";
@@ -15,6 +16,7 @@ export interface NvidiaOptions {
   timing: Timing;
   /** What is read when NVML never answered. */
   fallback(): Promise<Reading>;
+  setTimeSlice: Machine["setTimeSlice"];
   /** A reading failed, a board is lost, or something else that people should know. */
   onWarning(message: string): void;
   /** Of NVML's process; of this one if absent. */
@@ -95,6 +97,8 @@ export async function openNvidiaMachine(options: NvidiaOptions): Promise<Machine
     async destroyGpuInstance(gpu, gpuInstance) {
       await nvml.ask("destroyGpuInstance", { gpu, gpuInstance });
     },
+    setTimeSlice: options.setTimeSlice,
+    access: (device) => nvidiaAccess(host, device),
     async close() {
       await nvml.close();
       await polled.close();

@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
+import type { TimeSlice } from "../device-configuration.ts";
 import type { BoardReading, LinkReading, Reading } from "./reading.ts";
 
 /**
@@ -18,6 +19,19 @@ export async function readNvidiaSmi(program: string, limitMs: number): Promise<R
   // Machines without any link have nothing to show.
   const topology = await ask("topo", "-m").catch(() => "");
   return parseNvidiaSmi(document, capabilities, topology);
+}
+
+const timeSlices: readonly TimeSlice[] = ["Default", "Short", "Medium", "Long"];
+
+/** NVML has no call for this; `nvidia-smi compute-policy` numbers the intervals from 0. */
+export async function setTimeSlice(
+  program: string,
+  limitMs: number,
+  gpuUuid: string,
+  interval: TimeSlice,
+): Promise<void> {
+  const args = ["compute-policy", "-i", gpuUuid, `--set-timeslice=${timeSlices.indexOf(interval)}`];
+  await run(program, args, { timeout: limitMs, killSignal: "SIGKILL" });
 }
 
 /** `nvidia-smi -q -x`, `--query-gpu=uuid,compute_cap` and `topo -m` → what they say. Throws on anything else. */

@@ -57,6 +57,59 @@ describe("devices come in rank order", () => {
   });
 });
 
+describe("sharing", () => {
+  const slicing = (interval: string) => ({
+    ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
+    sharing: { strategy: "TimeSlicing", timeSlicingConfig: { interval } },
+  });
+  const shared = (results: string[], settings: object[], type = "dgx-h100") => {
+    const claim = claimObject("c", results, { config: settings });
+    const lookup = { devices: deviceTable(machineGpus(type)), losses: {} };
+    return allocatedDevices(claim, referenceTo(claim), node, lookup).map(({ device, sharing }) => [
+      device.name,
+      sharing?.strategy === "TimeSlicing" ? sharing.timeSlicingConfig?.interval : sharing?.strategy,
+    ]);
+  };
+
+  test("is for the requests that the configuration names; class before claim, the last one counts", () => {
+    const settings = [
+      { ...config(slicing("Long")), requests: ["a"] },
+      config(slicing("Short"), "FromClass"),
+      { ...config(slicing("Medium")), requests: ["c/big"] },
+    ];
+    expect(shared(["a gpu-0", "b gpu-1", "c/big gpu-2", "c/small gpu-3"], settings)).toEqual([
+      ["gpu-0", "Long"],
+      ["gpu-1", "Short"],
+      ["gpu-2", "Medium"],
+      ["gpu-3", "Short"],
+    ]);
+  });
+
+  test.for<[string, object, string]>([
+    ["an unknown strategy", { strategy: "Luck" }, "sharing.strategy: Invalid"],
+    ["an unknown interval", slicing("Eternal").sharing, "sharing.timeSlicingConfig.interval: Invalid option"],
+    ["another strategy's parameters", { strategy: "TimeSlicing", mpsConfig: {} }, 'Unrecognized key: "mpsConfig"'],
+    [
+      "a share beyond the whole",
+      { strategy: "MPS", mpsConfig: { defaultActiveThreadPercentage: 101 } },
+      "sharing.mpsConfig.defaultActiveThreadPercentage: Too big",
+    ],
+    [
+      "a limit in bytes",
+      { strategy: "MPS", mpsConfig: { defaultPinnedDeviceMemoryLimit: "10Gi" } },
+      "write megabytes or gigabytes",
+    ],
+  ])("%s is refused", ([, sharing, error]) => {
+    expect(() => shared(["a gpu-0"], [config({ ...slicing("Long"), sharing })])).toThrow(error);
+  });
+
+  test("a partition's time is its own", () => {
+    expect(() => shared(["a gpu-0-mig-1g10gb-19-0"], [config(slicing("Long"))], "dgx-a100-mig")).toThrow(
+      "device gpu-0-mig-1g10gb-19-0 is a partition; TimeSlicing is for whole GPUs",
+    );
+  });
+});
+
 describe("a claim that cannot be prepared says why", () => {
   const soundClaim = claimObject("c", ["g gpu-0"], { uid });
   test.for<[string, Parameters<typeof allocatedDevices>[0], string]>([
@@ -71,8 +124,8 @@ describe("a claim that cannot be prepared says why", () => {
     ["unknown device", claimObject("c", ["g gpu-9"], { uid }), "node node-1 has no device gpu-9"],
     [
       "configuration with an unknown field",
-      claimObject("c", ["g gpu-0"], { uid, config: [config({ ...ranks("gpu-0"), sharing: {} })] }),
-      'configuration for gpu.kllama.ai (FromClaim): : Unrecognized key: "sharing"',
+      claimObject("c", ["g gpu-0"], { uid, config: [config({ ...ranks("gpu-0"), colour: {} })] }),
+      'configuration for gpu.kllama.ai (FromClaim): : Unrecognized key: "colour"',
     ],
     [
       "configuration of another version",

@@ -253,6 +253,30 @@ describe("partitions", () => {
   });
 });
 
+describe("time slices", () => {
+  const slices = async ({ folder }: DriverScene): Promise<object> =>
+    (JSON.parse(await readFile(join(folder, "machine.json"), "utf8")) as { timeSlices: object }).timeSlices;
+
+  test("are set for a claim and set back with it, also by whoever finds it half prepared", async () => {
+    const parameters = {
+      ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
+      sharing: { strategy: "TimeSlicing", timeSlicingConfig: { interval: "Long" } },
+    };
+    const config = [{ source: "FromClaim", opaque: { driver: "gpu.kllama.ai", parameters } }];
+    const driver = await scene();
+    driver.claims.set("c", claimObject("c", ["gpus gpu-1"], { config }));
+    const gpu = driver.machine.inventory().gpus[1]!.uuid;
+    expect((await driver.prepare("c"))["c"]).toHaveLength(1);
+    expect(await slices(driver)).toEqual({ [gpu]: "Long" });
+    expect(await driver.unprepare("c")).toEqual({ c: "" });
+    expect(await slices(driver)).toEqual({});
+    await rm(driver.cdiFolder, { recursive: true });
+    await writeFile(driver.cdiFolder, "");
+    expect((await driver.prepare("c"))["c"]).toMatch(/EEXIST|ENOTDIR/);
+    expect(await slices(driver)).toEqual({});
+  });
+});
+
 describe("a CDI folder that is", () => {
   /** Root ignores permission bits, so a file in the folder's place stands for a folder that cannot be written. */
   test("not writable fails the claim with a reason, leaves nothing, and heals by itself", async () => {

@@ -40,6 +40,7 @@ async function open(kind: FakeMachine, more: Partial<NvidiaOptions> = {}) {
   const options = { host: openHost(folder), library: fakeNvml!, partitionable: new Set<string>(), env, refreshMs: 50 };
   machine = await openNvidiaMachine({
     ...{ ...options, timing: systemTiming, nvmlLimitMs: 5_000 },
+    setTimeSlice: async () => undefined,
     fallback: () => Promise.reject(new Error("there is no nvidia-smi")),
     onWarning: (message) => warnings.push(message),
     ...more,
