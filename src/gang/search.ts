@@ -22,6 +22,8 @@ interface Frame {
   position: number;
   readonly domains?: LazyOrder<GroupDomain>;
   readonly nodes?: LazyOrder<number>;
+  /** Where the nodes were looked for. */
+  readonly region?: readonly number[] | undefined;
   /** Earlier steps without which another value could have been possible. */
   readonly conflicts: Set<number>;
 }
@@ -103,7 +105,7 @@ function createRun(problem: Problem) {
     const region = regionOf(problem, bundle, domains, overlay.touched);
     const room = (node: number) => overlay.room(node, bundle.table);
     if (hasRoom(bundle, region, room)) {
-      return { position: 0, conflicts, nodes: candidateNodes(problem, bundle, region, room, countsOf(bundle)) };
+      return { position: 0, conflicts, region, nodes: candidateNodes(problem, bundle, region, room, countsOf(bundle)) };
     }
     for (const node of region ?? []) addSteps(conflicts, overlay.stepsOn(node));
     return { position: 0, conflicts, nodes: lazyOrder<number>([], () => 0) };
@@ -120,7 +122,11 @@ function createRun(problem: Problem) {
   };
   const trySlot = (step: number, slot: number, bundle: Bundle, frame: Frame): Outcome => {
     const node = frame.nodes!.at(frame.position++);
-    if (node === undefined) return "exhausted";
+    if (node === undefined) {
+      // Nodes that were no candidates may have been filled by earlier steps.
+      for (const other of frame.region ?? []) addSteps(frame.conflicts, overlay.stepsOn(other));
+      return "exhausted";
+    }
     const counts = countsOf(bundle);
     const taken =
       counts.every((count) => count.allows(node)) &&

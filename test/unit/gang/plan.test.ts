@@ -868,6 +868,19 @@ describe("devices that one pod chose first are chosen anew when the next one lac
     expect(fits(model, sets)).toEqual(["g-any-0@n[1,3]", "g-even-0@n[0,2]"]);
   });
 
+  test("a node that is full for pods of one kind is emptied for the other", () => {
+    const onePod = { allocatable: { cpu: 64_000, pods: 1 } };
+    const model = clusterOf([
+      { name: "a", gpus: 4, more: onePod },
+      { name: "b", gpus: 4, more: onePod },
+      { name: "c", zone: "z", gpus: 4, more: onePod },
+      { name: "d", zone: "z", gpus: 2 },
+    ]);
+    const one = exactly("even", 1, {}, 'device.attributes["gpu.kllama.ai"].index % 2 == 0');
+    const pair = { count: 2, requests: [one], slices: [{ size: 2, level: "zone" }] };
+    expect(fits(model, { pair, any: { count: 3, gpus: 1 } })).toHaveLength(5);
+  });
+
   test("two requests of one claim, and a second pod like it", () => {
     const model = clusterOf([{ name: "n", rack: "r", gpus: 4 }]);
     const one = exactly("one", 1, {}, 'device.attributes["gpu.kllama.ai"].index % 2 == 0');
