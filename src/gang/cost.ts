@@ -5,7 +5,16 @@ import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
-import { type LevelLink, linkMilliseconds, linksOf } from "./links.ts";
+import {
+  assumesFigures,
+  isGpuFabric,
+  type LevelLink,
+  type Link,
+  linkMilliseconds,
+  linksOf,
+  productOf,
+  slowest,
+} from "./links.ts";
 import { deviceLevelOn, type LevelRef, levelsOf } from "./problem.ts";
 
 /** Where one pod is: its node and the devices there, by index. */
@@ -32,13 +41,51 @@ export function podPlace(
 
 /** What one step of a tensor-parallel group sums over its ranks: 8192 tokens × 1024 features × 2 bytes. */
 const allReduceBytes = 16 * 1024 * 1024;
-const defaultKvBytes = 1e9;
+export const defaultKvBytes = 1e9;
 
 /** The link over which a set of pods reach one another: that of the narrowest level that all share. */
 function narrowestLink(view: ModelView, fabric: Fabric, pods: readonly PodPlace[]): LevelLink {
-  const peers = !pods.some((pod) => usesPartition(view, pod));
-  const joins = (ref: LevelRef) => (peers || !/nvlink/i.test(ref.level.name)) && shares(view, ref, pods);
-  return linksOf(fabric, joins).at(-1)!;
+  const { peers, bandwidth } = gpusOf(view, pods);
+  const joins = (ref: LevelRef) => (peers || !isGpuFabric(ref)) && shares(view, ref, pods);
+  return linksOf(fabric, joins, bandwidth).at(-1)!;
+}
+
+/** The narrowest of the usable levels that all pods share. */
+export function narrowestShared(
+  view: ModelView,
+  fabric: Fabric,
+  pods: readonly PodPlace[],
+  usable: (ref: LevelRef) => boolean,
+): LevelRef | undefined {
+  return levelsOf(fabric).findLast((ref) => usable(ref) && shares(view, ref, pods));
+}
+
+/** How fast the pods' GPUs reach each other where they are joined directly, and whether they can be: partitions cannot. */
+export function gpusOf(view: ModelView, pods: readonly PodPlace[]): { peers: boolean; bandwidth: number } {
+  const products = new Set<string>();
+  let peers = true;
+  for (const { node, devices } of pods) {
+    const inventory = view.inventory(node);
+    for (const device of devices) {
+      const entry = inventory.devices[device]!;
+      products.add(productOf(entry));
+      peers &&= attributeValue(entry, `${entry.driver}/type`) !== "string:mig";
+    }
+  }
+  return { peers, bandwidth: slowest(products) };
+}
+
+/** A ring all-reduce over so many ranks: every rank sends its part on, twice around; undefined: nobody knows the link. */
+export function ringMilliseconds(link: Link, ranks: number): number | undefined {
+  if (ranks < 2) return 0;
+  const transfer = linkMilliseconds(link, (2 * (ranks - 1) * allReduceBytes) / ranks);
+  return transfer === undefined ? undefined : transfer + ((2 * (ranks - 1) - 1) * (link.microseconds ?? 0)) / 1000;
+}
+
+/** The tensor-parallel group of a pod within its gang: its narrowest slice, else its pod set. */
+export function ringOf(spec: GangSpec, { podSet, index }: Pick<PodPlace, "podSet" | "index">): string {
+  const size = spec.podSets.find(({ name }) => name === podSet)?.slices?.at(-1)?.size;
+  return size === undefined ? podSet : `${podSet}[${Math.floor(index / size)}]`;
 }
 
 /** Level → path of the domain that holds all pods; levels at which they are in several, or in none, are left out. */
@@ -81,23 +128,9 @@ function deviceValues(view: ModelView, attribute: string, pods: readonly PodPlac
   return [...new Set(values)];
 }
 
-/** Partitions of a GPU reach no peer, whatever the GPU itself could. */
-function usesPartition(view: ModelView, { node, devices }: PodPlace): boolean {
-  return devices.some((device) => {
-    const entry = view.inventory(node).devices[device]!;
-    return attributeValue(entry, `${entry.driver}/type`) === "string:mig";
-  });
-}
-
-/** Tensor-parallel groups of a gang: the narrowest slices, else whole pod sets; those with several devices. */
+/** Tensor-parallel groups of a gang that have several devices. */
 function parallelGroups(spec: GangSpec, pods: readonly PodPlace[]): { name: string; pods: PodPlace[] }[] {
-  const groups = new Map<string, PodPlace[]>();
-  for (const pod of pods) {
-    const size = spec.podSets.find(({ name }) => name === pod.podSet)?.slices?.at(-1)?.size;
-    const name = size === undefined ? pod.podSet : `${pod.podSet}[${Math.floor(pod.index / size)}]`;
-    groups.set(name, [...(groups.get(name) ?? []), pod]);
-  }
-  return [...groups]
+  return [...Map.groupBy(pods, (pod) => ringOf(spec, pod))]
     .map(([name, members]) => ({ name, pods: members }))
     .filter((group) => group.pods.reduce((sum, { devices }) => sum + devices.length, 0) > 1);
 }
@@ -131,26 +164,17 @@ export function placementCost(view: ModelView, gang: PlacedGang, group: PlacedGr
 /** The sums inside each tensor-parallel group: a ring all-reduce over the slowest link. */
 function gangCost(view: ModelView, { fabric, spec, pods }: PlacedGang): PlacementCost {
   const byLink: PlacementCost["byLink"] = [];
+  const links: LevelLink[] = [];
   for (const group of parallelGroups(spec, pods)) {
     const ranks = group.pods.reduce((sum, { devices }) => sum + devices.length, 0);
-    const { ref, link } = narrowestLink(view, fabric, group.pods);
-    const transfer = linkMilliseconds(link, (2 * (ranks - 1) * allReduceBytes) / ranks);
-    if (transfer === undefined) continue;
-    const milliseconds = transfer + ((2 * (ranks - 1) - 1) * (link.microseconds ?? 0)) / 1000;
-    byLink.push({
-      from: group.name,
-      to: group.name,
-      level: ref?.level.name ?? "beyond",
-      milliseconds: round(milliseconds),
-    });
+    const found = narrowestLink(view, fabric, group.pods);
+    const milliseconds = ringMilliseconds(found.link, ranks);
+    if (milliseconds === undefined) continue;
+    links.push(found);
+    byLink.push({ from: group.name, to: group.name, level: levelName(found), milliseconds: round(milliseconds) });
   }
-  const assumes =
-    byLink.length > 0
-      ? [
-          `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`,
-        ]
-      : [];
-  return total(byLink, assumes);
+  const what = `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`;
+  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links)] : []);
 }
 
 /** What handing over one request's KV cache costs to each receiver, over their narrowest common level. */
@@ -163,25 +187,34 @@ function pairingCost(
 ): PlacementCost {
   const bytes = pairing.bytesPerRequest ?? defaultKvBytes;
   const byLink: PlacementCost["byLink"] = [];
+  const links: LevelLink[] = [];
   for (const to of receivers) {
-    const { ref, link } = narrowestLink(view, fabric, [...from.pods, ...to.pods]);
-    const milliseconds = linkMilliseconds(link, bytes);
+    const found = narrowestLink(view, fabric, [...from.pods, ...to.pods]);
+    const milliseconds = linkMilliseconds(found.link, bytes);
     if (milliseconds === undefined) continue;
-    byLink.push({
-      from: from.name,
-      to: to.name,
-      level: ref?.level.name ?? "beyond",
-      milliseconds: round(milliseconds),
-    });
+    links.push(found);
+    byLink.push({ from: from.name, to: to.name, level: levelName(found), milliseconds: round(milliseconds) });
   }
-  return total(
-    byLink,
-    byLink.length > 0 ? [`KV cache of ${bytes} bytes per request, one stream per pair of gangs`] : [],
-  );
+  const what = `KV cache of ${bytes} bytes per request, one stream per pair of gangs`;
+  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links)] : []);
+}
+
+function levelName({ ref }: LevelLink): string {
+  return ref?.level.name ?? "beyond";
+}
+
+/** The figures that a prediction rests on, and where they come from. */
+function basis(fabric: Fabric, links: readonly LevelLink[]): string[] {
+  const source = assumesFigures(fabric) ? "assumed, since no ClusterTopology says" : "by the ClusterTopology";
+  const texts = links.map((each) => {
+    const { gigabytesPerSecond, microseconds = 0 } = each.link;
+    return `${levelName(each)}: ${gigabytesPerSecond} GB/s per GPU and direction, ${microseconds} µs (${source})`;
+  });
+  return [...new Set(texts)];
 }
 
 function addCosts(a: PlacementCost, b: PlacementCost): PlacementCost {
-  return total([...a.byLink, ...b.byLink], [...a.assumes, ...b.assumes]);
+  return total([...a.byLink, ...b.byLink], [...new Set([...a.assumes, ...b.assumes])]);
 }
 
 function total(byLink: PlacementCost["byLink"], assumes: string[]): PlacementCost {

@@ -58,7 +58,7 @@ export function plan(model: ClusterModel, unit: PlanUnit, options: PlanOptions =
   if (Array.isArray(prepared)) {
     return { rejections: explainObstacles(unit, prepared), explored: 0, budgetExceeded: false };
   }
-  const solution = solveUnit(model, prepared, options.budget ?? defaultBudget);
+  const solution = solveUnit(model, prepared, unit.placementGroup, options.budget ?? defaultBudget);
   if (solution.kind === "found")
     return { plans: plansOf(model, unit, prepared, solution), explored: solution.explored };
   return {

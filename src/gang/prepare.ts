@@ -1,10 +1,12 @@
 import type { PlacedPod, RejectionReason } from "../api/placement.ts";
+import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
+import { slowestFabric } from "./links.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
@@ -46,7 +48,7 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   const obstacles = requests.flatMap((request) => specObstacle(model, request) ?? []);
   const group = unit.placementGroup;
   const groupFabric = group && model.view.fabric(group.spec.topology);
-  if (group) obstacles.push(...groupObstacles(requests, group, groupFabric));
+  if (group) obstacles.push(...groupObstacles(model, requests, group, groupFabric));
   if (obstacles.length > 0) return obstacles;
 
   const cache = fitCache(model);
@@ -84,6 +86,7 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
         group.spec,
         gangs.map(({ role }) => role),
         groupFabric,
+        bandwidthFor(model, group.spec),
       ),
     );
   return {
@@ -116,6 +119,7 @@ function specObstacle(model: ClusterModel, gang: GangRequest): Obstacle | undefi
 }
 
 function groupObstacles(
+  model: ClusterModel,
   requests: readonly GangRequest[],
   group: NonNullable<PlanUnit["placementGroup"]>,
   fabric: Fabric | undefined,
@@ -126,7 +130,7 @@ function groupObstacles(
     const remedy = "create that ClusterTopology or use default";
     return all("UnknownTopology", `PlacementGroup ${group.name} spec.topology is ${group.spec.topology}; ${remedy}`);
   }
-  const faults = placementGroupFaults(group.spec, fabric);
+  const faults = placementGroupFaults(group.spec, fabric, bandwidthFor(model, group.spec));
   if (faults.length > 0) return all(faults[0]!.reason, faults.map(({ message }) => message).join("; "));
   for (const { role, minInstances } of group.spec.members) {
     const present = requests.filter((gang) => (gang.role ?? gang.spec.role) === role).length;
@@ -135,6 +139,12 @@ function groupObstacles(
     return all("WaitingForPlacementGroup", message);
   }
   return [];
+}
+
+/** What a bound on transfer times may count on. */
+function bandwidthFor({ view }: ClusterModel, { pairing = [] }: PlacementGroupSpec): number {
+  const bound = pairing.some(({ maxTransferMilliseconds }) => maxTransferMilliseconds !== undefined);
+  return bound ? slowestFabric(view) : Number.POSITIVE_INFINITY;
 }
 
 function oncePerGang(obstacles: readonly Obstacle[]): Obstacle[] {

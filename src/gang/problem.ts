@@ -125,6 +125,8 @@ export interface Problem {
   readonly fabric: Fabric;
   /** What this plan has decided already; counts as used. */
   readonly decided: readonly Decided[];
+  /** Running pods, holds, and what this plan has decided. */
+  readonly pins: readonly Pin[];
 }
 
 /** All levels of a fabric, broad to narrow. */
@@ -196,12 +198,12 @@ export function buildProblem(input: {
   const tables = slots.map((slot, i) => input.tableOf(slot, inKeyOrder(alone[i]!)));
   const groups: Group[] = sets
     .filter(({ rule }) => rule.kind === "colocate")
-    .map((set) => ({ ...set, signature: signatureOf(set, slots, tables) }));
+    .map((set) => ({ ...set, signature: signatureOf(set, slots, tables, rules) }));
   const spreads = sets.flatMap((set) =>
     set.rule.kind === "spread" && set.rule.ref.kind === "node" ? [{ ...set, level: set.rule.ref.level }] : [],
   );
   const bundles = bundlesOf(slots, tables, groups, spreads);
-  return { view, slots, tables, groups, spreads, bundles, fabric, decided };
+  return { view, slots, tables, groups, spreads, bundles, fabric, decided, pins };
 }
 
 /** What a level demands of the devices of each pod by itself. */
@@ -237,15 +239,33 @@ function setsOf(rule: Rule, slots: readonly Slot[], pins: readonly Pin[]) {
   return sets.values();
 }
 
-/** Sets without pins and holds whose members look alike, in order, can trade places within what surrounds them. */
+/**
+ * Sets without pins and holds can trade places when their members look alike, in order: of one shape, under the same
+ * rules, and in the same sets of those rules whose domains are chosen before.
+ */
 function signatureOf(
   set: { rule: Rule; slots: readonly number[]; pins: readonly Pin[] },
   slots: readonly Slot[],
   tables: readonly ShapeTable[],
+  rules: readonly Rule[],
 ): string | undefined {
   const { surroundings } = set.rule;
   if (!surroundings || set.pins.length > 0 || set.slots.some((slot) => slots[slot]!.own)) return undefined;
-  return JSON.stringify([surroundings(slots[set.slots[0]!]!), set.slots.map((slot) => tables[slot]!.shape.key)]);
+  const depth = breadthOf(set.rule);
+  const before = rules.map((rule) => rule !== set.rule && breadthOf(rule) <= depth);
+  const members = set.slots.map((slot) => {
+    const names = rules.map((rule, i) => {
+      const name = rule.setOf(slots[slot]!);
+      return before[i] ? (name ?? 0) : Number(name !== undefined);
+    });
+    return [tables[slot]!.shape.key, names];
+  });
+  return JSON.stringify([surroundings(slots[set.slots[0]!]!), rules.indexOf(set.rule), members]);
+}
+
+/** Place of a rule's level among those of its fabric, broad to narrow. */
+export function breadthOf({ ref, fabric }: Pick<Rule, "ref" | "fabric">): number {
+  return ref.kind === "node" ? ref.level.index : fabric.nodeLevels.length + fabric.deviceLevels.indexOf(ref.level);
 }
 
 function bundlesOf(

@@ -60,11 +60,13 @@ function constraintRule(
 /**
  * Rules of a PlacementGroup over the gangs of a unit, whose roles are given by position. A bound on the transfer time
  * between two roles becomes the broadest level whose links, and those of all narrower levels, are fast enough.
+ * @param bandwidth of the slowest GPUs' own fabric, for topologies that do not tell
  */
 export function placementGroupRules(
   spec: PlacementGroupSpec,
   roles: readonly (string | undefined)[],
   fabric: Fabric,
+  bandwidth: number,
 ): Rule[] {
   const rules: Rule[] = [];
   const among = (names: readonly string[] | undefined) => (slot: SlotName) => {
@@ -77,7 +79,7 @@ export function placementGroupRules(
   }
   for (const { from, to, bytesPerRequest, maxTransferMilliseconds } of spec.pairing ?? []) {
     if (maxTransferMilliseconds === undefined || bytesPerRequest === undefined) continue;
-    const level = broadestWithin(fabric, bytesPerRequest, maxTransferMilliseconds);
+    const level = broadestWithin(fabric, bandwidth, bytesPerRequest, maxTransferMilliseconds);
     if (level === "any" || level === "none") continue;
     rules.push({
       ...constraintRule({ type: "colocate", level: level.level.name, mode: "required" }, fabric, among([from, to]), ""),
@@ -88,10 +90,15 @@ export function placementGroupRules(
 }
 
 /** Broadest level within which every transfer is fast enough; `any`: even beyond all levels it is; `none`: nowhere. */
-function broadestWithin(fabric: Fabric, bytes: number, maxMilliseconds: number): LevelRef | "any" | "none" {
+function broadestWithin(
+  fabric: Fabric,
+  bandwidth: number,
+  bytes: number,
+  maxMilliseconds: number,
+): LevelRef | "any" | "none" {
   let allowed: LevelRef | "any" | "none" = "none";
   // From narrow to broad: the first level that is too slow ends the range.
-  for (const { ref, link } of linksOf(fabric).toReversed()) {
+  for (const { ref, link } of linksOf(fabric, () => true, bandwidth).toReversed()) {
     const milliseconds = linkMilliseconds(link, bytes);
     if (milliseconds !== undefined && milliseconds > maxMilliseconds) break;
     allowed = ref ?? "any";
@@ -100,7 +107,7 @@ function broadestWithin(fabric: Fabric, bytes: number, maxMilliseconds: number):
 }
 
 /** Faults of a PlacementGroup that no cluster can cure; empty: none. */
-export function placementGroupFaults(spec: PlacementGroupSpec, fabric: Fabric): GangFault[] {
+export function placementGroupFaults(spec: PlacementGroupSpec, fabric: Fabric, bandwidth: number): GangFault[] {
   const levels = fabric.spec.levels;
   const roles = spec.members.map(({ role }) => role);
   const faults: GangFault[] = [];
@@ -114,7 +121,7 @@ export function placementGroupFaults(spec: PlacementGroupSpec, fabric: Fabric): 
   }
   for (const [i, { bytesPerRequest, maxTransferMilliseconds }] of (spec.pairing ?? []).entries()) {
     if (maxTransferMilliseconds === undefined || bytesPerRequest === undefined) continue;
-    if (broadestWithin(fabric, bytesPerRequest, maxTransferMilliseconds) !== "none") continue;
+    if (broadestWithin(fabric, bandwidth, bytesPerRequest, maxTransferMilliseconds) !== "none") continue;
     const message = `PlacementGroup spec.pairing[${i}].maxTransferMilliseconds ${maxTransferMilliseconds} is less than ${bytesPerRequest} bytes take on the fastest link of the topology; raise it`;
     faults.push({ reason: "InvalidGang", message });
   }

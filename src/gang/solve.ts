@@ -1,8 +1,11 @@
 import type { ClusterModel } from "../topology/model.ts";
+import { type Attempts, type Found, hasRoom, noDearer, optimize } from "./optimize.ts";
+import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import { buildProblem, type Decided, type Place, type Problem, type Rule, type Slot } from "./problem.ts";
 import { inRankOrder } from "./rank-order.ts";
 import { search } from "./search.ts";
+import { type Traffic, trafficOf } from "./traffic.ts";
 
 /** Places for slots of a unit; `decided` holds every newly placed one. */
 export interface Solution {
@@ -17,15 +20,20 @@ export interface NoSolution {
   readonly explored: number;
 }
 
-/** Steps that one attempt at something that is merely wished for may take. */
+/** What one attempt at something that is merely wished for may spend; all attempts at cheaper traffic together, too. */
 const wishBudget = 2_000;
 
 /**
  * Finds places for all base slots under all required rules, then makes the most of it: preferred rules in their order,
- * surplus, and domains no broader than they have to be.
+ * surplus, traffic that costs least, and domains no broader than they have to be.
  */
-export function solveUnit(model: ClusterModel, unit: PreparedUnit, budget: number): Solution | NoSolution {
-  const solver = createSolver(model, unit, budget);
+export function solveUnit(
+  model: ClusterModel,
+  unit: PreparedUnit,
+  group: PlanUnit["placementGroup"],
+  budget: number,
+): Solution | NoSolution {
+  const solver = createSolver(model, unit, group, budget);
   const everything = [...unit.base, ...unit.surplus.flat()];
   if (everything.length === 0) return { kind: "found", decided: [], explored: 0 };
   if (unit.surplus.length > 0) {
@@ -50,7 +58,12 @@ interface Solver {
   explored(): number;
 }
 
-function createSolver(model: ClusterModel, unit: PreparedUnit, budget: number): Solver {
+function createSolver(
+  model: ClusterModel,
+  unit: PreparedUnit,
+  group: PlanUnit["placementGroup"],
+  budget: number,
+): Solver {
   let explored = 0;
   let spent = 0;
   const required = unit.rules.filter((rule) => rule.required);
@@ -72,43 +85,68 @@ function createSolver(model: ClusterModel, unit: PreparedUnit, budget: number): 
     spent += result.spent;
     return result;
   };
+  /** The required rules, and of the preferred ones, in their order, each that can be kept beside those before it. */
+  const keepMost = (problem: (rules: readonly Rule[]) => Problem, limit: number): Found | NoSolution["kind"] => {
+    const tried = (rules: readonly Rule[], steps: number): Found | NoSolution["kind"] => {
+      const made = problem(rules);
+      const result = attempt(made, steps);
+      return result.kind === "found" ? { rules, problem: made, places: result.places } : result.kind;
+    };
+    const all = preferred.length > 0 ? tried(unit.rules, Math.min(limit, wishBudget)) : tried(required, limit);
+    if (typeof all !== "string" || preferred.length === 0) return all;
+    let best = tried(required, limit);
+    if (typeof best === "string") return best;
+    for (const rule of preferred) {
+      const next = tried([...best.rules, rule], wishBudget);
+      if (typeof next !== "string") best = next;
+    }
+    return best;
+  };
+  /** Attempts at more than is asked for: together they may spend as much as one wish. */
+  const attempts = (problem: (rules: readonly Rule[]) => Problem): Attempts => {
+    const end = Math.min(budget, spent + wishBudget);
+    return {
+      problemOf: problem,
+      left: () => spent < end,
+      attempt(rules) {
+        const made = problem(rules);
+        const result = attempt(made, end - spent);
+        return result.kind === "found" ? { rules, problem: made, places: result.places } : undefined;
+      },
+    };
+  };
 
   return {
     explored: () => explored,
     feasible: (slots) => attempt(problemOf(slots, [], required), wishBudget).kind === "found",
     best(slots, decided, limit) {
-      const tried = (rules: readonly Rule[], steps: number) => {
-        const problem = problemOf(slots, decided, rules);
-        return { rules, problem, result: attempt(problem, steps) };
-      };
-      let best = preferred.length > 0 ? tried(unit.rules, Math.min(limit, wishBudget)) : undefined;
-      if (best?.result.kind !== "found") {
-        best = tried(required, limit);
-        if (best.result.kind !== "found") return { kind: best.result.kind };
-        for (const rule of preferred) {
-          const next = tried([...best.rules, rule], wishBudget);
-          if (next.result.kind === "found") best = next;
-        }
-      }
-      for (const narrower of narrowings(unit, best.problem)) {
-        // From narrow to broad: the first that works is the one that is wanted.
-        for (const rule of narrower) {
-          if (holds(rule, best.problem, unit, placesOf(best.result))) break;
-          const next = tried([...best.rules, rule], wishBudget);
-          if (next.result.kind !== "found") continue;
-          best = next;
-          break;
-        }
-      }
-      const places = inRankOrder(best.problem, placesOf(best.result));
-      const { tables } = best.problem;
+      const problem = (rules: readonly Rule[]) => problemOf(slots, decided, rules);
+      const kept = keepMost(problem, limit);
+      if (typeof kept === "string") return { kind: kept };
+      const traffic = trafficOf(unit, group, kept.problem);
+      const found = narrow(optimize(kept, traffic, attempts(problem)), unit, traffic, attempts(problem));
+      const places = inRankOrder(found.problem, found.places);
+      const { tables } = found.problem;
       return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };
     },
   };
 }
 
-function placesOf(result: ReturnType<typeof search>): readonly Place[] {
-  return result.kind === "found" ? result.places : [];
+/** Keeps pods in domains no broader than they have to be, where no traffic says so. */
+function narrow(start: Found, unit: PreparedUnit, traffic: readonly Traffic[], attempts: Attempts): Found {
+  let best = start;
+  for (const narrower of narrowings(unit, start.problem)) {
+    // From narrow to broad: the first that works is the one that is wanted.
+    for (const rule of narrower) {
+      if (holds(rule, best.problem, unit, best.places) || !attempts.left()) break;
+      const rules = [...best.rules, rule];
+      const next = hasRoom(attempts.problemOf(rules), rule) ? attempts.attempt(rules) : undefined;
+      if (!next || !noDearer(best, next, traffic)) continue;
+      best = next;
+      break;
+    }
+  }
+  return best;
 }
 
 /**

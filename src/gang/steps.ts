@@ -1,5 +1,5 @@
 import { isOpen } from "./group-domain.ts";
-import type { Bundle, Group, Problem } from "./problem.ts";
+import { type Bundle, breadthOf, type Group, type Problem } from "./problem.ts";
 
 /** One decision of the search. `sibling`: the latest earlier step for something alike, whose order of values it goes on with. */
 export type Step =
@@ -9,8 +9,7 @@ export type Step =
 /** Groups whose domain is open, broad levels and large groups first; then bundles, those with the largest pods first. */
 export function stepsOf(problem: Problem): Step[] {
   const { groups, bundles, slots, tables } = problem;
-  const breadth = ({ rule: { ref, fabric } }: Group) =>
-    ref.kind === "node" ? ref.level.index : fabric.nodeLevels.length + fabric.deviceLevels.indexOf(ref.level);
+  const breadth = ({ rule }: Group) => breadthOf(rule);
   const weight = (list: readonly number[]) =>
     list.reduce((sum, slot) => sum + 1 + 1000 * tables[slot]!.shape.devices, 0);
   const groupOrder = [...groups.keys()]

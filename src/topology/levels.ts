@@ -24,8 +24,8 @@ const nvlinkAttribute = "gpu.kllama.ai/nvlinkDomain";
  * those labels NVLink ends at the host, and its GPUs say how far it reaches: all 8 of a DGX H100 are one domain, each
  * bridged pair of PCIe cards is one of 2, and MIG partitions, which reach no peer, are in none.
  *
- * Link figures are assumptions for one GPU and one direction: 400 Gb/s rails in a rack, half of that in a block, NVLink 5
- * between hosts, NVLink 4 inside one.
+ * Link figures are assumptions for one GPU and one direction: 400 Gb/s rails in a rack, half of that in a block; NVLink
+ * is as fast as the GPUs that are placed (`src/gang/links.ts`), here that of H100.
  */
 export const builtInTopology: ClusterTopologySpec = {
   levels: [
@@ -68,7 +68,7 @@ export const builtInTopology: ClusterTopologySpec = {
         "topology.k8s.aws/ultraserver-id",
       ],
       deviceAttribute: nvlinkAttribute,
-      gigabytesPerSecond: 900,
+      gigabytesPerSecond: 450,
       microseconds: 2,
     },
     { name: "host", nodeLabels: [hostnameLabel] },

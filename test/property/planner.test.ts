@@ -16,6 +16,15 @@ test("the planner finds a placement exactly when there is one, and what it finds
   );
 }, 60_000);
 
+test("no placement that keeps the same rules costs less traffic", () => {
+  fc.assert(
+    fc.property(casesUpTo(4, 4), (sample) => {
+      expect(judge(sample, true)?.fault).toBeUndefined();
+    }),
+    { numRuns: 400 },
+  );
+}, 60_000);
+
 const told = (sample: Parameters<typeof worldOf>[0], telling?: Telling): PlanResult => {
   const { model, unit } = worldOf(sample, telling);
   return plan(model, unit);

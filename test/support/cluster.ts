@@ -19,6 +19,8 @@ export interface NodeSketch {
   numa?: (gpu: number) => number;
   /** NVLink domain of each GPU; default: none is told. */
   nvlink?: (gpu: number) => string;
+  /** Product of the GPUs; default: an H100. */
+  product?: string;
   more?: Partial<NodeRecord>;
 }
 
@@ -49,6 +51,7 @@ export function addNode(model: ClusterModel, sketch: NodeSketch): void {
     const devices = gpus(count, (gpu) => ({
       "resource.kubernetes.io/numaNode": numa(gpu),
       ...(sketch.nvlink && { nvlinkDomain: sketch.nvlink(gpu) }),
+      ...(sketch.product && { productName: sketch.product }),
     }));
     model.upsertSlice(sliceRecord(name, devices));
   }

@@ -658,6 +658,66 @@ describe("members", () => {
   });
 });
 
+describe("traffic", () => {
+  const parts = (cost: { byLink: { level: string }[] }) => cost.byLink.map(({ level }) => level);
+  const pairs = (nodes: NodeSketch[]) => clusterOf(nodes, topology);
+  const topology = {
+    levels: [
+      { name: "rack", nodeLabels: ["rack"], gigabytesPerSecond: 50 },
+      { name: "host", nodeLabels: ["kubernetes.io/hostname"] },
+      { name: "bridge", deviceAttribute: "gpu.kllama.ai/nvlinkDomain", gigabytesPerSecond: 300 },
+    ],
+    beyond: { gigabytesPerSecond: 12.5 },
+  };
+
+  test("each of two pods gets a bridged pair, though one host has room for both", () => {
+    const model = pairs([
+      { name: "one", rack: "r", gpus: 4, nvlink: (gpu) => (gpu === 0 ? "a" : gpu === 1 ? "b" : "c") },
+      { name: "two", rack: "r", gpus: 4, used: 2, nvlink: () => "d" },
+    ]);
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 2, slices: [{ size: 1, level: "host" }] } });
+    const result = plan(model, { gangs: [gang] });
+    expect(picture(result)).toEqual(["g-w-0@one[2,3]", "g-w-1@two[2,3]"]);
+    expect(parts(plansOf(result)[0]!.placement.cost)).toEqual(["bridge", "bridge"]);
+  });
+
+  test("slices share one rack where they can, and those that cannot are as few as possible", () => {
+    const model = clusterOf([...racks({ a: 3, b: 2, c: 1 }, 4), { name: "far", zone: "y", gpus: 4 }], {
+      ...topology,
+      levels: [{ name: "zone", nodeLabels: ["zone"], gigabytesPerSecond: 25 }, ...topology.levels],
+    });
+    const gang = gangIn(model, "g", { w: { count: 6, gpus: 4, slices: [{ size: 2, level: "zone" }] } });
+    const { cost } = plansOf(plan(model, { gangs: [gang] }))[0]!.placement;
+    expect(parts(cost).sort()).toEqual(["rack", "rack", "zone"]);
+  });
+
+  test("partitions get no credit for a link between GPUs, whatever level they share", () => {
+    const nvlink = { name: "clique", nodeLabels: ["nvidia.com/gpu.clique"], gigabytesPerSecond: 900 };
+    const model = clusterOf([{ name: "n", rack: "r", more: { labels: { "nvidia.com/gpu.clique": "c" } } }], {
+      ...topology,
+      levels: [topology.levels[0]!, nvlink, ...topology.levels.slice(1)],
+    });
+    for (const slice of migSlices("n", [migBoard(0)])) model.upsertSlice(slice);
+    const gang = gangIn(model, "g", { w: { count: 1, requests: [partition("p", "2g", 2)] } });
+    expect(parts(plansOf(plan(model, { gangs: [gang] }))[0]!.placement.cost)).toEqual(["host"]);
+  });
+
+  test("without figures in the ClusterTopology those of the GPUs' product are assumed, and said to be", () => {
+    const levels = [{ name: "nvlink", deviceAttribute: "gpu.kllama.ai/nvlinkDomain" }];
+    const cost = (product: string) => {
+      const model = clusterOf([{ name: "n", gpus: 8, product, nvlink: () => "d" }], { levels });
+      return plansOf(plan(model, { gangs: [gangIn(model, "g", { w: { count: 1, gpus: 8 } })] }))[0]!.placement.cost;
+    };
+    expect(cost("NVIDIA A100-SXM4-80GB").assumes[1]).toBe(
+      "nvlink: 300 GB/s per GPU and direction, 1 µs (assumed, since no ClusterTopology says)",
+    );
+    const ring = (gigabytesPerSecond: number) => (2 * 7 * 2 ** 24) / 8 / (gigabytesPerSecond * 1e6) + (14 * 1) / 1000;
+    expect(cost("NVIDIA GB200").totalMs).toBeCloseTo(ring(900), 3);
+    expect(cost("AMD Instinct MI300X OAM").totalMs).toBeCloseTo(ring(448), 3);
+    expect(cost("something new").totalMs).toBeCloseTo(ring(300), 3);
+  });
+});
+
 describe("placement groups", () => {
   const group = (constraints: PlacementGroupSpec["constraints"]) => ({
     namespace: "team",
@@ -952,7 +1012,7 @@ describe("two GB200 racks with built-in levels", () => {
   for (const rack of ["a", "b"]) {
     for (let tray = 0; tray < 18; tray++) {
       const labels = { "topology.kubernetes.io/zone": "z", "nvidia.com/gpu.clique": `nvl-${rack}.1` };
-      addNode(model, { name: `${rack}-${tray}`, gpus: 4, more: { labels } });
+      addNode(model, { name: `${rack}-${tray}`, gpus: 4, product: "NVIDIA GB200", more: { labels } });
     }
   }
 
@@ -972,7 +1032,11 @@ describe("two GB200 racks with built-in levels", () => {
     const kv = plans[0]!.placement.cost.byLink.find(({ to }) => to === "d")!;
     expect(kv).toMatchObject({ from: "p", level: "nvlink-domain" });
     expect(kv.milliseconds).toBeCloseTo(1.13 / 0.9, 1);
-    expect(plans[0]!.placement.cost.assumes.join(" ")).toContain("1130000000 bytes per request");
+    expect(plans[0]!.placement.cost.assumes).toEqual([
+      expect.stringContaining("one ring all-reduce of 16 MiB"),
+      "nvlink-domain: 900 GB/s per GPU and direction, 2 µs (assumed, since no ClusterTopology says)",
+      "KV cache of 1130000000 bytes per request, one stream per pair of gangs",
+    ]);
   });
 
   test("more than a domain holds is refused with the room of the best", () => {
