@@ -96,6 +96,8 @@ export const plannerCommand = defineCommand({
       ]);
       const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
         userAgent: "kllama-planner",
+        // More than writes can take: the Lease is renewed in time however slow they are.
+        maxConnections: 40,
       });
       const holder = await whenReachable(log, () => readHolder(client));
       const planner = await startPlanner({

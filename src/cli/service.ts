@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import process from "node:process";
 import { type Logger, pino } from "pino";
 import { KubeError } from "../kube/client.ts";
+import { systemTiming, type Timing } from "../kube/timing.ts";
 import { type Flag, UsageError } from "./command.ts";
 import { onStopSignals } from "./signals.ts";
 
@@ -39,17 +40,32 @@ export function processIdentity(): string {
 }
 
 const reachPauseMs = 1_000;
+/** An API server that starts refuses everybody until it has read who may do what; after this long it means what it says. */
+const refusedMs = 30_000;
 
-/** What a service has to ask the API server before it can begin: asked again until the API server can be reached. */
-export async function whenReachable<T>(log: Logger, ask: () => Promise<T>): Promise<T> {
+/**
+ * What a service has to ask the API server before it can begin: asked again until the API server can be reached. Throws
+ * what it answers otherwise, a lack of rights only when it stays.
+ */
+export async function whenReachable<T>(
+  log: Pick<Logger, "warn">,
+  ask: () => Promise<T>,
+  timing: Timing = systemTiming,
+): Promise<T> {
+  const never = new AbortController().signal;
+  let refusedSinceMs: number | undefined;
   for (;;) {
     try {
       return await ask();
     } catch (error) {
-      if (!(error instanceof KubeError) || (error.status !== 0 && error.status !== 429 && error.status < 500))
-        throw error;
-      log.warn({ error: error.message }, "the API server cannot be asked yet");
-      await new Promise((resolve) => setTimeout(resolve, reachPauseMs));
+      if (!(error instanceof KubeError)) throw error;
+      const { status, message } = error;
+      const refused = status === 401 || status === 403;
+      if (!refused && status !== 0 && status !== 429 && status < 500) throw error;
+      refusedSinceMs = refused ? (refusedSinceMs ?? timing.nowMs()) : undefined;
+      if (refusedSinceMs !== undefined && timing.nowMs() - refusedSinceMs >= refusedMs) throw error;
+      log.warn({ error: message }, "the API server cannot be asked yet");
+      await timing.sleep(Math.max(reachPauseMs, error.retryAfterMs ?? 0), never);
     }
   }
 }

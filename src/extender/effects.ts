@@ -37,7 +37,8 @@ export async function applyWrite(
 function failure(error: unknown): Outcome {
   if (!(error instanceof KubeError)) return { ok: false, reason: "Internal", message: String(error) };
   const reason = isConflict(error) ? "Conflict" : isNotFound(error) ? "NotFound" : error.reason;
-  return { ok: false, reason, message: error.message };
+  const { message, retryAfterMs } = error;
+  return { ok: false, reason, message, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) };
 }
 
 const done: Outcome = { ok: true };

@@ -3,6 +3,7 @@ import { claimOwnership } from "../dra/allocator/class-drivers.ts";
 import { tellPod } from "../gang/lifecycle/orphans.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
+import { pauseAfter } from "../gang/lifecycle/step.ts";
 import { type GangRequest, plan, singlePodGang } from "../gang/plan.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
@@ -187,8 +188,7 @@ export function createSingles(
       if (outcome.ok) {
         state.pace.delete(effect.id);
       } else {
-        const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
-        state.pace.set(effect.id, { attempts, notBeforeMs: ports.nowMs() + Math.min(5_000, 50 * 2 ** attempts) });
+        state.pace.set(effect.id, pauseAfter(state.pace.get(effect.id), outcome, ports.nowMs()));
       }
       mark(uid);
       return true;

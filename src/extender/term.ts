@@ -33,10 +33,16 @@ const probePeriodMs = 30_000;
 export function createFence({ client, holder, log, timing }: FenceOptions): Fence {
   let trouble: string | undefined = "the term has not begun";
 
-  async function probe(): Promise<void> {
+  /** @returns whether the API server answered */
+  async function probe(): Promise<boolean> {
     const before = trouble;
-    trouble = await probeTerm(client, holder).catch((error: unknown) => `the fence cannot be probed: ${String(error)}`);
+    let answered = true;
+    trouble = await probeTerm(client, holder).catch((error: unknown) => {
+      answered = false;
+      return `the fence cannot be probed: ${String(error)}`;
+    });
     if (trouble !== undefined && trouble !== before) log.warn({ trouble }, "fence");
+    return answered;
   }
 
   async function begin(signal: AbortSignal): Promise<{ epoch: number; before?: string } | undefined> {
@@ -63,10 +69,10 @@ export function createFence({ client, holder, log, timing }: FenceOptions): Fenc
     async raise(signal) {
       const term = await begin(signal);
       if (term === undefined) return;
-      await probe();
+      let answered = await probe();
       while (trouble !== undefined && !signal.aborted) {
-        await timing.sleep(propagationMs, signal);
-        await probe();
+        await timing.sleep(answered ? propagationMs : retryMs, signal);
+        answered = await probe();
       }
       if (term.before !== undefined && term.before !== holder) await timing.sleep(settleMs, signal);
       if (signal.aborted) return;

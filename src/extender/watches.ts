@@ -14,7 +14,7 @@ import {
   projectSlice,
   projectTopology,
 } from "../kube/project.ts";
-import { createReflector, type InvalidObject, type Reflector } from "../kube/reflector.ts";
+import { createReflector, type InvalidObject, promptPauseMs, type Reflector } from "../kube/reflector.ts";
 import type { Timing } from "../kube/timing.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
@@ -46,6 +46,7 @@ export function createWatches(
       client,
       path: resourcePath(location),
       name: kind,
+      longestPauseMs: promptPauseMs,
       project,
       onChange: (change) => {
         if (change.type === "deleted") deleted(change.previous, change.key);

@@ -24,8 +24,19 @@ export interface ReflectorOptions<R, T> {
   onError?: (error: Error, fatal: boolean) => void;
   /** For messages. */
   name: string;
+  /**
+   * Longest pause between two tries, unless the server asks for a longer one; default 30,000, for what runs on every
+   * node. A process of which there are a few may ask more often, and is back sooner.
+   */
+  longestPauseMs?: number;
   timing?: Timing;
 }
+
+/**
+ * `longestPauseMs` of processes that a cluster has one or a few of: after any outage they are back within five seconds,
+ * which is this pause and a list.
+ */
+export const promptPauseMs = 3_000;
 
 /** Counters since `start`, but `invalid`: the objects that cannot be read now. */
 interface ReflectorStats {
@@ -66,7 +77,7 @@ const pageSize = 500;
 /** The API server sends a bookmark about every minute, so this long a silence means the connection is dead. */
 const idleTimeoutMs = 150_000;
 const watchSeconds = { least: 300, most: 600 };
-const backoffMs = { first: 800, most: 30_000 };
+const firstPauseMs = 800;
 /** client-go's rule: a watch that ends sooner, without a word, was refused rather than closed. */
 const shortWatchMs = 1_000;
 /** Heard this long after its start, a watch was a success: back-off begins anew. */
@@ -84,7 +95,7 @@ class CallbackError extends Error {}
  * can, so that only one raw object is in memory at a time; else it comes in pages of 500.
  */
 export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflector<T> {
-  const { client, path, onChange, name, timing = systemTiming } = options;
+  const { client, path, onChange, name, longestPauseMs = 30_000, timing = systemTiming } = options;
   const cache = createWatchCache(options.project);
   const stats: ReflectorStats = {
     lists: 0,
@@ -238,9 +249,15 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
       if (ending.kind !== "closed") options.onError?.(ending.error, false);
       // The first reconnect after an orderly end, or list after a 410, comes soon; the rest wait ever longer.
       const soon = failures === 0 && (ending.kind === "gone" || (ending.kind === "closed" && livedMs >= shortWatchMs));
-      await timing.sleep(soon ? 100 * timing.random() : delayMs(failures, ending, timing), signal);
+      await timing.sleep(soon ? 100 * timing.random() : delayMs(failures, ending), signal);
       failures = ending.kind === "closed" ? 0 : failures + 1;
     }
+  }
+
+  function delayMs(failures: number, ending: Ending): number {
+    const exponential = Math.min(longestPauseMs, firstPauseMs * 2 ** failures);
+    const asked = ending.kind !== "closed" && ending.error instanceof KubeError ? (ending.error.retryAfterMs ?? 0) : 0;
+    return Math.max(exponential / 2, asked) + (exponential / 2) * timing.random();
   }
 
   function end(reason: Error): void {
@@ -298,12 +315,6 @@ interface ListPage {
 
 function failed(message = "the watch failed"): { kind: "failed"; error: Error } {
   return { kind: "failed", error: new Error(message) };
-}
-
-function delayMs(failures: number, ending: Ending, timing: Timing): number {
-  const exponential = Math.min(backoffMs.most, backoffMs.first * 2 ** failures);
-  const asked = ending.kind !== "closed" && ending.error instanceof KubeError ? (ending.error.retryAfterMs ?? 0) : 0;
-  return Math.max(exponential / 2, asked) + (exponential / 2) * timing.random();
 }
 
 /** The WatchList feature is off (refused as invalid), or the server accepts but never ends the list. */

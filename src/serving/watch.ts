@@ -2,7 +2,7 @@ import type { KubernetesObject, Pod } from "../api/kubernetes.ts";
 import { servingGroup, version } from "../api/names.ts";
 import type { KubeClient } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
-import { type Change, createReflector, type Reflector } from "../kube/reflector.ts";
+import { type Change, createReflector, promptPauseMs, type Reflector } from "../kube/reflector.ts";
 import type { Timing } from "../kube/timing.ts";
 import { apiVersionOf, clusterLabel, type OwnedKind, ownedKinds } from "./owned.ts";
 
@@ -26,7 +26,7 @@ export interface WatchOptions {
 
 export function createWatched(options: WatchOptions): Watched {
   const { client, timing, onError } = options;
-  const common = { client, timing, onError };
+  const common = { client, timing, onError, longestPauseMs: promptPauseMs };
   const clusters = createReflector<KubernetesObject, KubernetesObject>({
     ...common,
     name: "llmclusters",

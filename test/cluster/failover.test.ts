@@ -1,24 +1,16 @@
-import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject } from "../../src/api/kubernetes.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { type AcceptedWrite, acceptedWrites } from "../support/audit-log.ts";
 import { follow } from "../support/follow.ts";
 import { type Stack, startReplica, startStack } from "../support/stack.ts";
 import { claimTemplate, create, createNamespace, gang, member } from "../support/workloads.ts";
 
 const namespace = "failover";
 const terms = "/apis/scheduling.kllama.ai/v1alpha1/plannerterms";
-
-interface AuditLine {
-  verb: string;
-  user: { username: string; extra?: Record<string, string[]> };
-  objectRef?: { resource: string; subresource?: string };
-  responseStatus?: { code: number };
-  stageTimestamp: string;
-}
 
 let stack: Stack;
 
@@ -64,7 +56,7 @@ describe("a leader that is paused past its Lease while it has writes under way",
     process.kill(paused, "SIGCONT");
     await stack.planner.exited();
     await everyGangReserved(12);
-    expect(await acceptedWrites(first.holder, awokeAt)).toEqual([]);
+    expect(await fencedWrites(first.holder, awokeAt)).toEqual([]);
     await second.stop();
   });
 });
@@ -98,30 +90,13 @@ async function aWriteOf(holder: string): Promise<void> {
   const since = new Date().toISOString();
   await eventually(
     `a write of planner ${holder}`,
-    async () => ((await acceptedWrites(holder, since)).length > 0 ? undefined : "none"),
+    async () => ((await fencedWrites(holder, since)).length > 0 ? undefined : "none"),
     { timeoutMs: 30_000 },
   );
 }
 
-/**
- * What the API server let a planner's pod write since then, but for what no fence is for: its Lease, events, and nominated
- * nodes, which are hints.
- */
-async function acceptedWrites(holder: string, since: string): Promise<AuditLine[]> {
-  const text = await readFile(stack.plane.auditLog as string, "utf8");
-  const lines = text.split("\n").filter((line) => line.endsWith("}") && line.includes(holder));
-  return lines
-    .map((line) => JSON.parse(line) as AuditLine)
-    .filter(({ verb, user, objectRef, responseStatus, stageTimestamp }) => {
-      const own = user.extra?.["authentication.kubernetes.io/pod-uid"]?.[0] === holder;
-      const write = ["create", "update", "patch", "delete"].includes(verb);
-      const what = `${objectRef?.resource}/${objectRef?.subresource ?? ""}`;
-      return (
-        own &&
-        write &&
-        !["leases/", "events/", "pods/status"].includes(what) &&
-        (responseStatus?.code ?? 500) < 300 &&
-        stageTimestamp > since
-      );
-    });
+/** What the API server let a planner's pod write since then, but for what no fence is for: events, and nominated nodes, which are hints. */
+async function fencedWrites(holder: string, since: string): Promise<AcceptedWrite[]> {
+  const writes = await acceptedWrites(stack.plane, since);
+  return writes.filter(({ podUid, what }) => podUid === holder && !/ (events|pods\/status)$/.test(what));
 }

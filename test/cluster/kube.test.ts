@@ -1,4 +1,3 @@
-import { Client } from "undici";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createClient, type KubeClient, KubeError } from "../../src/kube/client.ts";
 import { type Connection, loadConnection } from "../../src/kube/connection.ts";
@@ -7,7 +6,7 @@ import { createElector } from "../../src/kube/lease.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { type Change, createReflector, type Reflector } from "../../src/kube/reflector.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
-import { layout } from "../../tools/control-plane/layout.ts";
+import { compactEtcd } from "../support/etcd.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 
 interface Pod {
@@ -85,19 +84,6 @@ function follow(client: KubeClient, namespace: string) {
   return { reflector, changes, errors, until };
 }
 
-/** Forgets all history in etcd up to now, as the API server does every five minutes. */
-async function compactEtcd(): Promise<void> {
-  const etcd = new Client("http://localhost", { socketPath: layout(plane.dataDir).etcdSocket });
-  const post = async (path: string, body: object): Promise<{ header?: { revision: string } }> => {
-    const response = await etcd.request({ method: "POST", path, body: JSON.stringify(body) });
-    expect(response.statusCode).toBe(200);
-    return (await response.body.json()) as { header?: { revision: string } };
-  };
-  const { header } = await post("/v3/kv/range", { key: Buffer.from("a").toString("base64") });
-  await post("/v3/kv/compaction", { revision: header?.revision, physical: true });
-  await etcd.close();
-}
-
 async function throughProxy(): Promise<{ proxy: TcpProxy; client: KubeClient }> {
   const proxy = await startTcpProxy(plane.ports.apiServer);
   const server = `https://127.0.0.1:${proxy.port}`;
@@ -128,7 +114,7 @@ describe("reflector over pods of a real API server", () => {
     await removePod(namespace, "remove");
     await removePod(namespace, "again");
     await createPods(namespace, ["again", "new"]);
-    await compactEtcd();
+    await compactEtcd(plane);
     // A restarted API server has no events in memory from before.
     await plane.component("kube-apiserver").restart();
     changes.length = 0;

@@ -78,8 +78,11 @@ export type LifecycleEvent =
   | { type: "done"; effect: Effect; outcome: Outcome }
   | { type: "tick" };
 
-/** What became of an effect. A conflict or a missing object is news that the watch brings; the rest is tried again. */
-export type Outcome = { ok: true } | { ok: false; reason: string; message: string };
+/**
+ * What became of an effect. A conflict or a missing object is news that the watch brings; the rest is tried again, not
+ * sooner than the API server asks.
+ */
+export type Outcome = { ok: true } | { ok: false; reason: string; message: string; retryAfterMs?: number };
 
 export interface ClaimReference {
   namespace: string;

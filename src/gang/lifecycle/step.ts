@@ -14,7 +14,8 @@ import {
 } from "./state.ts";
 
 const firstRetryMs = 50;
-const lastRetryMs = 5_000;
+/** After any outage of the API server a gang goes on within five seconds: one such pause, and the few writes it lacks. */
+const lastRetryMs = 3_000;
 /** A refused gang is planned again when capacity is freed, but not more often than this. */
 const refusedPauseMs = 250;
 
@@ -180,7 +181,16 @@ function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, contex
   if (effect.type === "writeStatus" && effect.transition === "Scheduled" && mayHavePassed(outcome)) {
     state.unanswered = effect;
   }
-  const attempts = (state.pace.get(effect.id)?.attempts ?? 0) + 1;
+  state.pace.set(effect.id, pauseAfter(state.pace.get(effect.id), outcome, context.nowMs));
+}
+
+/** When an effect that failed may be tried again. */
+export function pauseAfter(
+  before: { attempts: number } | undefined,
+  failure: { retryAfterMs?: number },
+  nowMs: number,
+): { attempts: number; notBeforeMs: number } {
+  const attempts = (before?.attempts ?? 0) + 1;
   const delayMs = Math.min(lastRetryMs, firstRetryMs * 2 ** (attempts - 1));
-  state.pace.set(effect.id, { attempts, notBeforeMs: context.nowMs + delayMs });
+  return { attempts, notBeforeMs: nowMs + Math.max(delayMs, failure.retryAfterMs ?? 0) };
 }

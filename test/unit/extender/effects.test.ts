@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { applyWrite, type WriteEffect } from "../../../src/extender/effects.ts";
-import type { KubeClient } from "../../../src/kube/client.ts";
+import { type KubeClient, KubeError } from "../../../src/kube/client.ts";
 import { driver } from "../../builders.ts";
 
 /** Applies a reservation. @returns method and status of each request */
@@ -37,4 +37,14 @@ test("a reservation writes allocation and consumers at once", async () => {
 
 test("a claim that holds its devices already only gets its consumers: its allocation cannot change, not even its time", async () => {
   expect(await reserve(true)).toEqual([["PATCH", consumers]]);
+});
+
+test("a refusal tells how long the API server asks to wait", async () => {
+  const client = {
+    request: () => Promise.reject(new KubeError("too many", { status: 429, reason: "", retryAfterMs: 7_000 })),
+  } as unknown as KubeClient;
+  const effect: WriteEffect = { type: "bind", id: "b", pod: { namespace: "d", name: "p", uid: "u" }, node: "n" };
+  expect(await applyWrite(client, effect, () => undefined)).toEqual({
+    outcome: { ok: false, reason: "", message: "too many", retryAfterMs: 7_000 },
+  });
 });

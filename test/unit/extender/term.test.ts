@@ -8,6 +8,9 @@ interface World {
   /** Whose writes the policy lets through; undefined: it lets everybody write. */
   enforced?: string;
   kindInstalled: boolean;
+  /** Requests that are refused because there are too many. */
+  refusing?: boolean;
+  refused?: number;
 }
 
 /** An API server that knows PlannerTerms and their policy, and follows a new term after `lagMs`. */
@@ -26,6 +29,10 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
       path: string,
       options: { body?: { spec: World["term"]; status?: { probe: string } } },
     ) {
+      if (world.refusing) {
+        world.refused = (world.refused ?? 0) + 1;
+        return refuse(429, "TooManyRequests", "too many requests");
+      }
       if (!world.kindInstalled) return refuse(404, "", "404 page not found");
       if (path.endsWith("/status")) {
         const holder = enforced();
@@ -93,6 +100,18 @@ describe("the fence of a new leader", () => {
     expect(fence.trouble()).toBeUndefined();
     expect(raised.afterMs).toBeDefined();
     expect(warnings.length).toBeLessThan(8);
+  });
+
+  test("asks once a second while the API server refuses to answer, and stands soon after", async () => {
+    const world: World = { term: { holder: "me", epoch: 4 }, enforced: "another", kindInstalled: true };
+    const { timing, raised } = raise(world, 500);
+    await timing.advance(200);
+    world.refusing = true;
+    await timing.advance(20_000);
+    expect(world.refused).toBeLessThanOrEqual(21);
+    world.refusing = false;
+    await timing.advance(1_500);
+    expect(raised.afterMs).toBeDefined();
   });
 
   test("is probed every thirty seconds: a policy that goes is noticed, and its return within a second", async () => {

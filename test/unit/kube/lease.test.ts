@@ -1,8 +1,9 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type KubeClient, KubeError, type RequestOptions } from "../../../src/kube/client.ts";
 import { createElector, type Elector, type ElectorOptions } from "../../../src/kube/lease.ts";
 import type { Timing } from "../../../src/kube/timing.ts";
-import { createVirtualTiming, type VirtualTiming } from "../../support/virtual-timing.ts";
+import { createVirtualTiming } from "../../support/virtual-timing.ts";
 
 interface StoredLease {
   metadata: { name: string; resourceVersion: string };
@@ -72,7 +73,7 @@ function createLeaseServer() {
 
 type Server = ReturnType<typeof createLeaseServer>;
 
-function candidate(server: Server, timing: VirtualTiming, identity: string, options: Partial<ElectorOptions> = {}) {
+function candidate(server: Server, timing: Timing, identity: string, options: Partial<ElectorOptions> = {}) {
   const { client, faults } = server.client(timing);
   const log: string[] = [];
   const elector = createElector({
@@ -247,6 +248,44 @@ describe("elector", () => {
     server.remove();
     await timing.advance(2_000);
     expect([a.log, a.elector.isLeader()]).toEqual([["started 0", "lost"], false]);
+  });
+
+  it("is moved by no step of any wall clock: the leader stays, and after its death the next waits as long as ever", async () => {
+    const hourMs = 3_600_000;
+    const move = fc.record({
+      afterMs: fc.integer({ min: 0, max: 5_000 }),
+      who: fc.nat(1),
+      byMs: fc.constantFrom(-hourMs, hourMs),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(move, { minLength: 1, maxLength: 20 }), async (moves) => {
+        const timing = createVirtualTiming();
+        const server = createLeaseServer();
+        const offsetsMs = [0, 0];
+        const [a, b] = [0, 1].map((who) => {
+          const wallClock = (): Date => new Date(timing.wallClock().getTime() + offsetsMs[who]!);
+          return candidate(server, { ...timing, wallClock }, "ab"[who]!);
+        }) as [ReturnType<typeof candidate>, ReturnType<typeof candidate>];
+        a.elector.start();
+        await timing.advance(0);
+        b.elector.start();
+        for (const { afterMs, who, byMs } of moves) {
+          await timing.advance(afterMs);
+          offsetsMs[who]! += byMs;
+          expect([leaders(a), leaders(b)]).toEqual([1, 0]);
+        }
+        await timing.advance(3_000);
+        expect([a.log, b.log, server.lease()?.spec.leaseTransitions]).toEqual([["started 0"], [], 0]);
+        a.faults.cutOff = true;
+        offsetsMs[1]! += hourMs;
+        await timing.advance(12_000);
+        expect(b.log).toEqual([]);
+        await timing.advance(8_000);
+        expect([a.log, b.log]).toEqual([["started 0", "lost"], ["started 1"]]);
+        await Promise.all([a.elector.release(), b.elector.release()]);
+      }),
+      { numRuns: 30 },
+    );
   });
 
   it("tells of every new holder once", async () => {

@@ -4,6 +4,7 @@ import {
   type Change,
   createReflector,
   type InvalidObject,
+  promptPauseMs,
   type ReflectorOptions,
 } from "../../../src/kube/reflector.ts";
 import { createFakeCollection, type FakeObject } from "../../support/fake-collection.ts";
@@ -195,6 +196,32 @@ describe("reflector", () => {
     await timing.advance(1_000);
     expect(collection.openStreams()).toBe(1);
   });
+
+  it.each([503, 429])(
+    "is back within five seconds after an outage of any length (%i), and lists nothing",
+    async (status) => {
+      const { timing, collection, reflector, errors, news } = setup({ longestPauseMs: promptPauseMs });
+      reflector.start();
+      await timing.advance(1_000);
+      for (let outage = 1; outage <= 20; outage += 1) {
+        const lists = collection.requests.streamedList;
+        const before = errors.length;
+        const refusal = new KubeError("no", { status, reason: "", ...(status === 429 ? { retryAfterMs: 1_000 } : {}) });
+        for (let refusals = 0; refusals < 1_000; refusals += 1) collection.refuseNext(refusal);
+        collection.dropStreams();
+        await timing.advance(outage * 3_000);
+        // At most one try a second while it is told to wait as long.
+        expect(errors.length - before).toBeLessThanOrEqual(outage * 3 + 2);
+        collection.heal();
+        collection.store("a", `${outage}`);
+        await timing.advance(4_000);
+        expect(reflector.items.get("ns/a")).toBe(`${outage}`);
+        expect(collection.requests.streamedList).toBe(lists);
+        await timing.advance(10_000 * (outage % 2));
+      }
+      expect(news().filter((change) => change === "replaced")).toHaveLength(1);
+    },
+  );
 
   it("reconnects soon after an orderly close, but not in a hot loop", async () => {
     const { timing, collection, reflector } = setup();
