@@ -236,11 +236,12 @@ export function createCoordinator(
   function observeGang(gang: GangRecord): void {
     if (!fresh.accept(gang.uid, gang.resourceVersion)) return;
     const key = `${gang.namespace}/${gang.name}`;
+    const before = entries.get(key)?.state.gang?.status.phase;
     tell(key, {
       type: "gang",
       gang: { ...gang, problems: problemsOf(gang) },
     });
-    touchGroup(gang);
+    touchGroup(gang, gang.status.phase !== before);
   }
 
   function observeGangGone(gang: { namespace: string; name: string; uid: string }): void {
@@ -248,13 +249,15 @@ export function createCoordinator(
     tell(`${gang.namespace}/${gang.name}`, { type: "gangGone", uid: gang.uid });
   }
 
-  /** What one gang of a group does may be what the others wait for. */
-  function touchGroup(gang: GangRecord): void {
+  /** What one gang of a group does may be what the others wait for: that it is placed, above all. */
+  function touchGroup(gang: GangRecord, moved: boolean): void {
     if (groups.size === 0) return;
     for (const other of entries.values()) {
       const sibling = other.state.gang;
       if (sibling === undefined || sibling.namespace !== gang.namespace) continue;
-      if (groupNamed(other.state) !== undefined) dirty.add(other.state.key);
+      if (groupNamed(other.state) === undefined) continue;
+      if (moved && other.state.rejection !== undefined) tell(other.state.key, { type: "groupChanged" });
+      else dirty.add(other.state.key);
     }
   }
 

@@ -21,17 +21,34 @@ export interface Workload {
   make(index: number): Pod;
 }
 
+export interface Cluster {
+  /** The namespace of all that is namespaced is being deleted; there is a new one once it is empty. */
+  terminating: boolean;
+}
+
 /**
  * A model of kube-controller-manager 1.36, on caches that lag: claims made from templates and reservations cleaned up
- * (pkg/controller/resourceclaim), claims of gone pods collected, pods of lost nodes deleted, StatefulSets kept whole.
+ * (pkg/controller/resourceclaim), claims of gone pods collected, pods of lost nodes deleted, StatefulSets kept whole,
+ * deleted namespaces emptied.
  */
-export function createControllerManager(parts: Parts, workloads: ReadonlyMap<string, Workload>): Component {
-  return createComponent("kube-controller-manager", parts, (process) => runControllers(parts, workloads, process));
+export function createControllerManager(
+  parts: Parts,
+  workloads: ReadonlyMap<string, Workload>,
+  cluster: Cluster,
+): Component {
+  return createComponent("kube-controller-manager", parts, (process) =>
+    runControllers(parts, workloads, cluster, process),
+  );
 }
 
 type Sync = () => Promise<void>;
 
-function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, process: Process): void {
+function runControllers(
+  parts: Parts,
+  workloads: ReadonlyMap<string, Workload>,
+  cluster: Cluster,
+  process: Process,
+): void {
   const { random, api } = parts;
   const client = parts.network.client(process, "system:kube-controller-manager");
   const follow = createInformers(parts, process);
@@ -53,6 +70,7 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
   for (const claim of claims.values()) observeClaim(claim);
   for (const node of nodes.values()) observeNode(node, false);
   keepWorkloads();
+  emptyNamespaces();
 
   function observePod(pod: Pod, previous: Pod | undefined, gone: boolean): void {
     keepSoon();
@@ -128,6 +146,29 @@ function runControllers(parts: Parts, workloads: ReadonlyMap<string, Workload>, 
       if ((await get<Pod>(client, paths.pod(pod.metadata.name)))?.metadata.uid !== pod.metadata.uid) return;
       await remove(client, paths.pod(pod.metadata.name), body);
     });
+  }
+
+  function emptyNamespaces(): void {
+    process.after(random.between(500, 2_000), () => {
+      if (cluster.terminating) emptyNamespace();
+      emptyNamespaces();
+    });
+  }
+
+  /** One kind after another, in no order that anybody can rely on. */
+  function emptyNamespace(): void {
+    const kinds = { pods: paths.pod, resourceclaims: paths.claim, gangs: paths.gang, placementgroups: paths.group };
+    let left = 0;
+    for (const [resource, path] of Object.entries(kinds)) {
+      for (const { metadata } of api.store.all(resource).values()) {
+        left += 1;
+        if (metadata.deletionTimestamp !== undefined) continue;
+        enqueue(`empty/${metadata.uid}`, () => remove(client, path(metadata.name), {}));
+      }
+    }
+    if (left > 0) return;
+    parts.say("the namespace is gone, and created again");
+    cluster.terminating = false;
   }
 
   /** Soon after every change of pods, and now and then: nobody tells of changed workloads. */

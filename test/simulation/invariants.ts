@@ -1,16 +1,21 @@
 import type { Gang } from "../../src/api/gang.ts";
-import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
+import type { PlacedPod } from "../../src/api/placement.ts";
 import { plannerAccount } from "../support/api-double/rules.ts";
 import type { Commit, Store } from "../support/api-double/store.ts";
 import { devicesOf, namespace, nodeOfClaim } from "./parts.ts";
-import { rackOf, type Sketch } from "./sketch.ts";
+import { isReady as isUp } from "./scheduler.ts";
+import { rackOf, type Sketch, unitsOf } from "./sketch.ts";
 
 /** What the watchers of a world may ask. */
 export interface Witness {
   store: Store;
   sketch: Sketch;
   nowMs(): number;
+  after(delayMs: number, happen: () => void): void;
+  /** Nothing fails, and a planner leads. */
+  calm(): boolean;
   /** pod UID → devices that it uses now. */
   prepared(): ReadonlyMap<string, readonly string[]>;
   /** Pods for which kube-scheduler ever called `bind`. */
@@ -22,8 +27,11 @@ export interface Witness {
 
 export const invariants = {
   oneHolder: "no device is held twice",
+  onPaper: "no Gang says that it holds what another holds",
   committed: "no member is bound before its gang is committed",
   atBarrier: "a gang is committed only when every member has arrived",
+  baseSet: "a PlacementGroup starts with its base set, or not at all",
+  soon: "a committed gang is bound whole within 5 s",
   current: "a commit rests on the Gang as it is",
   reserved: "a member is bound where its devices are",
   rules: "what is placed satisfies every required constraint",
@@ -39,10 +47,15 @@ export const invariants = {
 /** A planner whose watch died without a word learns only after so long that a Gang is gone, and binds its members. */
 const straggleMs = 160_000;
 
+const holding: ReadonlySet<string> = new Set(["Reserved", "Binding", "Scheduled"]);
+
 /** Judges every commit. */
 export function watchInvariants(witness: Witness): void {
   const { store } = witness;
-  const holder = new Map<string, string>(); // device -> claim
+  const holder = new Map<string, string>(); // unit -> claim
+  const gangOf = new Map<string, string | undefined>(); // pod UID -> gang, also of pods that are gone
+  const onPaper = new Map<string, string>(); // unit -> gang
+  const deleted = new Map<string, number>(); // gang name -> when, if it held places
   const committed = new Map<string, { uid: string; endedAtMs?: number }>(); // gang name -> last commit
 
   store.onCommit((commit) => {
@@ -51,28 +64,43 @@ export function watchInvariants(witness: Witness): void {
     else if (commit.resource === "pods") judgePod(commit);
   });
 
+  const unitsIn = (devices: readonly string[]) => devices.flatMap((device) => unitsOf(witness.sketch, device));
+
   function judgeClaim({ type, object, previous, user }: Commit): void {
-    const now = type === "DELETED" ? [] : devicesOf(object as unknown as ResourceClaim);
-    const before = previous === undefined ? [] : devicesOf(previous as unknown as ResourceClaim);
+    const now = type === "DELETED" ? [] : unitsIn(devicesOf(object as unknown as ResourceClaim));
+    const before = previous === undefined ? [] : unitsIn(devicesOf(previous as unknown as ResourceClaim));
     const { name } = object.metadata;
-    for (const device of before) if (holder.get(device) === name) holder.delete(device);
-    for (const device of now) {
-      const other = holder.get(device);
-      if (other !== undefined) witness.fail(invariants.oneHolder, `${device} is held by claims ${other} and ${name}`);
-      holder.set(device, name);
+    for (const unit of before) if (holder.get(unit) === name) holder.delete(unit);
+    for (const unit of now) {
+      const other = holder.get(unit);
+      if (other !== undefined) witness.fail(invariants.oneHolder, `${unit} is held by claims ${other} and ${name}`);
+      holder.set(unit, name);
     }
     const { reservedFor = [] } = (object as unknown as ResourceClaim).status ?? {};
     if (now.length > 0 && reservedFor.length === 0 && user === plannerAccount) {
       witness.fail(invariants.leak, `the planner leaves claim ${name} allocated and unused: nobody will deallocate it`);
     }
-    if (now.length > 0 && before.length === 0) judgeUse(object as unknown as ResourceClaim, new Set(now));
+    if (now.length > 0 && before.length === 0) {
+      judgeUse(object as unknown as ResourceClaim, new Set(now));
+      judgePaper(object as unknown as ResourceClaim, now);
+    }
+  }
+
+  /** Places that Gangs hold are not for others. */
+  function judgePaper(claim: ResourceClaim, units: readonly string[]): void {
+    const gang = gangOf.get(claim.metadata.ownerReferences?.[0]?.uid ?? "");
+    for (const unit of units) {
+      const other = onPaper.get(unit);
+      if (other === undefined || other === gang) continue;
+      witness.fail(invariants.onPaper, `${unit} is given to claim ${claim.metadata.name}, and Gang ${other} holds it`);
+    }
   }
 
   /** Also devices of pods that still run although their claim is gone or was emptied. */
   function judgeUse(claim: ResourceClaim, devices: ReadonlySet<string>): void {
     const owner = claim.metadata.ownerReferences?.[0]?.uid;
     for (const [uid, used] of witness.prepared()) {
-      if (uid === owner || !used.some((device) => devices.has(device))) continue;
+      if (uid === owner || !unitsIn(used).some((unit) => devices.has(unit))) continue;
       const pod = podWith(uid);
       // Force-deleted: its kubelet ends it before it prepares anything else. Damaged: nothing in the API tells of its devices.
       if (pod === undefined || witness.damaged(uid)) continue;
@@ -92,7 +120,9 @@ export function watchInvariants(witness: Witness): void {
     const { name, uid } = gang.metadata;
     const phase = gang.status?.phase ?? "Pending";
     const known = committed.get(name);
+    write(gang, type === "DELETED" || !holding.has(phase) ? [] : (gang.status?.placement?.pods ?? []));
     if (type === "DELETED") {
+      if (holding.has(phase)) deleted.set(name, witness.nowMs());
       if (known?.uid === uid) known.endedAtMs = witness.nowMs();
       return;
     }
@@ -103,7 +133,48 @@ export function watchInvariants(witness: Witness): void {
     if (phase === "Reserved" && before !== "Reserved") judgePlacement(gang);
   }
 
+  /** What the Gang says that it holds. */
+  function write(gang: Gang, pods: readonly PlacedPod[]): void {
+    const { name } = gang.metadata;
+    for (const [unit, other] of onPaper) if (other === name) onPaper.delete(unit);
+    for (const unit of unitsIn(placedDevices(pods))) {
+      const other = onPaper.get(unit);
+      if (other !== undefined && other !== name) {
+        witness.fail(invariants.onPaper, `${unit} is held by Gang ${other} and written into Gang ${name}`);
+      }
+      onPaper.set(unit, name);
+    }
+  }
+
+  /** Every role of its group has enough gangs that are committed or whole at the barrier. */
+  function judgeBaseSet(gang: Gang): void {
+    const { placementGroup } = gang.spec;
+    if (placementGroup === undefined || store.get("placementgroups", `${namespace}/${placementGroup}`) === undefined)
+      return;
+    for (const role of ["prefill", "decode"] as const) {
+      const sketches = witness.sketch.gangs.filter((each) => each.role === role);
+      if (sketches.some(({ name }) => isReady(name))) continue;
+      witness.fail(invariants.baseSet, `gang ${gang.metadata.name} is committed without any gang of role ${role}`);
+    }
+  }
+
+  /** Also one that was deleted a while ago: the planner's watch may be dead. */
+  function isReady(name: string): boolean {
+    if (witness.nowMs() - (deleted.get(name) ?? Number.NEGATIVE_INFINITY) <= straggleMs) return true;
+    const gang = store.get("gangs", `${namespace}/${name}`) as unknown as Gang | undefined;
+    const phase = gang?.status?.phase;
+    if (phase === "Binding" || phase === "Scheduled") return true;
+    return phase === "Reserved" && (gang?.status?.placement?.pods ?? []).every(({ pod }) => hasArrived(pod));
+  }
+
+  function hasArrived(name: string): boolean {
+    const called = witness.called();
+    return [...lastPods(name)].some((pod) => called.has(pod.metadata.uid ?? "") || pod.spec.nodeName !== undefined);
+  }
+
   function judgeCommit(gang: Gang): void {
+    judgeBaseSet(gang);
+    watchBinding(witness, gang);
     const { name, generation } = gang.metadata;
     if (gang.status?.observedGeneration !== generation) {
       witness.fail(
@@ -111,12 +182,8 @@ export function watchInvariants(witness: Witness): void {
         `gang ${name} is committed as of generation ${gang.status?.observedGeneration} in ${generation}`,
       );
     }
-    const called = witness.called();
     for (const { pod: name } of gang.status?.placement?.pods ?? []) {
-      const arrived = [...lastPods(name)].some(
-        (pod) => called.has(pod.metadata.uid ?? "") || pod.spec.nodeName !== undefined,
-      );
-      if (!arrived)
+      if (!hasArrived(name))
         witness.fail(invariants.atBarrier, `gang ${gang.metadata.name} is committed without ${name} at the barrier`);
     }
   }
@@ -131,10 +198,9 @@ export function watchInvariants(witness: Witness): void {
   function judgePlacement(gang: Gang): void {
     const pods = gang.status?.placement?.pods ?? [];
     const own = new Set<string>();
-    for (const device of pods.flatMap((pod) => pod.claims.flatMap((claim) => claim.devices))) {
-      const key = `${device.pool}/${device.device}`;
-      if (own.has(key)) witness.fail(invariants.oneHolder, `gang ${gang.metadata.name} plans ${key} twice`);
-      own.add(key);
+    for (const unit of unitsIn(placedDevices(pods))) {
+      if (own.has(unit)) witness.fail(invariants.oneHolder, `gang ${gang.metadata.name} plans ${unit} twice`);
+      own.add(unit);
     }
     for (const podSet of gang.spec.podSets) {
       for (const { size, level } of podSet.slices ?? []) {
@@ -154,6 +220,7 @@ export function watchInvariants(witness: Witness): void {
   function judgePod({ type, object, previous }: Commit): void {
     const pod = object as unknown as Pod;
     const node = pod.spec.nodeName;
+    if (type === "ADDED") gangOf.set(pod.metadata.uid ?? "", pod.metadata.labels?.[gangLabel]);
     if (
       type === "DELETED" ||
       node === undefined ||
@@ -184,4 +251,46 @@ export function watchInvariants(witness: Witness): void {
       `pod ${pod.metadata.name} is bound while its gang is ${phase ?? "not committed"}`,
     );
   }
+}
+
+/** Devices of placed pods, as `pool/device`. */
+export function placedDevices(pods: readonly PlacedPod[]): string[] {
+  return pods.flatMap(({ claims }) =>
+    claims.flatMap(({ devices }) => devices.map(({ pool, device }) => `${pool}/${device}`)),
+  );
+}
+
+const bindingLimitMs = 5_000;
+const lookEveryMs = 250;
+
+/** The members that a gang was committed with are bound soon, unless somebody took them, their nodes or claims away. */
+function watchBinding(witness: Witness, { metadata, status }: Gang): void {
+  const { store } = witness;
+  const members = (status?.placement?.pods ?? []).flatMap(({ pod: name, node }) => {
+    const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+    return pod === undefined ? [] : [{ name, node, uid: pod.metadata.uid }];
+  });
+  let calmMs = 0;
+
+  function isLate({ name, node, uid }: (typeof members)[number]): boolean {
+    const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+    if (pod === undefined || pod.metadata.uid !== uid || pod.spec.nodeName !== undefined || witness.damaged(uid))
+      return false;
+    if (pod.metadata.deletionTimestamp !== undefined) return false;
+    const host = store.get("nodes", node) as unknown as Node | undefined;
+    return host !== undefined && isUp(host) && host.spec?.unschedulable !== true;
+  }
+
+  function look(): void {
+    const gang = store.get("gangs", `${namespace}/${metadata.name}`) as unknown as Gang | undefined;
+    const phase = gang?.status?.phase;
+    if (gang?.metadata.uid !== metadata.uid || (phase !== "Binding" && phase !== "Scheduled")) return;
+    const late = members.filter(isLate);
+    if (late.length === 0) return;
+    calmMs = witness.calm() ? calmMs + lookEveryMs : 0;
+    if (calmMs <= bindingLimitMs) witness.after(lookEveryMs, look);
+    else witness.fail(invariants.soon, `gang ${metadata.name} is committed, ${late.map(({ name }) => name)} unbound`);
+  }
+
+  witness.after(lookEveryMs, look);
 }

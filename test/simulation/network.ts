@@ -20,14 +20,18 @@ export interface Weather {
 export const fairWeather: Weather = { outage: false, faults: 0, slowness: 0, slowestMs: 0 };
 
 type Send = { method: string; path: string; query?: RequestOptions["query"]; body?: unknown; contentType?: string };
+type Sender = { user: string; pod?: string | undefined };
 
 export interface Network {
   weather: Weather;
+  /** Called when a request is about to leave its process: it is still in there if the process is paused now. */
+  onLeaving: (process: Process, request: { method: string; path: string; body?: unknown }) => void;
   /** Called when a request has come to the API server and is about to be handled: somebody else may be faster. */
   onArrival: (request: { method: string; path: string; body?: unknown }) => void;
   /** One request, for models that need no promises. `done` runs in the process. */
   send(process: Process, user: string, request: Send, done: (error: unknown, answer?: unknown) => void): void;
-  client(process: Process, user: string): KubeClient;
+  /** @param pod UID of the pod that the process runs in */
+  client(process: Process, user: string, pod?: string): KubeClient;
   /** Ends some open watches: orderly, by reset, or (worst) by silence. */
   disturbWatches(how: "close" | "reset" | "silence", probability: number): void;
 }
@@ -36,7 +40,14 @@ const usualMs = { least: 0.3, most: 4 };
 const bookmarkMs = 60_000;
 
 export function createNetwork(api: ApiServer, clock: Clock, random: Random): Network {
-  const network: Network = { weather: fairWeather, onArrival: () => undefined, send, client, disturbWatches };
+  const network: Network = {
+    weather: fairWeather,
+    onLeaving: () => undefined,
+    onArrival: () => undefined,
+    send,
+    client,
+    disturbWatches,
+  };
   const streams = new Set<Stream>();
   api.store.onCommit(({ resource }) => {
     for (const stream of streams) if (stream.resource === resource) stream.wake();
@@ -49,13 +60,13 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   }
 
   function send(process: Process, user: string, request: Send, done: (error: unknown, answer?: unknown) => void): void {
-    carry(process, user, request, 30_000, () => false, done);
+    carry(process, { user }, request, 30_000, () => false, done);
   }
 
   /** @param givenUp whether the caller has hung up: what has not arrived by then may still arrive, or not */
   function carry(
     process: Process,
-    user: string,
+    sender: Sender,
     request: Send,
     timeoutMs: number,
     givenUp: () => boolean,
@@ -63,28 +74,38 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   ): void {
     const fate = random.chance(network.weather.faults) ? random.pick(fates) : "good";
     const answer = (error: unknown, value?: unknown): void => {
-      if (fate === "hung") return;
+      if (fate === "hung" || fate === "late") return;
       process.after(delayMs(), () => (fate === "answer lost" ? done(unreachable()) : done(error, value)));
     };
     // As the wire has it: nothing of the sender's memory is shared, and what is undefined is absent.
     const body = request.body === undefined ? undefined : (JSON.parse(JSON.stringify(request.body)) as unknown);
     if (fate === "hung") process.after(timeoutMs, () => done(timedOut(timeoutMs)));
-    clock.after(delayMs(), () => {
+    if (fate === "late") process.after(delayMs(), () => done(unreachable()));
+    clock.after(delayMs() + (fate === "late" ? random.between(0, latestMs) : 0), () => {
+      network.onLeaving(process, { ...request, body });
+      if (process.paused) process.deliver(() => clock.after(delayMs(), arrive));
+      else arrive();
+    });
+
+    function arrive(): void {
       if ((!process.alive || givenUp()) && random.chance(0.5)) return;
-      if (network.weather.outage || fate === "lost") return answer(unreachable());
-      if (fate === "refused") return answer(random.pick(refusals)());
-      if (fate === "hung" && random.chance(0.5)) return;
+      if (network.weather.outage || fate === "lost") answer(unreachable());
+      else if (fate === "refused") answer(random.pick(refusals)());
+      else if (fate !== "hung" || random.chance(0.5)) handle();
+    }
+
+    function handle(): void {
       network.onArrival({ ...request, body });
       try {
-        answer(undefined, api.handle({ user, ...request, body }));
+        answer(undefined, api.handle({ ...sender, ...request, body }));
       } catch (error) {
         if (!(error instanceof KubeError)) throw error;
         answer(error);
       }
-    });
+    }
   }
 
-  function client(process: Process, user: string): KubeClient {
+  function client(process: Process, user: string, pod?: string): KubeClient {
     return {
       request: <T>(method: string, path: string, options: RequestOptions = {}) =>
         new Promise<T>((resolve, reject) => {
@@ -99,7 +120,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
           const request = { method, path, query, body, ...(contentType === undefined ? {} : { contentType }) };
           carry(
             process,
-            user,
+            { user, pod },
             request,
             timeoutMs,
             () => over,
@@ -168,7 +189,9 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   return network;
 }
 
-const fates = ["lost", "answer lost", "answer lost", "hung", "refused"] as const;
+/** `late`: the connection breaks, and the request, which waits somewhere, is handled all the same. */
+const fates = ["lost", "answer lost", "answer lost", "hung", "refused", "late"] as const;
+const latestMs = 8_000;
 
 const refusals: readonly (() => KubeError)[] = [
   () => new KubeError("too many requests", { status: 429, reason: "TooManyRequests", retryAfterMs: 1_000 }),

@@ -93,6 +93,14 @@ export const paths = {
     resourcePath({ group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace, name, subresource }),
   slice: (name?: string) => resourcePath({ group: "resource.k8s.io", version: "v1", resource: "resourceslices", name }),
   deviceClass: () => resourcePath({ group: "resource.k8s.io", version: "v1", resource: "deviceclasses" }),
+  group: (name?: string) =>
+    resourcePath({
+      group: "scheduling.kllama.ai",
+      version: "v1alpha1",
+      resource: "placementgroups",
+      namespace,
+      name,
+    }),
   gang: (name?: string, subresource?: string) =>
     resourcePath({
       group: "scheduling.kllama.ai",

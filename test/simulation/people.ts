@@ -1,15 +1,22 @@
 import type { Gang } from "../../src/api/gang.ts";
 import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
-import type { Workload } from "./controller-manager.ts";
+import type { Cluster, Workload } from "./controller-manager.ts";
 import type { Kubelets } from "./kubelets.ts";
 import { namespace, type Parts, paths, place } from "./parts.ts";
-import { gangObject, nodeObject, podObject, type Sketch, workloadsOf } from "./sketch.ts";
+import { gangObject, groupObject, nodeObject, podObject, type Sketch, sliceObjects, workloadsOf } from "./sketch.ts";
 
 /** People and machines: what they do, sensible or not. Names of what they do, for the trace, and how often. */
 export interface People {
   /** One random thing. */
   act(): void;
+  /** With its pods. */
+  createGang(name: string): void;
+  createGroup(): void;
+  deleteGang(name: string): void;
+  deletePod(name: string): void;
+  nodeGone(name: string): void;
+  nodeBack(name: string): void;
   /** Is faster than a write that has just come to the API server, and changes what it rests on. */
   overtake(path: string): void;
   /** Repairs what people and machines broke: nodes are back, and no surprises come any more. */
@@ -25,6 +32,7 @@ export function createPeople(
   sketch: Sketch,
   workloads: Map<string, Workload>,
   kubelets: Kubelets,
+  cluster: Cluster,
 ): People {
   const { api, random, say } = parts;
   const process = parts.spawn("people");
@@ -43,12 +51,37 @@ export function createPeople(
     client.request(method, path, { body }).catch(() => undefined);
   }
 
-  function createGang(): void {
+  function createSomeGang(): void {
     const missing = sketch.gangs.filter(({ name }) => store.get("gangs", `${namespace}/${name}`) === undefined);
     if (missing.length === 0) return;
     const chosen = random.pick(missing);
-    ask(`create gang ${chosen.name}`, "POST", paths.gang(), gangObject(chosen));
+    createGang(chosen.name);
+    if (chosen.role !== undefined && random.chance(0.7)) createGroup();
+  }
+
+  function createGang(name: string): void {
+    const chosen = sketch.gangs.find((each) => each.name === name);
+    if (chosen === undefined) throw new Error(`no gang ${name} in the sketch`);
+    ask(`create gang ${chosen.name}`, "POST", paths.gang(), gangObject(chosen, sketch.group));
     for (const workload of workloadsOf(chosen)) workloads.set(workload.name, workload);
+  }
+
+  function createGroup(): void {
+    const { group } = sketch;
+    if (group === undefined || store.get("placementgroups", `${namespace}/${group.name}`) !== undefined) return;
+    ask(`create PlacementGroup ${group.name}`, "POST", paths.group(), groupObject(group));
+  }
+
+  function deleteGroup(): void {
+    const { group } = sketch;
+    if (group !== undefined) ask(`delete PlacementGroup ${group.name}`, "DELETE", paths.group(group.name));
+  }
+
+  function deleteNamespace(): void {
+    if (cluster.terminating) return;
+    say("people: delete the namespace");
+    cluster.terminating = true;
+    workloads.clear();
   }
 
   function deleteWorkload(): void {
@@ -101,21 +134,42 @@ export function createPeople(
   function single(): void {
     names += 1;
     const devices = random.below(sketch.devicesPerNode + 1);
-    ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, 1 + random.below(6)));
+    const kind = sketch.migNodes.size > 0 && random.chance(0.4) ? "migs" : "gpus";
+    ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, 1 + random.below(6), kind));
   }
 
-  function nodeGone(): void {
-    const name = random.pick(sketch.nodes);
+  /** Past gate and kube-scheduler, straight to a node. */
+  function pinned(): void {
+    names += 1;
+    const pod = podObject(`pinned-${names}`, {}, 0, 1 + random.below(6));
+    const nodeName = random.pick(sketch.nodes);
+    ask(`create pod on ${nodeName}`, "POST", paths.pod(), { ...pod, spec: { ...pod.spec, nodeName } });
+  }
+
+  function placeNode(name: string): void {
+    place(api, "nodes", nodeObject(sketch, name));
+    for (const slice of sliceObjects(sketch, name)) {
+      if (store.get("resourceslices", slice.metadata.name) === undefined) place(api, "resourceslices", slice);
+    }
+  }
+
+  /** The garbage collector: slices belong to their Node. */
+  function collectSlices(name: string): void {
+    if (store.get("nodes", name) !== undefined) return;
+    for (const { metadata } of sliceObjects(sketch, name)) store.remove("resourceslices", metadata.name, "collector");
+  }
+
+  function nodeGone(name: string): void {
     if (store.get("nodes", name) === undefined) return;
     kubelets.wipe(name);
     ask(`node ${name} is gone`, "DELETE", paths.node(name));
+    process.after(random.between(500, 5_000), () => collectSlices(name));
   }
 
-  function nodeBack(): void {
-    const name = random.pick(sketch.nodes);
+  function nodeBack(name: string): void {
     if (store.get("nodes", name) !== undefined) return;
     say(`people: node ${name} is back`);
-    place(api, "nodes", nodeObject(sketch, name));
+    placeNode(name);
   }
 
   function changeNode(what: string, change: (node: Node) => Node): void {
@@ -159,15 +213,19 @@ export function createPeople(
     });
 
   const deeds: readonly [weight: number, act: () => void][] = [
-    [12, createGang],
+    [12, createSomeGang],
     [1, deleteWorkload],
     [1, scale],
     [4, () => withPod((pod) => deletePod(pod, random.pick([undefined, undefined, 0])))],
     [2, () => withGang(deleteGang)],
     [2, editGang],
     [2, single],
-    [1, nodeGone],
-    [2, nodeBack],
+    [0.5, pinned],
+    [sketch.group === undefined ? 0 : 2, createGroup],
+    [sketch.group === undefined ? 0 : 0.3, deleteGroup],
+    [0.15, deleteNamespace],
+    [1, () => nodeGone(random.pick(sketch.nodes))],
+    [2, () => nodeBack(random.pick(sketch.nodes))],
     [1, cordon],
     [1, toggleReady],
     [0.3, () => withClaim(deleteClaim)],
@@ -186,6 +244,16 @@ export function createPeople(
       });
       deed?.[1]();
     },
+    createGang,
+    createGroup,
+    deleteGang: (name) => ask(`delete gang ${name}`, "DELETE", paths.gang(name)),
+    deletePod(name) {
+      const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+      if (pod === undefined) throw new Error(`no pod ${name}`);
+      deletePod(pod, undefined);
+    },
+    nodeGone,
+    nodeBack,
     overtake(path) {
       const [, kind, name = ""] = /\/(gangs|pods)\/([^/]+)\/(?:status|binding)$/.exec(path) ?? [];
       const key = `${namespace}/${name}`;
@@ -198,12 +266,15 @@ export function createPeople(
       else handle("DELETE");
     },
     tidyUp() {
-      for (const name of sketch.nodes) place(api, "nodes", nodeObject(sketch, name));
+      for (const name of sketch.nodes) placeNode(name);
     },
     leave() {
       workloads.clear();
       for (const pod of pods()) api.handle({ user: "admin", method: "DELETE", path: paths.pod(pod.metadata.name) });
       for (const gang of gangs()) api.handle({ user: "admin", method: "DELETE", path: paths.gang(gang.metadata.name) });
+      for (const { metadata } of store.all("placementgroups").values()) {
+        api.handle({ user: "admin", method: "DELETE", path: paths.group(metadata.name) });
+      }
     },
   };
 }

@@ -1,5 +1,6 @@
 import { type Engine, startEngine } from "../../src/extender/engine.ts";
 import { createPlannerMetrics } from "../../src/extender/metrics.ts";
+import { createFence } from "../../src/extender/term.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
 import { plannerAccount } from "../support/api-double/rules.ts";
 import type { Parts } from "./parts.ts";
@@ -10,6 +11,8 @@ import type { ExtenderDoor } from "./scheduler.ts";
 const metrics = createPlannerMetrics();
 
 interface Replica {
+  /** UID of its pod: a container that is started again has the same. */
+  pod: string;
   process: Process;
   engine: Engine;
 }
@@ -17,9 +20,16 @@ interface Replica {
 /** The real planner, in as many replicas as are started. */
 export interface Planners extends ExtenderDoor {
   readonly alive: number;
-  start(): void;
-  /** kill -9. */
-  kill(which: number): void;
+  /** Whether one leads, decides, and is not stopped in its tracks. */
+  readonly leads: boolean;
+  /** @param pod the pod whose container is started again; default: a new one */
+  start(pod?: string): void;
+  /** kill -9. @returns the pod that it ran in; undefined when none runs */
+  kill(which: number): string | undefined;
+  /** SIGSTOP, and SIGCONT some time later. */
+  pause(which: number, forMs: number): void;
+  /** The same for the process that has this name. */
+  pauseNamed(name: string, forMs: number): void;
   /** SIGTERM: it hands over, then ends. */
   stop(which: number): void;
   /** UIDs of pods for which kube-scheduler ever called `bind`. */
@@ -33,41 +43,57 @@ export interface PlannerReports {
   answered(request: { podName: string; podUid: string; node: string }): void;
 }
 
-/** @param tamper breaks the planner's client on purpose, to see that somebody notices */
+/** The planner broken on purpose, to see that somebody notices. */
+export interface Tampering {
+  /** What its client does instead. */
+  tamper?: ((client: KubeClient) => KubeClient) | undefined;
+  /** It begins no term. */
+  withoutFence?: boolean | undefined;
+}
+
 export function createPlanners(
   parts: Parts,
   reports: PlannerReports,
-  tamper: (client: KubeClient) => KubeClient = (client) => client,
+  { tamper = (client) => client, withoutFence = false }: Tampering,
 ): Planners {
   const { clock, random, network, say } = parts;
   const replicas: Replica[] = [];
   const called = new Set<string>();
+  let pods = 0;
   let starts = 0;
 
-  function start(): void {
+  function newPod(): string {
+    pods += 1;
+    return `pod-${pods}`;
+  }
+
+  function start(pod = newPod()): void {
     starts += 1;
     const process = parts.spawn(`planner-${starts}`);
-    say(`start ${process.name}`);
+    say(`start ${process.name} in ${pod}`);
+    const log = {
+      info: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
+      warn: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
+      fatal: (...what: unknown[]) => reports.crashed(`${process.name}: ${JSON.stringify(what)}`),
+    };
+    const client = tamper(network.client(process, plannerAccount, pod));
     const engine = startEngine({
-      client: tamper(network.client(process, plannerAccount)),
-      log: {
-        info: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
-        warn: (...what: unknown[]) => say(`${process.name}: ${JSON.stringify(what)}`),
-        fatal: (...what: unknown[]) => reports.crashed(`${process.name}: ${JSON.stringify(what)}`),
-      },
+      client,
+      log,
       metrics,
-      identity: process.name,
+      identity: pod,
+      ...(withoutFence ? {} : { fence: createFence({ client, holder: pod, log, timing: process.timing }) }),
       namespace: "kllama-system",
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);
         process.kill();
-        clock.after(random.between(500, 3_000), start);
+        clock.after(random.between(500, 3_000), () => start(pod));
       },
       timing: process.timing,
     });
     engine.elect();
-    replicas.push({ process, engine });
+    replicas.push({ pod, process, engine });
     clock.touch();
   }
 
@@ -77,7 +103,13 @@ export function createPlanners(
   }
 
   function leader(): Replica | undefined {
-    return replicas.find(({ engine }) => engine.backend.ready().reason === "planning");
+    return replicas.find(({ process, engine }) => !process.paused && engine.backend.ready().reason === "planning");
+  }
+
+  function pause({ process }: Replica, forMs: number): void {
+    if (process.paused) return;
+    say(`pause ${process.name} for ${Math.round(forMs)} ms`);
+    process.pause(forMs);
   }
 
   function bind(caller: Process, request: Parameters<ExtenderDoor["bind"]>[1]): Promise<string> {
@@ -112,14 +144,26 @@ export function createPlanners(
     get alive() {
       return replicas.length;
     },
+    get leads() {
+      return leader() !== undefined;
+    },
     called,
     start,
     kill(which) {
       const replica = replicas[which % Math.max(1, replicas.length)];
-      if (replica === undefined) return;
+      if (replica === undefined) return undefined;
       say(`kill ${replica.process.name}`);
       remove(replica.process);
       replica.process.kill();
+      return replica.pod;
+    },
+    pause(which, forMs) {
+      const replica = replicas[which % Math.max(1, replicas.length)];
+      if (replica !== undefined) pause(replica, forMs);
+    },
+    pauseNamed(name, forMs) {
+      const replica = replicas.find(({ process }) => process.name === name);
+      if (replica !== undefined) pause(replica, forMs);
     },
     stop(which) {
       const replica = replicas[which % Math.max(1, replicas.length)];

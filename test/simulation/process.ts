@@ -12,6 +12,7 @@ export const epochMs = Date.UTC(2026, 0, 1);
 export interface Process {
   readonly name: string;
   readonly alive: boolean;
+  readonly paused: boolean;
   /** Clock and chance as the process sees them. */
   readonly timing: Timing;
   /** Runs in the process, when it runs; never once it is dead. */
@@ -57,6 +58,9 @@ export function createProcess(name: string, clock: Clock, random: Random): Proce
     name,
     get alive() {
       return alive;
+    },
+    get paused() {
+      return paused;
     },
     timing: {
       nowMs: () => clock.nowMs,

@@ -1,10 +1,10 @@
 import type { Gang } from "../../src/api/gang.ts";
 import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel, podSetLabel, schedulingGroup } from "../../src/api/names.ts";
-import { invariants, type Witness } from "./invariants.ts";
-import { devicesOf } from "./parts.ts";
+import { invariants, placedDevices, type Witness } from "./invariants.ts";
+import { devicesOf, namespace } from "./parts.ts";
 import { cpuOf, isOver, isReady } from "./scheduler.ts";
-import { type GangSketch, nodeCpu } from "./sketch.ts";
+import { type GangSketch, nodeCpu, unitsOf } from "./sketch.ts";
 
 /** What must be true once nothing moves any more and nothing fails. */
 export function judgeRest(witness: Witness, gangs: readonly GangSketch[]): void {
@@ -12,11 +12,22 @@ export function judgeRest(witness: Witness, gangs: readonly GangSketch[]): void 
   const pods = [...store.all("pods").values()] as unknown as Pod[];
   const claims = [...store.all("resourceclaims").values()] as unknown as ResourceClaim[];
   judgeLeaks(witness, pods, claims);
+  const judged = new Map<string, GangAtRest>();
   for (const sketch of gangs) {
-    const gang = store.get("gangs", `team/${sketch.name}`) as unknown as Gang | undefined;
+    const gang = store.get("gangs", `${namespace}/${sketch.name}`) as unknown as Gang | undefined;
     const members = pods.filter((pod) => pod.metadata.labels?.[gangLabel] === sketch.name);
-    judgeGangAtRest(witness, sketch, gang, members, claims);
+    const atRest = judgeGangAtRest(witness, sketch, gang, members, claims);
+    if (atRest !== undefined) judged.set(sketch.name, atRest);
   }
+  judgeGroup(witness, judged, claims);
+}
+
+interface GangAtRest {
+  phase: string;
+  /** All members that it needs exist. */
+  complete: boolean;
+  /** Members that it needs and that are not bound. */
+  lacking: number;
 }
 
 function judgeLeaks(witness: Witness, pods: readonly Pod[], claims: readonly ResourceClaim[]): void {
@@ -44,40 +55,41 @@ function judgeLeaks(witness: Witness, pods: readonly Pod[], claims: readonly Res
   }
 }
 
+/** @returns undefined for a gang that does not exist or is refused as invalid */
 function judgeGangAtRest(
   witness: Witness,
   sketch: GangSketch,
   gang: Gang | undefined,
   members: readonly Pod[],
   claims: readonly ResourceClaim[],
-): void {
+): GangAtRest | undefined {
   const { name } = sketch;
   const unbound = members.filter((pod) => pod.spec.nodeName === undefined);
-  if (gang === undefined || members.some((pod) => isBeyondCount(pod, sketch))) return;
+  if (gang === undefined || members.some((pod) => isBeyondCount(pod, sketch))) return undefined;
   const phase = gang.status?.phase ?? "Pending";
+  const ranks = members.filter((pod) => pod.metadata.labels?.[podSetLabel] === "ranks");
+  const lacking = sketch.minCount - ranks.filter((pod) => pod.spec.nodeName !== undefined).length;
+  const complete = ranks.length >= sketch.minCount && (!sketch.leader || members.length > ranks.length);
+  const atRest = { phase, complete, lacking };
+  // Whether slices, or a rack that all of a group share, leave room is not to be seen by counting.
+  const counts = sketch.slice === 1 && (sketch.role === undefined || witness.sketch.group?.rack !== "required");
   if (phase === "Scheduled") {
-    if (unbound.length > 0 && sketch.slice === 1 && roomFor(witness, sketch, claims) >= unbound.length) {
+    if (unbound.length > 0 && counts && roomFor(witness, sketch, claims) >= unbound.length) {
       witness.fail(
         invariants.room,
         `scheduled gang ${name} rests with ${unbound.map((pod) => pod.metadata.name)} unbound beside room`,
       );
     }
-    return;
-  }
-  if (phase !== "Pending") {
+  } else if (phase !== "Pending") {
     if (members.length > 0) witness.fail(invariants.rest, `gang ${name} rests in ${phase}`);
-    return;
-  }
-  const bound = members.length - unbound.length;
-  const ranks = members.filter((pod) => pod.metadata.labels?.[podSetLabel] === "ranks");
-  const lacking = sketch.minCount - ranks.filter((pod) => pod.spec.nodeName !== undefined).length;
-  const complete = ranks.length >= sketch.minCount && (!sketch.leader || members.length > ranks.length);
-  if (complete && sketch.slice === 1 && roomFor(witness, sketch, claims) >= lacking) {
+  } else if (complete && counts && sketch.role === undefined && roomFor(witness, sketch, claims) >= lacking) {
+    const bound = members.length - unbound.length;
     witness.fail(
       invariants.room,
       `gang ${name} (${bound} bound) waits beside room for ${lacking} pods: ${gang.status?.explanation}`,
     );
   }
+  return atRest;
 }
 
 /** Somebody scaled the pods beyond what the Gang speaks of: it is refused as invalid until that is put right. */
@@ -86,30 +98,79 @@ function isBeyondCount(pod: Pod, sketch: GangSketch): boolean {
   return Number(index) >= (podSet === "leader" ? 1 : sketch.pods);
 }
 
-/** How many pods of the gang fit, by counting devices and CPU only; places that Gangs hold count as taken. */
-function roomFor(witness: Witness, sketch: GangSketch, claims: readonly ResourceClaim[]): number {
-  const { store } = witness;
-  const taken = new Set(claims.flatMap(devicesOf));
+/** What is free on one node, by counting devices and CPU only; places that Gangs hold count as taken. */
+interface Free {
+  gpus: number;
+  /** Partitions; two of them are a GPU. */
+  migs: number;
+  /** Members. */
+  cpu: number;
+}
+
+function freeNodes({ store, sketch }: Witness, claims: readonly ResourceClaim[]): Free[] {
+  const taken = new Set(claims.flatMap(devicesOf).flatMap((device) => unitsOf(sketch, device)));
   const pods = [...store.all("pods").values()] as unknown as Pod[];
   for (const gang of store.all("gangs").values()) {
     const { status } = gang as unknown as Gang;
     if (status?.phase === undefined || status.phase === "Pending") continue;
-    for (const placed of status.placement?.pods ?? []) {
-      for (const { pool, device } of placed.claims.flatMap((claim) => claim.devices)) taken.add(`${pool}/${device}`);
-    }
+    for (const device of placedDevices(status.placement?.pods ?? []))
+      for (const unit of unitsOf(sketch, device)) taken.add(unit);
   }
+  const nodes = [...store.all("nodes").values()] as unknown as Node[];
+  return nodes
+    .filter((node) => node.spec?.unschedulable !== true && isReady(node))
+    .map(({ metadata: { name } }) => {
+      const gpus = Array.from({ length: sketch.devicesPerNode }, (_, index) => unitsOf(sketch, `${name}/gpu-${index}`));
+      const used = pods
+        .filter((pod) => pod.spec.nodeName === name && !isOver(pod))
+        .reduce((sum, pod) => sum + cpuOf(pod), 0);
+      return {
+        gpus: gpus.filter((units) => !units.some((unit) => taken.has(unit))).length,
+        migs: sketch.migNodes.has(name) ? gpus.flat().filter((unit) => !taken.has(unit)).length : 0,
+        // A place that is held for a member takes CPU as well; be on the safe side.
+        cpu: Math.floor((nodeCpu * 1_000 - used) / 2_000) - 4,
+      };
+    });
+}
+
+/** @returns whether there was room for one more member; what it takes is gone then. */
+function take(nodes: readonly Free[], { kind, devices }: GangSketch): boolean {
+  const node = nodes.find((free) => free.cpu > 0 && free[kind] >= devices);
+  if (node === undefined) return false;
+  node.cpu -= 1;
+  // To be on the safe side a partition takes its GPU, and a GPU two partitions.
+  node.gpus -= devices;
+  node.migs -= kind === "gpus" ? 2 * devices : devices;
+  return true;
+}
+
+/** How many pods of the gang fit. */
+function roomFor(witness: Witness, sketch: GangSketch, claims: readonly ResourceClaim[]): number {
+  const nodes = freeNodes(witness, claims);
   let room = 0;
-  for (const node of store.all("nodes").values() as Iterable<unknown>) {
-    const { metadata, spec } = node as Node;
-    if (spec?.unschedulable === true || !isReady(node as Node)) continue;
-    const free =
-      witness.sketch.devicesPerNode - [...taken].filter((each) => each.startsWith(`${metadata.name}/`)).length;
-    const used = pods
-      .filter((pod) => pod.spec.nodeName === metadata.name && !isOver(pod))
-      .reduce((sum, pod) => sum + cpuOf(pod), 0);
-    // A place that is held for a member takes CPU as well; be on the safe side.
-    const cpu = Math.floor((nodeCpu * 1_000 - used) / 2_000) - 4;
-    room += Math.max(0, Math.min(Math.floor(free / sketch.devices), cpu));
-  }
+  while (take(nodes, sketch)) room += 1;
   return room;
+}
+
+/** A group that is complete and fits, all of it at once, is placed. */
+function judgeGroup(
+  witness: Witness,
+  members: ReadonlyMap<string, GangAtRest>,
+  claims: readonly ResourceClaim[],
+): void {
+  const { store, sketch } = witness;
+  if (sketch.group === undefined || sketch.group.rack === "required") return;
+  if (store.get("placementgroups", `${namespace}/${sketch.group.name}`) === undefined) return;
+  const grouped = sketch.gangs.filter(({ role, name }) => role !== undefined && members.has(name));
+  const isPending = ({ name }: GangSketch) => members.get(name)?.phase === "Pending";
+  const complete = grouped.filter((gang) => !isPending(gang) || members.get(gang.name)?.complete === true);
+  if (["prefill", "decode"].some((role) => !complete.some((gang) => gang.role === role))) return;
+  const waiting = complete.filter(isPending);
+  if (waiting.length === 0 || waiting.some(({ slice }) => slice > 1)) return;
+  const nodes = freeNodes(witness, claims);
+  const fits = waiting.every((gang) =>
+    Array.from({ length: Math.max(0, members.get(gang.name)?.lacking ?? 0) }).every(() => take(nodes, gang)),
+  );
+  if (fits)
+    witness.fail(invariants.room, `gangs ${waiting.map(({ name }) => name)} of a group wait beside room for all`);
 }

@@ -1,4 +1,4 @@
-import type { AllocationResult, Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import type { AllocationResult, Node, Pod, ResourceClaim, ResourceSlice } from "../../src/api/kubernetes.ts";
 import { bindMarker, driverName, memberMarker } from "../../src/api/names.ts";
 import { isConflict, type KubeClient } from "../../src/kube/client.ts";
 import { parseMilli } from "../../src/topology/quantity.ts";
@@ -177,8 +177,10 @@ function runScheduler(parts: Parts, door: ExtenderDoor, process: Process): void 
     for (const other of claims.values()) for (const device of devicesOf(other)) held.add(device);
     for (const devices of allocating.values()) for (const device of devices) held.add(device);
     const count = claim.spec.devices?.requests?.[0]?.exactly?.count ?? 1;
-    const slice = parts.api.store.get("resourceslices", `${name}-slice`) as { spec?: { devices?: { name: string }[] } };
-    const free = (slice?.spec?.devices ?? [])
+    const slices = [...parts.api.store.all("resourceslices").values()] as unknown as ResourceSlice[];
+    const free = slices
+      .filter(({ spec }) => spec.nodeName === name)
+      .flatMap(({ spec }) => spec.devices ?? [])
       .map((device) => `${name}/${device.name}`)
       .filter((each) => !held.has(each));
     if (free.length < count) return undefined;

@@ -1,5 +1,5 @@
 import type { Gang } from "../../src/api/gang.ts";
-import type { Node, Pod, ResourceClaimSpec, ResourceSlice } from "../../src/api/kubernetes.ts";
+import type { KubernetesObject, Node, Pod, ResourceClaimSpec, ResourceSlice } from "../../src/api/kubernetes.ts";
 import { driverName, gangLabel, podSetLabel } from "../../src/api/names.ts";
 import type { Workload } from "./controller-manager.ts";
 import { namespace } from "./parts.ts";
@@ -12,20 +12,38 @@ export interface Sketch {
   nodesPerRack: number;
   gangs: GangSketch[];
   replicas: number;
+  /** Nodes whose GPUs can be taken whole or as two partitions. */
+  migNodes: ReadonlySet<string>;
+  /** Joins gangs by their roles. */
+  group?: GroupSketch;
+  /** Whether pods with claims are gated in the namespace; if not, they go past the gate. */
+  injects: boolean;
+}
+
+/** Roles `prefill` and `decode`, of which at least one gang each starts, or none. */
+interface GroupSketch {
+  name: string;
+  /** The rack is wished, or required, for all of the group. */
+  rack?: "required" | "preferred";
 }
 
 export interface GangSketch {
   name: string;
   pods: number;
   minCount: number;
-  /** Devices per pod. */
+  /** Devices per pod, and what they are. */
   devices: number;
+  kind: DeviceKind;
   /** Pods per slice that share a rack; 1: no slices. */
   slice: number;
   /** A leader without claims, in a pod set of its own. */
   leader: boolean;
   timeoutSeconds: number;
+  /** In the PlacementGroup. */
+  role?: "prefill" | "decode";
 }
+
+export type DeviceKind = "gpus" | "migs";
 
 export const nodeCpu = 16;
 const memberCpu = 2;
@@ -33,13 +51,36 @@ const memberCpu = 2;
 export function sketchWorld(random: Random): Sketch {
   const nodes = Array.from({ length: 2 + random.below(3) }, (_, index) => `n${index}`);
   const devicesPerNode = random.pick([2, 4, 4, 6]);
+  const migNodes = new Set(random.chance(0.3) ? nodes.slice(-1 - random.below(2)) : []);
   const gangs = Array.from({ length: 1 + random.below(4) }, (_, index) =>
-    sketchGang(random, `g${index}`, devicesPerNode),
+    sketchGang(random, `g${index}`, devicesPerNode, migNodes.size > 0),
   );
-  return { nodes, devicesPerNode, nodesPerRack: random.pick([1, 2, 2]), gangs, replicas: random.pick([1, 1, 2]) };
+  const group = gangs.length > 1 && random.chance(0.35) ? sketchGroup(random, gangs) : undefined;
+  return {
+    nodes,
+    devicesPerNode,
+    nodesPerRack: random.pick([1, 2, 2]),
+    gangs,
+    replicas: random.pick([1, 2, 2]),
+    migNodes,
+    ...(group === undefined ? {} : { group }),
+    injects: random.chance(0.8),
+  };
 }
 
-function sketchGang(random: Random, name: string, most: number): GangSketch {
+/** The first two are needed; the others join later, or are not of the group. */
+function sketchGroup(random: Random, gangs: GangSketch[]): GroupSketch {
+  for (const [index, gang] of gangs.entries()) {
+    const later = random.pick(["prefill", "decode", undefined] as const);
+    const role = index === 0 ? "prefill" : index === 1 ? "decode" : later;
+    if (role !== undefined) gang.role = role;
+  }
+  const rack = random.pick(["required", "preferred", undefined, undefined] as const);
+  return rack === undefined ? { name: "pd" } : { name: "pd", rack };
+}
+
+function sketchGang(random: Random, name: string, most: number, partitions: boolean): GangSketch {
+  const kind = partitions && random.chance(0.4) ? "migs" : "gpus";
   const slice = random.pick([1, 1, 1, 2]);
   const pods = slice * (1 + random.below(slice === 1 ? 4 : 2));
   const minCount = random.chance(0.25) ? 1 + random.below(pods) : pods;
@@ -47,7 +88,8 @@ function sketchGang(random: Random, name: string, most: number): GangSketch {
     name,
     pods,
     minCount,
-    devices: 1 + random.below(most),
+    devices: 1 + random.below(kind === "migs" ? 2 : most),
+    kind,
     slice,
     leader: random.chance(0.15),
     timeoutSeconds: random.pick([3, 10, 30, 60]),
@@ -69,25 +111,60 @@ export function nodeObject(sketch: Sketch, name: string, ready = true): Node {
   };
 }
 
-export function sliceObject(sketch: Sketch, node: string): ResourceSlice {
-  return {
-    metadata: { name: `${node}-slice` },
+/** What a driver publishes of the node: its devices, and on nodes with partitions the counters that those share. */
+export function sliceObjects(sketch: Sketch, node: string): ResourceSlice[] {
+  const gpus = Array.from({ length: sketch.devicesPerNode }, (_, index) => index);
+  const slices = sketch.migNodes.has(node)
+    ? [
+        { sharedCounters: gpus.map((gpu) => ({ name: `gpu-${gpu}`, counters: halves(0, 1) })) },
+        { devices: gpus.flatMap(partitionable) },
+      ]
+    : [{ devices: gpus.map((gpu) => device(`gpu-${gpu}`, "gpu")) }];
+  return slices.map((contents, index) => ({
+    metadata: { name: `${node}-slice-${index}` },
     spec: {
       driver: driverName,
-      pool: { name: node, generation: 1, resourceSliceCount: 1 },
+      pool: { name: node, generation: 1, resourceSliceCount: slices.length },
       nodeName: node,
-      devices: Array.from({ length: sketch.devicesPerNode }, (_, index) => ({
-        name: `gpu-${index}`,
-        attributes: { type: { string: "gpu" } },
-      })),
+      ...contents,
     },
-  };
+  }));
 }
 
-export const deviceClassObject = {
-  metadata: { name: driverName },
-  spec: { selectors: [{ cel: { expression: `device.driver == "${driverName}"` } }] },
-};
+const device = (name: string, type: "gpu" | "mig") => ({ name, attributes: { type: { string: type } } });
+const halves = (...which: number[]) => Object.fromEntries(which.map((half) => [`half-${half}`, { value: "1" }]));
+
+function partitionable(gpu: number): NonNullable<ResourceSlice["spec"]["devices"]> {
+  const consuming = (...which: number[]) => [{ counterSet: `gpu-${gpu}`, counters: halves(...which) }];
+  return [
+    { ...device(`gpu-${gpu}`, "gpu"), consumesCounters: consuming(0, 1) },
+    { ...device(`mig-${gpu}-0`, "mig"), consumesCounters: consuming(0) },
+    { ...device(`mig-${gpu}-1`, "mig"), consumesCounters: consuming(1) },
+  ];
+}
+
+/** What of the machine a device (`pool/device`) takes: two devices that share a unit cannot be used at the same time. */
+export function unitsOf(sketch: Sketch, device: string): string[] {
+  const [pool = "", name = ""] = device.split("/");
+  if (!sketch.migNodes.has(pool)) return [device];
+  const [type, gpu, half] = name.split("-");
+  return type === "gpu" ? [`${pool}/${gpu}.0`, `${pool}/${gpu}.1`] : [`${pool}/${gpu}.${half}`];
+}
+
+const classNames: Record<DeviceKind, string> = { gpus: driverName, migs: "mig.kllama.ai" };
+
+export const deviceClassObjects = (["gpus", "migs"] as const).map((kind) => ({
+  metadata: { name: classNames[kind] },
+  spec: {
+    selectors: [
+      {
+        cel: {
+          expression: `device.driver == "${driverName}" && device.attributes["${driverName}"].type == "${kind.slice(0, 3)}"`,
+        },
+      },
+    ],
+  },
+}));
 
 export const topologyObject = {
   metadata: { name: "default" },
@@ -101,15 +178,28 @@ export const topologyObject = {
 
 export function claimTemplates(sketch: Sketch): Map<string, ResourceClaimSpec> {
   const templates = new Map<string, ResourceClaimSpec>();
-  for (let count = 1; count <= sketch.devicesPerNode; count++) {
-    const exactly = { deviceClassName: driverName, count };
-    templates.set(`gpus-${count}`, { devices: { requests: [{ name: "gpus", exactly }] } });
+  for (const kind of ["gpus", "migs"] as const) {
+    for (let count = 1; count <= sketch.devicesPerNode; count++) {
+      const exactly = { deviceClassName: classNames[kind], count };
+      templates.set(`${kind}-${count}`, { devices: { requests: [{ name: "gpus", exactly }] } });
+    }
   }
   return templates;
 }
 
-export function gangObject(sketch: GangSketch): Gang {
-  const { name, pods, minCount, slice, leader, timeoutSeconds } = sketch;
+export function groupObject({ name, rack }: GroupSketch): KubernetesObject & { spec: unknown } {
+  const members = ["prefill", "decode"].map((role) => ({ role, minInstances: 1 }));
+  const constraints = rack === undefined ? [] : [{ type: "colocate", level: "rack", mode: rack }];
+  return {
+    apiVersion: "scheduling.kllama.ai/v1alpha1",
+    kind: "PlacementGroup",
+    metadata: { name, namespace },
+    spec: { members, constraints, topology: "default" },
+  };
+}
+
+export function gangObject(sketch: GangSketch, group: GroupSketch | undefined): Gang {
+  const { name, pods, minCount, slice, leader, timeoutSeconds, role } = sketch;
   const ranks = {
     name: "ranks",
     count: pods,
@@ -125,34 +215,45 @@ export function gangObject(sketch: GangSketch): Gang {
       topology: "default",
       scheduleTimeoutSeconds: timeoutSeconds,
       disruption: "All",
+      ...(role === undefined || group === undefined ? {} : { placementGroup: group.name, role }),
     },
   };
 }
 
 /** The gang's pods as StatefulSets would keep them: one per pod set. */
 export function workloadsOf(sketch: GangSketch): Workload[] {
-  const { name, pods, devices, leader } = sketch;
+  const { name, pods, devices, kind, leader } = sketch;
   const ranks = {
     name: `${name}-ranks`,
     replicas: pods,
-    make: (index: number) => memberPod(name, "ranks", index, devices),
+    make: (index: number) => memberPod(name, "ranks", index, devices, kind),
   };
-  const first = { name: `${name}-leader`, replicas: 1, make: (index: number) => memberPod(name, "leader", index, 0) };
+  const first = {
+    name: `${name}-leader`,
+    replicas: 1,
+    make: (index: number) => memberPod(name, "leader", index, 0, kind),
+  };
   return leader ? [ranks, first] : [ranks];
 }
 
-function memberPod(gang: string, podSet: string, index: number, devices: number): Pod {
+function memberPod(gang: string, podSet: string, index: number, devices: number, kind: DeviceKind): Pod {
   const labels = { [gangLabel]: gang, [podSetLabel]: podSet, "apps.kubernetes.io/pod-index": String(index) };
-  return podObject(`${gang}-${podSet}-${index}`, labels, devices, memberCpu);
+  return podObject(`${gang}-${podSet}-${index}`, labels, devices, memberCpu, kind);
 }
 
 /** @param devices devices that its claim asks for; 0: no claim */
-export function podObject(name: string, labels: Record<string, string>, devices: number, cpu: number): Pod {
+export function podObject(
+  name: string,
+  labels: Record<string, string>,
+  devices: number,
+  cpu: number,
+  kind: DeviceKind = "gpus",
+): Pod {
   return {
     metadata: { name, namespace, labels },
     spec: {
       containers: [{ name: "main", resources: { requests: { cpu: String(cpu) } } }],
-      ...(devices === 0 ? {} : { resourceClaims: [{ name: "gpus", resourceClaimTemplateName: `gpus-${devices}` }] }),
+      ...(devices === 0 ? {} : { resourceClaims: [{ name: "gpus", resourceClaimTemplateName: `${kind}-${devices}` }] }),
     },
   };
 }

@@ -1,26 +1,26 @@
 import type { Gang } from "../../src/api/gang.ts";
-import type { KubeClient } from "../../src/kube/client.ts";
+import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { createApiServer } from "../support/api-double/server.ts";
 import type { Commit } from "../support/api-double/store.ts";
 import { createClock } from "./clock.ts";
-import { createControllerManager, type Workload } from "./controller-manager.ts";
+import { type Cluster, createControllerManager, type Workload } from "./controller-manager.ts";
 import { invariants, type Witness, watchInvariants } from "./invariants.ts";
 import { createKubelets } from "./kubelets.ts";
 import { createNetwork, fairWeather } from "./network.ts";
 import { type Component, namespace, type Parts, place } from "./parts.ts";
-import { createPeople } from "./people.ts";
-import { createPlanners } from "./planners.ts";
+import { createPeople, type People } from "./people.ts";
+import { createPlanners, type Tampering } from "./planners.ts";
 import { createProcess, epochMs } from "./process.ts";
 import { createRandom, type Random } from "./random.ts";
 import { judgeRest } from "./rest.ts";
 import { createScheduler } from "./scheduler.ts";
 import {
   claimTemplates,
-  deviceClassObject,
+  deviceClassObjects,
   nodeObject,
   type Sketch,
   sketchWorld,
-  sliceObject,
+  sliceObjects,
   topologyObject,
 } from "./sketch.ts";
 import { createTrace } from "./trace.ts";
@@ -45,22 +45,26 @@ export interface Run {
   violation?: Violation;
 }
 
-export interface RunOptions {
+export interface RunOptions extends Tampering {
   seed: number;
   /** Hears every line of the trace. */
   onTrace?: (line: string) => void;
   /** What the world consists of, instead of something random. */
   sketch?: Sketch;
+  /** What people do, and when (milliseconds since the world began), instead of random deeds and faults. */
+  script?: readonly [atMs: number, act: (people: People) => void][];
   /** Whether somebody is faster than a write; default: at random, a few percent of them at most. */
   overtakes?: (write: { path: string; body?: unknown }) => boolean;
-  /** Breaks the planner's client on purpose (see `createPlanners`). */
-  tamper?: (client: KubeClient) => KubeClient;
+  /** For how many milliseconds a planner is paused at this write of its, 0: not; default: at random, rarely. */
+  pausesAt?: (write: { path: string; body?: unknown }) => number;
 }
 
 /** A rest is proved by so long a silence: longer than every pause of the planner. */
 const silenceMs = 130_000;
 /** After faults it takes longer: a dead watch goes unnoticed for 150 s, and is opened anew within 30 s. */
 const silenceAfterFaultsMs = 200_000;
+/** What hangs is given up after 30 s. */
+const longestRequestMs = 31_000;
 /** By then everything must have come to rest. */
 const patienceMs = 1_800_000;
 
@@ -105,16 +109,21 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { tamper, sketch = sketchWorld(random), overtakes }: RunOptions,
+  { sketch = sketchWorld(random), script, overtakes, pausesAt, ...tampering }: RunOptions,
 ) {
   let uids = 0;
+  const cluster: Cluster = { terminating: false };
+  /** The term as two API servers know it. */
+  const noticed: (PlannerTermSpec | undefined)[] = [undefined, undefined];
   const api = createApiServer({
     nowMs: () => epochMs + clock.nowMs,
     newUid: () => {
       uids += 1;
       return `uid-${uids}`;
     },
-    injects: () => true,
+    injects: () => sketch.injects,
+    terminating: () => cluster.terminating,
+    term: () => noticed[random.below(noticed.length)],
   });
   const network = createNetwork(api, clock, random);
   const parts: Parts = {
@@ -127,6 +136,14 @@ function buildWorld(
     spawn: (name) => createProcess(name, clock, random),
   };
   const { store } = api;
+  store.onCommit(({ resource, object }) => {
+    if (resource !== "plannerterms") return;
+    for (const server of noticed.keys()) {
+      clock.after(random.between(20, 1_900), () => {
+        noticed[server] = object.spec as PlannerTermSpec;
+      });
+    }
+  });
   let lastWriteMs = 0;
   /** Whether a write is allowed now. */
   let atRest: (commit: Commit) => boolean = () => true;
@@ -136,6 +153,9 @@ function buildWorld(
     say(tell(commit));
     if (!atRest(commit)) fail(invariants.idle, `a restart at rest causes: ${tell(commit)}`);
   });
+
+  /** From then on nothing fails, as far as is known now. */
+  let calmFromMs = 0;
 
   const workloads = new Map<string, Workload>();
   const kubelets = createKubelets(parts);
@@ -151,30 +171,55 @@ function buildWorld(
         fail(invariants.answer, `pod ${podName} is not bound to ${node}`);
       },
     },
-    tamper,
+    tampering,
   );
   const witness: Witness = {
     store,
     sketch,
     nowMs: () => clock.nowMs,
+    after: clock.after,
+    calm: () => planners.leads && clock.nowMs > calmFromMs,
     prepared: () => kubelets.prepared,
     called: () => planners.called,
     damaged: (uid) => people.damaged.has(uid ?? ""),
     fail,
   };
   watchInvariants(witness);
-  const people = createPeople(parts, sketch, workloads, kubelets);
-  const components = [createControllerManager(parts, workloads), createScheduler(parts, planners)];
+  const people = createPeople(parts, sketch, workloads, kubelets, cluster);
+  const components = [createControllerManager(parts, workloads, cluster), createScheduler(parts, planners)];
 
   function begin(): void {
     for (const name of sketch.nodes) {
       place(api, "nodes", nodeObject(sketch, name));
-      place(api, "resourceslices", sliceObject(sketch, name));
+      for (const slice of sliceObjects(sketch, name)) place(api, "resourceslices", slice);
     }
-    place(api, "deviceclasses", deviceClassObject);
+    for (const deviceClass of deviceClassObjects) place(api, "deviceclasses", deviceClass);
     place(api, "clustertopologies", topologyObject);
     for (const component of components) component.start();
     for (let replica = 0; replica < sketch.replicas; replica++) planners.start();
+  }
+
+  /** Meddles with writes on their way. */
+  function meddle(strikes: number): void {
+    network.onLeaving = ({ name }, request) => {
+      if (request.method === "GET" || !name.startsWith("planner")) return;
+      const rarely = (): number => (random.chance(strikes / 50) ? random.between(10_000, 40_000) : 0);
+      const pauseMs = pausesAt === undefined ? rarely() : pausesAt(request);
+      if (pauseMs > 0) planners.pauseNamed(name, pauseMs);
+    };
+    network.onArrival = (request) => {
+      if (request.method === "GET") return;
+      if (overtakes === undefined ? random.chance(strikes / 4) : overtakes(request)) people.overtake(request.path);
+    };
+  }
+
+  async function follow(deeds: NonNullable<RunOptions["script"]>): Promise<void> {
+    begin();
+    meddle(0);
+    for (const [atMs, act] of deeds) {
+      await clock.run(atMs);
+      act(people);
+    }
   }
 
   /** People and faults, at random moments. */
@@ -183,10 +228,7 @@ function buildWorld(
     const untilMs = random.between(20_000, 120_000);
     // Where planners die all the time nobody gets far, where they never do nothing is tried.
     const strikes = random.pick([0.03, 0.1, 0.1, 0.25]);
-    network.onArrival = (request) => {
-      if (request.method === "GET") return;
-      if (overtakes === undefined ? random.chance(strikes / 4) : overtakes(request)) people.overtake(request.path);
-    };
+    meddle(strikes);
     while (clock.nowMs < untilMs && !clock.stopped) {
       await clock.run(clock.nowMs + random.between(0, random.pick([50, 500, 4_000])));
       if (random.chance(strikes)) strike();
@@ -195,17 +237,33 @@ function buildWorld(
   }
 
   function strike(): void {
-    random.pick([killPlanner, killPlanner, stopPlanner, killComponent, storm, outage, disturb, compact])();
+    const strikes = [
+      killPlanner,
+      killPlanner,
+      stopPlanner,
+      pausePlanner,
+      killComponent,
+      storm,
+      outage,
+      disturb,
+      compact,
+    ];
+    random.pick(strikes)();
   }
 
+  /** Its container is started again in the same pod, or the pod is replaced. */
   function killPlanner(): void {
-    planners.kill(random.below(2));
-    clock.after(random.between(50, 5_000), planners.start);
+    const pod = planners.kill(random.below(2));
+    clock.after(random.between(50, 5_000), () => planners.start(random.chance(0.5) ? pod : undefined));
   }
 
   function stopPlanner(): void {
     planners.stop(random.below(2));
-    clock.after(random.between(50, 5_000), planners.start);
+    clock.after(random.between(50, 5_000), () => planners.start());
+  }
+
+  function pausePlanner(): void {
+    planners.pause(random.below(2), random.between(100, 40_000));
   }
 
   function killComponent(): void {
@@ -216,6 +274,7 @@ function buildWorld(
 
   function storm(): void {
     say("storm");
+    calmFromMs = Number.POSITIVE_INFINITY;
     network.weather = {
       outage: false,
       faults: random.pick([0.02, 0.1, 0.3]),
@@ -227,6 +286,7 @@ function buildWorld(
 
   function outage(): void {
     say("outage");
+    calmFromMs = Number.POSITIVE_INFINITY;
     network.weather = { ...network.weather, outage: true };
     network.disturbWatches("reset", 1);
     clock.after(random.between(100, 20_000), calm);
@@ -234,12 +294,14 @@ function buildWorld(
 
   function calm(): void {
     say("calm");
+    calmFromMs = clock.nowMs + longestRequestMs;
     network.weather = fairWeather;
   }
 
   function disturb(): void {
     const how = random.pick(["close", "reset", "silence"] as const);
     say(`watches: ${how}`);
+    calmFromMs = Math.max(calmFromMs, clock.nowMs + (how === "silence" ? silenceAfterFaultsMs : longestRequestMs));
     network.disturbWatches(how, random.pick([0.2, 1]));
   }
 
@@ -253,11 +315,13 @@ function buildWorld(
   async function rest(): Promise<void> {
     await clock.run(clock.nowMs + 10_000);
     network.onArrival = () => undefined;
+    network.onLeaving = () => undefined;
     calm();
     people.tidyUp();
     for (const component of components) component.start();
     while (planners.alive < 1) planners.start();
     await silence(silenceAfterFaultsMs);
+    if (cluster.terminating) fail(invariants.leak, "the namespace is being deleted for ever");
     if (!clock.stopped) judgeRest(witness, sketch.gangs);
   }
 
@@ -298,7 +362,7 @@ function buildWorld(
     // A pod that was on its way while its workload was deleted.
     people.leave();
     await silence();
-    for (const resource of ["pods", "resourceclaims", "gangs"]) {
+    for (const resource of ["pods", "resourceclaims", "gangs", "placementgroups"]) {
       for (const key of store.all(resource).keys())
         fail(invariants.leak, `${resource} ${key} is left when all are gone`);
     }
@@ -311,12 +375,12 @@ function buildWorld(
     );
   }
 
-  return { phases: [live, rest, idle, end], state };
+  return { phases: [script === undefined ? live : () => follow(script), rest, idle, end], state };
 }
 
 /** Leases are renewed and events written for ever. */
 function isRoutine({ resource }: Commit): boolean {
-  return resource === "leases" || resource === "events";
+  return resource === "leases" || resource === "events" || resource === "plannerterms";
 }
 
 function tell({ type, resource, object, user, version }: Commit): string {

@@ -34,6 +34,7 @@ const resourceTypes: readonly ResourceType[] = [
   { ...dra, resource: "deviceclasses", kind: "DeviceClass", namespaced: false },
   { ...ours, resource: "gangs", kind: "Gang", namespaced: true, status: true },
   { ...ours, resource: "placementgroups", kind: "PlacementGroup", namespaced: true, status: true },
+  { ...ours, resource: "plannerterms", kind: "PlannerTerm", namespaced: false, status: true },
   { ...ours, resource: "clustertopologies", kind: "ClusterTopology", namespaced: false },
   { group: "coordination.k8s.io", version: "v1", resource: "leases", kind: "Lease", namespaced: true },
   { group: "events.k8s.io", version: "v1", resource: "events", kind: "Event", namespaced: true },

@@ -1,5 +1,6 @@
 import type { Pod, ResourceClaim } from "../../../src/api/kubernetes.ts";
 import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, memberMarker } from "../../../src/api/names.ts";
+import type { PlannerTermSpec } from "../../../src/api/planner-term.ts";
 import { equalJson } from "../../../src/topology/equal.ts";
 import { refuse } from "./errors.ts";
 import type { StoredObject } from "./resources.ts";
@@ -68,6 +69,35 @@ export function checkClaimStatus(before: ResourceClaim, after: ResourceClaim, us
   if (before.metadata.deletionTimestamp !== undefined && reservedFor.some((consumer) => !known.has(consumer.uid))) {
     throw refuse.invalid("status.reservedFor: new entries may not be added while `deletionTimestamp` is set");
   }
+}
+
+/** The rule of the kind itself (src/api/planner-term.ts). */
+export function checkTermSpec(before: PlannerTermSpec, after: PlannerTermSpec): void {
+  const later = after.epoch > before.epoch || (after.epoch === before.epoch && after.holder === before.holder);
+  if (!later) throw refuse.invalid("spec: a later term has begun");
+}
+
+/** What the policy *term* matches: resource and, after a slash, subresource. */
+const fenced = new Set([
+  "resourceclaims",
+  "resourceclaims/status",
+  "pods",
+  "pods/binding",
+  "gangs/status",
+  "placementgroups/status",
+  "plannerterms/status",
+]);
+
+/**
+ * The policy *term*: of all planners only the holder of the PlannerTerm writes.
+ * @param caller UID of the sender's pod, else its user name
+ * @param speaker who a probe of the fence speaks for
+ */
+export function checkFence(what: string, caller: string, speaker: string, term: PlannerTermSpec | undefined): void {
+  if (term === undefined || !fenced.has(what) || (caller === term.holder && speaker === term.holder)) return;
+  throw refuse.forbidden(
+    `ValidatingAdmissionPolicy 'term.scheduling.kllama.ai' denied request: this planner was replaced: term ${term.epoch} is held by ${term.holder}, not by ${speaker}`,
+  );
 }
 
 /** Of a pod's spec kllama changes the gates only, which may be lifted and never added. */

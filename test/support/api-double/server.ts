@@ -1,14 +1,26 @@
 import type { ObjectMeta, Pod, ResourceClaim } from "../../../src/api/kubernetes.ts";
+import { plannerName } from "../../../src/api/names.ts";
+import type { PlannerTermSpec } from "../../../src/api/planner-term.ts";
 import { equalJson } from "../../../src/topology/equal.ts";
 import { refuse } from "./errors.ts";
 import { mergePatch, strategicMergePatch } from "./patch.ts";
 import { parsePath, type ResourceType, type StoredObject, type Target } from "./resources.ts";
-import { bindPod, checkClaimStatus, checkPodSpec, mutateOnCreate } from "./rules.ts";
+import {
+  bindPod,
+  checkClaimStatus,
+  checkFence,
+  checkPodSpec,
+  checkTermSpec,
+  mutateOnCreate,
+  plannerAccount,
+} from "./rules.ts";
 import { createStore, type Store } from "./store.ts";
 
 /** One request, as it comes off the wire. */
 interface ApiRequest {
   user: string;
+  /** UID of the pod that the sender's token is bound to. */
+  pod?: string | undefined;
   method: string;
   path: string;
   query?: Readonly<Record<string, string | number | boolean | undefined>> | undefined;
@@ -30,6 +42,10 @@ export interface ApiServerOptions {
   /** Wall clock in milliseconds. */
   nowMs(): number;
   newUid(): string;
+  /** The PlannerTerm as the policy knows it now: it follows its parameter some time later. Default: at once. */
+  term?(): PlannerTermSpec | undefined;
+  /** Namespaces that are being deleted: nothing is created in them. */
+  terminating?(namespace: string): boolean;
   /** Namespaces with the label `scheduling.kllama.ai/inject: enabled`. */
   injects(namespace: string): boolean;
 }
@@ -45,6 +61,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
   const store = createStore();
   const pages = new Map<string, { version: number; rest: StoredObject[] }>();
 
+  const term = options.term ?? (() => store.get("plannerterms", plannerName)?.spec as PlannerTermSpec | undefined);
   const nowIso = (): string => new Date(options.nowMs()).toISOString().replace(/\.\d+Z$/, "Z");
 
   function handle(request: ApiRequest): unknown {
@@ -59,6 +76,8 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     if (request.method === "GET") return before;
     if (request.method === "DELETE") return remove(change);
     if (target.subresource === "binding") return bind(change);
+    if (isDryRun(request) && target.type.resource !== "plannerterms")
+      throw refuse.badRequest("dryRun: not in the double");
     if (request.method === "PUT") return update(change, request.body as StoredObject, "PUT");
     const patch = request.contentType?.includes("strategic") === true ? strategicMergePatch : mergePatch;
     return update(change, patch(before, request.body) as StoredObject, "PATCH");
@@ -89,6 +108,9 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     const sent = body as StoredObject;
     const { name } = sent.metadata;
     const key = keyOf(namespace, name);
+    if (namespace !== undefined && options.terminating?.(namespace) === true) {
+      throw refuse.forbidden(`unable to create new content in namespace ${namespace} because it is being terminated`);
+    }
     if (store.get(type.resource, key) !== undefined) throw refuse.exists(`${type.resource} ${JSON.stringify(name)}`);
     const { status: _, ...rest } = sent;
     const object: StoredObject = {
@@ -117,10 +139,23 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     if (target.type.resource === "pods" && target.subresource === undefined) {
       checkPodSpec(before as unknown as Pod, after as unknown as Pod);
     }
+    if (target.type.resource === "plannerterms" && target.subresource === undefined) {
+      checkTermSpec(before.spec as PlannerTermSpec, after.spec as PlannerTermSpec);
+    }
+    checkTerm(change, (after.status as { probe?: string } | undefined)?.probe);
+    if (isDryRun(request)) return after;
     // A write that changes nothing is none: no version, no event.
     if (equalJson(before, after)) return before;
     if (isFinished(after)) return store.remove(target.type.resource, key, request.user) as StoredObject;
     return store.put(target.type.resource, key, after, request.user);
+  }
+
+  function checkTerm({ request, target: { type, subresource } }: Change, probe?: string): void {
+    if (request.user !== plannerAccount) return;
+    const what = subresource === undefined ? type.resource : `${type.resource}/${subresource}`;
+    const caller = request.pod ?? request.user;
+    const speaker = type.resource === "plannerterms" ? (probe ?? caller) : caller;
+    checkFence(what, caller, speaker, term());
   }
 
   function remove({ target, key, before, request }: Change): StoredObject {
@@ -140,13 +175,19 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     return store.put(target.type.resource, key, { ...before, metadata }, request.user);
   }
 
-  function bind({ target, key, before, request }: Change): unknown {
+  function bind(change: Change): unknown {
+    const { target, key, before, request } = change;
+    checkTerm(change);
     const bound = bindPod(before as unknown as Pod, (request.body ?? {}) as object);
     store.put(target.type.resource, key, bound as StoredObject, request.user);
     return { kind: "Status", status: "Success" };
   }
 
   return { store, handle };
+}
+
+function isDryRun({ query }: ApiRequest): boolean {
+  return query?.["dryRun"] !== undefined;
 }
 
 function keyOf(namespace: string | undefined, name: string): string {
