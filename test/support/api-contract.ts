@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Gang } from "../../src/api/gang.ts";
 import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
-import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel } from "../../src/api/names.ts";
+import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, plannerName } from "../../src/api/names.ts";
 import { type KubeClient, KubeError } from "../../src/kube/client.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 
 /** An API server that is held against the contract: a real one, or the double. */
@@ -491,6 +492,74 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
           (error: KubeError) => [{ type: "ERROR", object: { code: error.status } }],
         );
         expect(events[0]).toMatchObject({ type: "ERROR", object: { code: 410 } });
+      });
+    });
+
+    describe("the fence", () => {
+      const terms = (name?: string, subresource?: string) =>
+        resourcePath({
+          group: "scheduling.kllama.ai",
+          version: "v1alpha1",
+          resource: "plannerterms",
+          name,
+          subresource,
+        });
+      const name = plannerName;
+      const within = { timeoutMs: 30_000 };
+      const kind = { apiVersion: "scheduling.kllama.ai/v1alpha1", kind: "PlannerTerm" };
+      const change = (term: Json, spec: object) =>
+        subject.admin.request<Json>("PUT", terms(name), { body: { ...term, spec } });
+
+      test("lets the holder of the PlannerTerm write and no other planner, once the policy knows the term", async () => {
+        const [gang, claim, gated, free] = [
+          await createGang(),
+          await allocated(),
+          await createPod({ [gangLabel]: "g" }),
+          await createPod(),
+        ];
+        const body = { ...kind, metadata: { name }, spec: { holder: "somebody", epoch: 1 } };
+        const term = await subject.admin.request<Json>("POST", terms(), { body });
+        const probe = () =>
+          subject.planner.request("PUT", terms(name, "status"), {
+            query: { dryRun: "All" },
+            body: { ...term, status: { probe: "somebody" } },
+          });
+        await eventually(
+          "the policy knows the term",
+          async () => {
+            const outcome = await refusal(probe());
+            return outcome === "403 Forbidden" ? undefined : outcome;
+          },
+          within,
+        );
+        expect(await refusal(gangStatus(gang, { phase: "Pending" }))).toBe("403 Forbidden");
+        expect(await refusal(patchClaim(claim, { reservedFor: [consumer("b")] }))).toBe("403 Forbidden");
+        expect(await refusal(bind(free, "n1"))).toBe("403 Forbidden");
+        const lift = { spec: { schedulingGates: [{ $patch: "delete", name: gangGate }] } };
+        expect(await refusal(ask("PATCH", pods(gated.metadata.name), lift, strategic))).toBe("403 Forbidden");
+        const nominate = { status: { nominatedNodeName: "n1" } };
+        expect(await refusal(ask("PATCH", pods(gated.metadata.name, "status"), nominate))).toBe("accepted");
+        expect(await refusal(patchClaim(claim, { reservedFor: [consumer("b")] }, {}, subject.admin))).toBe("accepted");
+        await subject.admin.request("DELETE", terms(name));
+        await eventually(
+          "no term, no fence",
+          async () => {
+            const outcome = await refusal(gangStatus(gang, { phase: "Pending" }));
+            return outcome === "accepted" ? undefined : outcome;
+          },
+          within,
+        );
+      });
+
+      test("a later term has a greater epoch; a dry run changes nothing", async () => {
+        const body = { ...kind, metadata: { name }, spec: { holder: "a", epoch: 5 } };
+        const term = await subject.admin.request<Json>("POST", terms(), { body });
+        expect(await refusal(change(term, { holder: "a", epoch: 4 }))).toBe("422 Invalid");
+        expect(await refusal(change(term, { holder: "b", epoch: 5 }))).toBe("422 Invalid");
+        const dry = { query: { dryRun: "All" }, body: { ...term, spec: { holder: "b", epoch: 6 } } };
+        expect(await refusal(subject.admin.request("PUT", terms(name), dry))).toBe("accepted");
+        expect((await change(term, { holder: "a", epoch: 6 })).spec).toEqual({ holder: "a", epoch: 6 });
+        await subject.admin.request("DELETE", terms(name));
       });
     });
   });
