@@ -204,7 +204,8 @@ function ports(parts: {
   flush: () => void;
 }): CoordinatorPorts {
   const { timing, queue, recorder, calls, metrics, closing, flush } = parts;
-  // The wall clock at the start plus what the monotonic one counted since: deadlines never step.
+  // The wall clock at the start plus what the monotonic one counted since: deadlines never step, and neither do the times
+  // that they are counted from.
   const originMs = timing.wallClock().getTime() - timing.nowMs();
   const nowMs = (): number => originMs + timing.nowMs();
   return {
@@ -220,7 +221,7 @@ function ports(parts: {
     },
     answer: calls.answer,
     nowMs,
-    nowIso: () => wholeSeconds(timing.wallClock()),
+    nowIso: () => wholeSeconds(new Date(nowMs())),
     schedule: createAlarmClock(timing, closing, flush),
     planned: (outcome, milliseconds, explored, reason) => {
       metrics.plans.inc({ outcome, reason });

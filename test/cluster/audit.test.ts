@@ -1,22 +1,23 @@
-import { afterEach, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { kubeconfigOf } from "../../src/cli/system/system.ts";
 import { type Engine, startEngine } from "../../src/extender/engine.ts";
-import { createPlannerMetrics, type PlannerMetrics } from "../../src/extender/metrics.ts";
+import { createPlannerMetrics } from "../../src/extender/metrics.ts";
 import { createFence } from "../../src/extender/term.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { readHolder } from "../../src/kube/planner-term.ts";
-import { systemTiming } from "../../src/kube/timing.ts";
+import { systemTiming, type Timing } from "../../src/kube/timing.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isReady, useScene } from "../support/scene.ts";
-import { claimTemplate, member, type Workload } from "../support/workloads.ts";
+import { createReplicaPod } from "../support/stack.ts";
+import { claimTemplate, gang, member, type Workload, withForeignGate } from "../support/workloads.ts";
 
 /**
- * A planner whose watches lose events, on a real control plane with one node of eight GPUs. It runs inside the test, in
- * the place of the one that the scene started, which comes back after each test.
+ * Planners inside the test, on a real control plane with two nodes of eight GPUs: their watches lose events, their wall
+ * clocks step. They take the place of the one that the scene started.
  */
-const scene = useScene({ fleet: uniformFleet({ nodes: 1, nodesPerRack: 1 }) });
-const { freshNamespace, apply, drop, pods, until } = scene;
+const scene = useScene({ fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }) });
+const { freshNamespace, apply, drop, pods, status, until } = scene;
 
 interface Drift {
   kind: string;
@@ -25,73 +26,143 @@ interface Drift {
   difference: string;
 }
 
-let engine: Engine;
-let client: KubeClient;
-let metrics: PlannerMetrics;
-let drift: Drift[];
-/** Methods and paths of all requests but those of election and events. */
-let requests: string[];
-/** Watch lines that match are lost. */
-let losing: RegExp | undefined;
-
-afterEach(async () => {
-  losing = undefined;
-  await engine.stop();
-  await client.close();
-  await scene.stack.planner.start();
-});
+/** A planner whose time, watches and log the test has in hand. */
+interface Planner {
+  engine: Engine;
+  metrics: ReturnType<typeof createPlannerMetrics>;
+  drift: Drift[];
+  /** Methods and paths of all requests but those of election and events. */
+  requests: string[];
+  /** Watch lines that match are lost. */
+  losing: RegExp | undefined;
+  /** How far its wall clock is off. */
+  offMs: number;
+  lost: boolean;
+  stop(): Promise<void>;
+}
 
 const silent = { info: () => undefined, warn: () => undefined };
 
-async function startLossyPlanner(): Promise<void> {
-  await scene.stack.planner.kill("SIGTERM");
-  const kubeconfigPath = await kubeconfigOf(scene.stack.plane, "planner");
-  client = createClient(await loadConnection({ kubeconfigPath }), { userAgent: "lossy-planner" });
-  metrics = createPlannerMetrics();
-  drift = [];
-  requests = [];
-  engine = startEngine({
+/** An audit gives watches ten seconds to explain a difference: a fifth of that is plenty here. */
+const sleepOf = (delayMs: number): number => (delayMs === 10_000 ? 2_000 : delayMs);
+
+async function startPlanner(name: string): Promise<Planner> {
+  const kubeconfigPath = await kubeconfigOf(
+    scene.stack.plane,
+    "planner",
+    await createReplicaPod(scene.stack.admin, name),
+  );
+  const client: KubeClient = createClient(await loadConnection({ kubeconfigPath }), { userAgent: name });
+  const timing: Timing = {
+    ...systemTiming,
+    wallClock: () => new Date(Date.now() + self.offMs),
+    sleep: (delayMs, signal) => systemTiming.sleep(sleepOf(delayMs), signal),
+  };
+  const self: Omit<Planner, "engine"> = {
+    metrics: createPlannerMetrics(),
+    drift: [],
+    requests: [],
+    losing: undefined,
+    offMs: 0,
+    lost: false,
+    async stop() {
+      await engine.stop();
+      await client.close();
+    },
+  };
+  const engine = startEngine({
     client: {
       ...client,
       request(method, path, options) {
-        if (!/leases|events/.test(path)) requests.push(`${method} ${path}`);
+        if (!/leases|events/.test(path)) self.requests.push(`${method} ${path}`);
         return client.request(method, path, options);
       },
       async *lines(path, options) {
-        for await (const line of client.lines(path, options)) if (losing?.test(line) !== true) yield line;
+        for await (const line of client.lines(path, options)) if (self.losing?.test(line) !== true) yield line;
       },
     },
     log: {
       info: () => undefined,
-      warn: (line: object) => "problem" in line && drift.push(line as Drift),
+      warn: (line: object) => "problem" in line && self.drift.push(line as Drift),
       fatal: () => undefined,
     } as never,
-    metrics,
-    fence: createFence({ client, holder: (await readHolder(client)).id, log: silent as never, timing: systemTiming }),
-    identity: "lossy-planner",
+    metrics: self.metrics,
+    fence: createFence({ client, holder: (await readHolder(client)).id, log: silent as never, timing }),
+    identity: name,
     namespace: "kllama-system",
     auditPeriodMs: 2_000,
-    onLost: () => undefined,
+    onLost: () => {
+      self.lost = true;
+    },
+    timing,
   });
   engine.elect();
-  await engine.active;
+  return Object.assign(self, { engine });
 }
+
+let planner: Planner;
+
+beforeAll(async () => {
+  await scene.stack.planner.kill("SIGTERM");
+  planner = await startPlanner("planner-in-test-0");
+  await planner.engine.active;
+});
+
+afterAll(() => planner?.stop());
 
 const single = (name: string, template: string): Workload => ({
   ...member("none", "ranks", 0, template),
   metadata: { name },
 });
 
-const counted = async (): Promise<string[]> =>
-  (await metrics.drift.get()).values.map(({ labels }) => `${labels.kind} ${labels.problem}`).sort();
+interface LeaseSpec {
+  holderIdentity: string;
+  leaseTransitions: number;
+  renewTime: string;
+}
 
-test("a pod of which no watch tells is found by the next audit and placed", async () => {
+const leasePath = "/apis/coordination.k8s.io/v1/namespaces/kllama-system/leases/kllama-planner";
+const leaseOf = async (): Promise<LeaseSpec> =>
+  (await scene.stack.admin.request<{ spec: LeaseSpec }>("GET", leasePath)).spec;
+
+const counted = async (): Promise<string[]> =>
+  (await planner.metrics.drift.get()).values.map(({ labels }) => `${labels.kind} ${labels.problem}`).sort();
+
+test("an idle cluster is read once per audit and kind, and never written", async () => {
   await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
-  await startLossyPlanner();
-  losing = /"name":"lost"/;
-  await apply(claimTemplate("two", 2), single("lost", "two"));
+  await apply(claimTemplate("one", 1), single("quiet", "one"));
   await until("it is ready", () => pods().some(isReady));
-  expect(drift).toContainEqual(
+  const audits = async () =>
+    (await planner.metrics.audits.get()).values.find(({ labels }) => labels.outcome === "clean")?.value;
+  const before = (await audits()) ?? 0;
+  await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThan(before);
+  planner.requests.length = 0;
+  const from = (await audits()) ?? 0;
+  await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThanOrEqual(from + 3);
+  expect(planner.drift).toEqual([]);
+  expect(new Set(planner.requests)).toEqual(
+    new Set([
+      "GET /apis/resource.k8s.io/v1/resourceclaims",
+      "GET /api/v1/pods",
+      "GET /apis/scheduling.kllama.ai/v1alpha1/gangs",
+    ]),
+  );
+  expect(planner.requests.length).toBeLessThanOrEqual(3 * 5);
+});
+
+test("a pod of which no watch tells is placed after the next audit; one whose end no watch tells blocks its devices until then, not for ever", async () => {
+  await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
+  await apply(claimTemplate("eight", 8), single("ghost", "eight"), single("other", "eight"));
+  await until("all sixteen GPUs are used", () => pods().filter(isReady).length === 2);
+  planner.losing = /"name":"(ghost|lost)/;
+  await drop(single("ghost", "eight"));
+  await until("it is gone", () => pods().length === 1 && scene.claims().length === 1);
+  await apply(single("lost", "eight"));
+  await until("the one that nobody told of has its devices", () =>
+    pods().some((each) => each.metadata.name === "lost" && isReady(each)),
+  );
+  planner.losing = undefined;
+  expect(planner.drift).toContainEqual(
     expect.objectContaining({
       kind: "pods",
       problem: "missing",
@@ -99,41 +170,37 @@ test("a pod of which no watch tells is found by the next audit and placed", asyn
       difference: "the API server has it, here it is not known",
     }),
   );
-  expect(await counted()).toContain("pods missing");
+  expect(await counted()).toEqual(expect.arrayContaining(["claims leftover", "pods leftover", "pods missing"]));
 });
 
-test("a pod whose end no watch tells blocks its devices until the next audit, not for ever", async () => {
-  await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
-  await startLossyPlanner();
-  await apply(claimTemplate("eight", 8), single("ghost", "eight"));
-  await until("the first is ready", () => pods().some(isReady));
-  losing = /"name":"ghost/;
-  await drop(single("ghost", "eight"));
-  await until("it is gone", () => pods().length === 0 && scene.claims().length === 0);
-  await apply(single("heir", "eight"));
-  await until("the heir is ready", () => pods().some(isReady));
-  expect(await counted()).toEqual(["claims leftover", "pods leftover"]);
-});
-
-test("an idle cluster is read once per audit and kind, and never written", async () => {
-  await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
-  await startLossyPlanner();
-  await apply(claimTemplate("one", 1), single("quiet", "one"));
-  await until("it is ready", () => pods().some(isReady));
-  const audits = async () =>
-    (await metrics.audits.get()).values.find(({ labels }) => labels.outcome === "clean")?.value;
-  const before = (await audits()) ?? 0;
-  await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThan(before);
-  requests.length = 0;
-  const from = (await audits()) ?? 0;
-  await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThanOrEqual(from + 3);
-  expect(drift).toEqual([]);
-  expect(new Set(requests)).toEqual(
-    new Set([
-      "GET /apis/resource.k8s.io/v1/resourceclaims",
-      "GET /api/v1/pods",
-      "GET /apis/scheduling.kllama.ai/v1alpha1/gangs",
-    ]),
-  );
-  expect(requests.length).toBeLessThanOrEqual(3 * 5);
+test("wall clocks that step by an hour move neither the Lease nor a deadline", async () => {
+  await freshNamespace();
+  const hourMs = 3_600_000;
+  const second = await startPlanner("planner-in-test-1");
+  await expect.poll(() => second.engine.backend.ready().ready, { timeout: 20_000 }).toBe(true);
+  const before = await leaseOf();
+  planner.offMs = -hourMs;
+  await apply(claimTemplate("eight", 8), gang("held", { podSets: [{ name: "ranks", count: 2 }] }));
+  await apply(member("held", "ranks", 0, "eight"), withForeignGate(member("held", "ranks", 1, "eight")));
+  const reservedAt = await until("it is reserved", () => status("held")?.reservedAt);
+  for (const [own, other] of [
+    [hourMs, -hourMs],
+    [-hourMs, hourMs],
+    [0, 0],
+  ] as const) {
+    planner.offMs = own;
+    second.offMs = other;
+    // Both look at the Lease every two seconds.
+    const { renewTime } = await leaseOf();
+    await expect.poll(async () => (await leaseOf()).renewTime, { timeout: 10_000 }).not.toBe(renewTime);
+    expect(second.engine.backend.ready().reason).toContain("standing by");
+  }
+  const { holderIdentity, leaseTransitions } = await leaseOf();
+  expect({ holderIdentity, leaseTransitions }).toEqual({
+    holderIdentity: "planner-in-test-0",
+    leaseTransitions: before.leaseTransitions,
+  });
+  expect([planner.lost, second.lost]).toEqual([false, false]);
+  expect(status("held")).toMatchObject({ phase: "Reserved", reservedAt });
+  await second.stop();
 });
