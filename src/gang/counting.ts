@@ -121,7 +121,7 @@ export function countSlotsInside(
 
 /** A bound. Devices that are given in parts, and administrators' access, have none. */
 export function freeSlotsInside(
-  { devices, admin }: Shape,
+  { devices, admin }: Pick<Shape, "devices" | "admin">,
   inventory: NodeInventory,
   { used }: NodeUsage,
   { attribute, value }: Together,

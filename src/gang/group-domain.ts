@@ -1,4 +1,5 @@
 import type { DeviceLevel, NodeLevel } from "../topology/fabric.ts";
+import { createDeviceLoads } from "./device-loads.ts";
 import { createDomainLoads } from "./loads.ts";
 import { deviceLevelOn, type Group, type Problem, pinnedValues, valuesInside } from "./problem.ts";
 
@@ -24,6 +25,7 @@ export interface GroupDomains {
 export function createGroupDomains(problem: Problem): GroupDomains {
   const { groups } = problem;
   const loads = createDomainLoads(problem);
+  const insideLoads = createDeviceLoads(problem);
   const domainOf: (GroupDomain | undefined)[] = groups.map(() => undefined);
   const groupsOfSlot = problem.slots.map((): number[] => []);
   for (const [g, group] of groups.entries()) for (const slot of group.slots) groupsOfSlot[slot]!.push(g);
@@ -36,7 +38,12 @@ export function createGroupDomains(problem: Problem): GroupDomains {
     });
   const assign = (group: number, candidate: GroupDomain): boolean => {
     if (!compatible(group, candidate)) return false;
-    if (candidate.kind === "node" && !loads.assign(group, candidate.level, candidate.domain)) return false;
+    if (candidate.kind === "node") {
+      if (!loads.assign(group, candidate.level, candidate.domain)) return false;
+    } else if (candidate.value !== undefined) {
+      const { node, level, value } = candidate;
+      if (!insideLoads.assign(group, { node, attribute: level.attribute, value })) return false;
+    }
     domainOf[group] = candidate;
     return true;
   };
@@ -46,6 +53,7 @@ export function createGroupDomains(problem: Problem): GroupDomains {
     assign,
     unassign(group) {
       loads.unassign(group);
+      insideLoads.unassign(group);
       domainOf[group] = undefined;
     },
     assignPinned: () =>

@@ -79,7 +79,7 @@ export function noDearer(first: Found, second: Found, traffic: readonly Traffic[
 
 function priced(found: Found, traffic: readonly Traffic[]): { found: Found; carried: Carried[]; cost: number } {
   const { problem, places } = found;
-  const carried = traffic.map((each) => carry(problem.view, each, problem, podsOf(problem, places, each)));
+  const carried = traffic.map((each) => carry(problem.view, each, podsOf(problem, places, each)));
   return { found, carried, cost: carried.reduce((sum, { options, at }) => sum + (options[at]?.milliseconds ?? 0), 0) };
 }
 
@@ -112,7 +112,7 @@ function leastOptions(
   return traffic.map((each, t) => {
     const { options, at } = carried[t]!;
     if (at <= 0) return 0;
-    const pinned = start.problem.pins.some(each.covers);
+    const pinned = each.pins.length > 0;
     const key = `${each.class} ${at}`;
     if (!pinned && known.has(key)) return known.get(key)!;
     let option = 0;
@@ -142,19 +142,20 @@ function rulesFor(traffic: readonly Traffic[], chosen: ReadonlyMap<number, Level
   );
   return [...lists.values()].map((list): Rule => {
     const [first, ref] = list[0]!;
-    const members = list.map(([t]) => [t, traffic[t]!] as const);
+    const { fabric, keyOf, class: name } = traffic[first]!;
+    const keys = new Set(list.map(([t]) => traffic[t]!.key));
     return {
       kind: "colocate",
-      fabric: traffic[first]!.fabric,
+      fabric,
       ref: ref!,
       maxSkew: 1,
       required: false,
       setOf: (slot) => {
-        const member = members.find(([, { covers }]) => covers(slot));
-        return member && `${member[0]}`;
+        const key = keyOf(slot);
+        return key !== undefined && keys.has(key) ? key : undefined;
       },
       title: "",
-      surroundings: () => traffic[first]!.class,
+      surroundings: () => name,
     };
   });
 }

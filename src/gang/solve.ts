@@ -102,15 +102,16 @@ function createSolver(
     }
     return best;
   };
-  /** Attempts at more than is asked for: together they may spend as much as one wish. */
+  /** Attempts at more than is asked for: together they may take as many values as one wish. */
   const attempts = (problem: (rules: readonly Rule[]) => Problem): Attempts => {
-    const end = Math.min(budget, spent + wishBudget);
+    let left = wishBudget;
     return {
       problemOf: problem,
-      left: () => spent < end,
+      left: () => left > 0 && spent < budget,
       attempt(rules) {
         const made = problem(rules);
-        const result = attempt(made, end - spent);
+        const result = attempt(made, left);
+        left -= result.explored;
         return result.kind === "found" ? { rules, problem: made, places: result.places } : undefined;
       },
     };

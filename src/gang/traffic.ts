@@ -11,7 +11,12 @@ type SlotName = Pick<Slot, "gang" | "podSet" | "index">;
 /** Pods that talk to each other: a tensor-parallel group, or two gangs of which one hands KV cache to the other. */
 export interface Traffic {
   readonly fabric: Fabric;
-  readonly covers: (slot: SlotName) => boolean;
+  /** Equal to `key` for the slots whose pods take part. */
+  readonly keyOf: (slot: SlotName) => string | undefined;
+  readonly key: string;
+  /** Positions of those slots and pins in the problem, and in every other one of the same slots and pins. */
+  readonly slots: readonly number[];
+  readonly pins: readonly number[];
   readonly milliseconds: (link: LevelLink["link"], devices: number) => number | undefined;
   /** Traffic of one class differs in nothing but its pods: which of them gets the better place does not matter. */
   readonly class: string;
@@ -19,36 +24,63 @@ export interface Traffic {
 
 /** What the pods of a unit send, of which some are in the problem. */
 export function trafficOf(unit: PreparedUnit, group: PlanUnit["placementGroup"], problem: Problem): Traffic[] {
-  const found: Traffic[] = [];
-  for (const [gang, { request, fabric }] of unit.gangs.entries()) {
-    const { spec } = request;
-    const mine = problem.slots.filter((slot) => slot.gang === gang);
-    for (const ring of new Set(mine.map((slot) => ringOf(spec, slot)))) {
-      const [first] = mine.filter((slot) => ringOf(spec, slot) === ring);
-      const outer = spec.podSets.find(({ name }) => name === first!.podSet)?.slices?.at(-2)?.size;
-      found.push({
-        fabric,
-        covers: (slot) => slot.gang === gang && ringOf(spec, slot) === ring,
-        milliseconds: ringMilliseconds,
-        class: `${gang}/${first!.podSet}/${outer === undefined ? "" : Math.floor(first!.index / outer)}`,
-      });
-    }
-  }
-  for (const { from, to, bytesPerRequest } of group?.spec.pairing ?? []) {
+  return [...unit.gangs.keys()]
+    .flatMap((gang) => ringsOf(unit, gang, problem))
+    .concat(streamsOf(unit, group, problem))
+    .filter(({ slots }) => slots.length > 0);
+}
+
+function ringsOf(unit: PreparedUnit, gang: number, problem: Problem): Traffic[] {
+  const { request, fabric } = unit.gangs[gang]!;
+  const { spec } = request;
+  const keyOf = (slot: SlotName) => (slot.gang === gang ? ringOf(spec, slot) : undefined);
+  const pins = positionsByKey(problem.pins, keyOf);
+  return [...positionsByKey(problem.slots, keyOf)].map(([key, slots]) => {
+    const { podSet, index } = problem.slots[slots[0]!]!;
+    const outer = spec.podSets.find(({ name }) => name === podSet)?.slices?.at(-2)?.size;
+    return {
+      fabric,
+      keyOf,
+      key,
+      slots,
+      pins: pins.get(key) ?? [],
+      milliseconds: ringMilliseconds,
+      class: `${gang}/${podSet}/${outer === undefined ? "" : Math.floor(index / outer)}`,
+    };
+  });
+}
+
+function streamsOf(unit: PreparedUnit, group: PlanUnit["placementGroup"], problem: Problem): Traffic[] {
+  return (group?.spec.pairing ?? []).flatMap(({ from, to, bytesPerRequest }) => {
     const bytes = bytesPerRequest ?? defaultKvBytes;
-    for (const [sender, { role }] of unit.gangs.entries()) {
-      for (const [receiver, other] of unit.gangs.entries()) {
-        if (role !== from || other.role !== to) continue;
-        found.push({
-          fabric: unit.fabric,
-          covers: ({ gang }) => gang === sender || gang === receiver,
-          milliseconds: (link) => linkMilliseconds(link, bytes),
-          class: `${sender}>${receiver}`,
-        });
-      }
-    }
+    const playing = (role: string) => [...unit.gangs.keys()].filter((gang) => unit.gangs[gang]!.role === role);
+    const pairs = playing(from).flatMap((sender) => playing(to).map((receiver) => [sender, receiver] as const));
+    return pairs.map(([sender, receiver]): Traffic => {
+      const key = `${sender}>${receiver}`;
+      const keyOf = ({ gang }: SlotName) => (gang === sender || gang === receiver ? key : undefined);
+      return {
+        fabric: unit.fabric,
+        keyOf,
+        key,
+        slots: positionsByKey(problem.slots, keyOf).get(key) ?? [],
+        pins: positionsByKey(problem.pins, keyOf).get(key) ?? [],
+        milliseconds: (link) => linkMilliseconds(link, bytes),
+        class: key,
+      };
+    });
+  });
+}
+
+function positionsByKey(list: readonly SlotName[], keyOf: Traffic["keyOf"]): Map<string, number[]> {
+  const positions = new Map<string, number[]>();
+  for (const [i, each] of list.entries()) {
+    const key = keyOf(each);
+    if (key === undefined) continue;
+    const known = positions.get(key);
+    if (known) known.push(i);
+    else positions.set(key, [i]);
   }
-  return found;
+  return positions;
 }
 
 /** One level that the pods of some traffic could share, and what the traffic costs there, as far as figures tell. */
@@ -66,7 +98,7 @@ export interface Carried {
 }
 
 /** How a placement carries the traffic; `pins` and what was decided before count like the places found. */
-export function carry(view: ModelView, traffic: Traffic, problem: Problem, pods: readonly PodPlace[]): Carried {
+export function carry(view: ModelView, traffic: Traffic, pods: readonly PodPlace[]): Carried {
   const { fabric, milliseconds } = traffic;
   const devices = pods.reduce((sum, pod) => sum + pod.devices.length, 0);
   const { peers, bandwidth } = gpusOf(view, pods);
@@ -74,7 +106,7 @@ export function carry(view: ModelView, traffic: Traffic, problem: Problem, pods:
   const options: Option[] = [];
   for (const { ref, link } of linksOf(fabric, usable, bandwidth).toReversed()) {
     const cost = milliseconds(link, devices);
-    if (cost === undefined || cost === 0 || !problem.slots.some(traffic.covers)) return { options: [], at: -1 };
+    if (cost === undefined || cost === 0) return { options: [], at: -1 };
     options.push({ ref, milliseconds: cost });
   }
   const level = narrowestShared(view, fabric, pods, usable)?.level;
@@ -82,18 +114,17 @@ export function carry(view: ModelView, traffic: Traffic, problem: Problem, pods:
 }
 
 /** Where the pods of some traffic are: running ones, those placed before, and those that a search placed. */
-export function podsOf(problem: Problem, places: readonly Place[], { covers }: Traffic): PodPlace[] {
-  const pinned = problem.pins.flatMap((pin): PodPlace[] => {
-    if (!covers(pin)) return [];
-    const { podSet, index, node, devices, placed } = pin;
-    if (devices) return [{ podSet, index, node, devices }];
-    return placed ? [podPlace(problem.view, placed) ?? []].flat() : [];
+export function podsOf(problem: Problem, places: readonly Place[], { slots, pins }: Traffic): PodPlace[] {
+  const pinned = pins.flatMap((i): PodPlace | readonly PodPlace[] => {
+    const { podSet, index, node, devices, placed } = problem.pins[i]!;
+    if (devices) return { podSet, index, node, devices };
+    return placed ? (podPlace(problem.view, placed) ?? []) : [];
   });
-  const found = problem.slots.flatMap((slot, i): PodPlace[] => {
-    if (!covers(slot)) return [];
+  const found = slots.map((i): PodPlace => {
+    const { podSet, index } = problem.slots[i]!;
     const { node, choice } = places[i]!;
     const devices = choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
-    return [{ podSet: slot.podSet, index: slot.index, node, devices }];
+    return { podSet, index, node, devices };
   });
   return [...pinned, ...found];
 }

@@ -658,6 +658,14 @@ describe("members", () => {
   });
 });
 
+test("a gang of 400 pods in pairs that share an NVLink domain inside a host is planned without detours", () => {
+  const hosts = Array.from({ length: 50 }, (_, i) => ({ name: `n${i}`, gpus: 8, nvlink: () => `n${i}` }));
+  const model = clusterOf(hosts, builtInTopology);
+  const slices = [{ size: 2, level: "nvlink-domain" }];
+  const result = plan(model, { gangs: [gangIn(model, "g", { w: { count: 400, gpus: 1, slices } })] }, { budget: 0 });
+  expect(plansOf(result)[0]!.placement.pods).toHaveLength(400);
+});
+
 describe("traffic", () => {
   const parts = (cost: { byLink: { level: string }[] }) => cost.byLink.map(({ level }) => level);
   const pairs = (nodes: NodeSketch[]) => clusterOf(nodes, topology);
