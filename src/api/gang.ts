@@ -104,12 +104,12 @@ export const gangSpec = withRules(
       .max(86_400)
       .default(600)
       .describe(
-        "Seconds within which a reserved gang must be bound; then its reservation is given back and it is planned anew. Default 600.",
+        "Seconds within which a reserved gang must be bound; then its reservation is given back and it is planned anew. If by then fewer than minCount members could be bound, those are deleted. Default 600.",
       ),
     disruption: z
       .enum(["All"])
       .default("All")
-      .describe("What is disrupted together: All, the whole gang. Nothing else exists yet."),
+      .describe("What fails together when a gang cannot be bound whole: All, the whole gang. Nothing else exists yet."),
   }),
   [
     {

@@ -251,12 +251,20 @@ export interface ResourceClaimConsumer {
   uid: string;
 }
 
+/** What a driver says of a device that a claim holds. */
+interface AllocatedDeviceStatus {
+  driver: string;
+  pool: string;
+  device: string;
+  conditions?: Pick<Condition, "type" | "status" | "reason" | "message">[];
+}
+
 export interface ResourceClaim extends KubernetesObject {
   spec: ResourceClaimSpec;
   status?: {
     allocation?: AllocationResult;
     reservedFor?: ResourceClaimConsumer[];
-    devices?: unknown[];
+    devices?: AllocatedDeviceStatus[];
   };
 }
 

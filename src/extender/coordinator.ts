@@ -470,7 +470,7 @@ export function createCoordinator(
     if (result.gang !== undefined) observeGang(result.gang);
     if (result.pod !== undefined) observePod(result.pod);
     if (result.claim !== undefined) observeClaim(result.claim);
-    if (effect.type === "tellPod" && effect.status === "False" && result.outcome.ok) {
+    if (effect.type === "tellPod" && isTrouble(effect) && result.outcome.ok) {
       const { reason, message } = effect;
       ports.event({ kind: "Pod", ...effect.pod }, { reason, note: message, warning: true });
     }
@@ -587,6 +587,10 @@ export function createCoordinator(
       tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
     }
   }
+}
+
+function isTrouble({ reason }: Extract<WriteEffect, { type: "tellPod" }>): boolean {
+  return reason === "GangNotFound" || reason === "ClaimMissing";
 }
 
 interface Alarms {

@@ -120,6 +120,12 @@ const writers: {
     return { outcome: done, pod: await patchPod(client, pod, { status: { conditions: [condition] } }, "status") };
   },
 
+  async disruptPod(client, { pod }) {
+    const body = { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid: pod.uid } };
+    await client.request("DELETE", podPath(pod), { body });
+    return { outcome: done };
+  },
+
   async bind(client, effect) {
     try {
       await client.request("POST", podPath(effect.pod, "binding"), {

@@ -161,8 +161,8 @@ interface MemberPart {
 /** Splits the members of a gang into those that have a place, those that must get one, and surplus. */
 function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: number): MemberPart | Obstacle {
   const { spec } = request;
-  const stranded = strandedMember(model, request);
-  if (stranded !== undefined) return stranded;
+  const hindrance = strandedMember(model, request) ?? unequalSchedulers(request);
+  if (hindrance !== undefined) return hindrance;
   const { slots, problems } = assignSlots(spec, request.pods, request.placed);
   const held = ownHolds(model, request);
   const part: MemberPart = { base: [], surplus: [], pins: [] };
@@ -211,6 +211,15 @@ function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | unde
   if (lost === undefined) return undefined;
   const message = `pod ${lost.pod} runs on node ${lost.node}, which does not exist now: until the pod is gone or the node is back, nobody knows where the gang has to stay`;
   return { gang, reason: "WaitingForMembers", message };
+}
+
+/** Only one scheduler asks kllama: members of another would never arrive at the barrier. */
+function unequalSchedulers(gang: GangRequest): Obstacle | undefined {
+  const waiting = gang.pods.filter(({ nodeName }) => nodeName === undefined);
+  const other = waiting.find(({ schedulerName }) => schedulerName !== waiting[0]!.schedulerName);
+  if (other === undefined) return undefined;
+  const [one, two] = [waiting[0]!, other].map((pod) => `pod ${pod.name} has spec.schedulerName ${pod.schedulerName}`);
+  return { gang, reason: "InvalidGang", message: `${one}, ${two}; give all members the same` };
 }
 
 /** Surplus slots that belong to one outermost slice are placed together. */

@@ -75,6 +75,7 @@ export function projectDeviceClass(raw: DeviceClass): DeviceClassRecord {
 export function projectClaim(raw: ResourceClaim): ClaimRecord {
   const owner = raw.metadata.ownerReferences?.find((o) => o.controller === true && o.kind === "Pod");
   const { allocation } = raw.status ?? {};
+  const bindingFailure = bindingFailureOf(raw);
   return {
     uid: raw.metadata.uid ?? "",
     namespace: raw.metadata.namespace ?? "",
@@ -83,10 +84,24 @@ export function projectClaim(raw: ResourceClaim): ClaimRecord {
     spec: raw.spec,
     ...(allocation === undefined ? {} : { allocation }),
     reservedFor: raw.status?.reservedFor ?? [],
+    ...(bindingFailure === undefined ? {} : { bindingFailure }),
     finalizers: raw.metadata.finalizers ?? [],
     deleting: raw.metadata.deletionTimestamp !== undefined,
     ...(owner === undefined ? {} : { ownerPodUid: owner.uid }),
   };
+}
+
+/** As kube-scheduler judges it: one failure condition that is true is enough (KEP-5007). */
+function bindingFailureOf({ status }: ResourceClaim): string | undefined {
+  for (const { driver, pool, device, bindingFailureConditions = [] } of status?.allocation?.devices?.results ?? []) {
+    if (bindingFailureConditions.length === 0) continue;
+    const told = status?.devices?.find(
+      (each) => each.driver === driver && each.pool === pool && each.device === device,
+    );
+    const failed = told?.conditions?.find((c) => bindingFailureConditions.includes(c.type) && c.status === "True");
+    if (failed !== undefined) return `device ${pool}/${device}: ${failed.type}: ${failed.message || failed.reason}`;
+  }
+  return undefined;
 }
 
 export function projectPod(raw: Pod): PodRecord {

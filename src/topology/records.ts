@@ -102,6 +102,8 @@ export interface ClaimRecord {
   spec: ResourceClaimSpec;
   allocation?: AllocationResult;
   reservedFor: readonly ResourceClaimConsumer[];
+  /** A device that its driver could not make ready for the node (a binding failure condition), and why. */
+  bindingFailure?: string;
   finalizers: readonly string[];
   deleting: boolean;
   /** The pod that owns a claim made from a template. */

@@ -62,6 +62,7 @@ export const accountRights: AccountRights[] = [
       ...rights("patch", dra, "resourceclaims"),
       ...rights("patch", "", "pods pods/status"),
       ...rights("create", "", "pods/binding"),
+      ...rights("delete", "", "pods"),
       ...rights("create patch", "events.k8s.io", "events"),
       ...rights("create", "coordination.k8s.io", "leases", lease),
       ...rights("get update", "coordination.k8s.io", "leases", { ...lease, name: "kllama-planner" }),
@@ -70,7 +71,7 @@ export const accountRights: AccountRights[] = [
     ],
     mayNot: [
       ...nobody,
-      ...rights("delete update", "", "pods"),
+      ...rights("update", "", "pods"),
       ...rights("create", "", "pods/eviction"),
       ...rights(write, "", "nodes nodes/status"),
       ...rights(write, scheduling, "gangs"),

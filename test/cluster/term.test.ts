@@ -106,6 +106,14 @@ describe("the fence", () => {
     expect(stale).toBe(0);
   });
 
+  test("lets the holder delete members of gangs, and no other pod", async () => {
+    const [{ client, holder }] = replicas;
+    await beginTerm(client, holder);
+    await standsFor(replicas[0]);
+    const refused = expect(client.request("DELETE", `${pods}/free`, { query: dryRun })).rejects;
+    await refused.toThrow("the planner deletes members of gangs alone");
+  });
+
   test("is not for anybody else: people, other schedulers and other drivers write as ever", async () => {
     await beginTerm(replicas[0].client, replicas[0].holder);
     await standsFor(replicas[0]);
@@ -160,6 +168,7 @@ const allPass = {
   gang: "passes",
   release: "passes",
   binding: "passes",
+  disruption: "passes",
 };
 
 /** Tries every write that a planner makes, as dry runs. */
@@ -182,6 +191,7 @@ async function outcomes(client: KubeClient, driver = "gpu.kllama.ai"): Promise<R
       }),
     release: () => client.request("PATCH", `${pods}/member`, { ...strategic, body: lift }),
     binding: () => client.request("POST", `${pods}/free/binding`, { query: dryRun, body: binding }),
+    disruption: () => client.request("DELETE", `${pods}/member`, { query: dryRun }),
   };
   const results: Record<string, string> = {};
   for (const [name, attempt] of Object.entries(attempts)) {

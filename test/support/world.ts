@@ -314,6 +314,11 @@ export class World {
         if (pod === undefined) return notFound;
         return { outcome: done, pod: this.setPod({ ...pod, gangCondition: effect.status }) };
       }
+      case "disruptPod": {
+        if (!this.pods.has(effect.pod.uid)) return notFound;
+        this.deletePod(effect.pod.uid);
+        return { outcome: done };
+      }
       case "bind": {
         const pod = this.pods.get(effect.pod.uid);
         if (pod === undefined || pod.deleting) return notFound;

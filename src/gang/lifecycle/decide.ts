@@ -12,6 +12,7 @@ import {
   reservationState,
   withReservation,
 } from "./claims.ts";
+import { lostClaimText, lostGraceMs, tellClaimless } from "./lost-claims.ts";
 import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
@@ -21,6 +22,8 @@ import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from
 const settleMs = 2_000;
 /** A planned member that is gone may be on its way back (a StatefulSet recreates it within milliseconds). */
 const missingGraceMs = 5_000;
+/** Time for the bindings of a committed gang, however little of `scheduleTimeoutSeconds` is left. */
+const finishMs = 10_000;
 const firstReplanMs = 1_000;
 const lastReplanMs = 60_000;
 
@@ -39,11 +42,15 @@ export function decide(state: GangState, context: Context): Decision {
     const { effects, ...wake } = tellOrphans(state, context);
     return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context), ...effects], ...wake };
   }
+  const claimless = tellClaimless(state, context);
   const decision = decidePhase(state, gang, context);
-  return { ...decision, effects: [...decision.effects, ...tellFound(state, context)] };
+  const wakeAtMs = Math.min(decision.wakeAtMs ?? Infinity, claimless.wakeAtMs ?? Infinity);
+  const effects = [...decision.effects, ...tellFound(state, context), ...claimless.effects];
+  return wakeAtMs === Infinity ? { effects } : { effects, wakeAtMs };
 }
 
 function decidePhase(state: GangState, gang: GangRecord, context: Context): Decision {
+  if (gang.status.phase !== "Binding") delete state.bindingSinceMs;
   switch (gang.status.phase ?? "Pending") {
     case "Pending":
       return decidePending(state, gang, context);
@@ -80,7 +87,7 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
   if (shortPodSet(gang, running) === undefined) {
     return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }
-  const waiting = waitingFor(state, gang, slots);
+  const waiting = waitingFor(state, gang, slots, context);
   if (waiting !== undefined) return settle(state, gang, waiting, effects, context);
   delete state.incomplete;
   if (state.planning) return { effects };
@@ -95,14 +102,15 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
 }
 
 /** The first pod set that lacks members with claims; undefined when the gang can be planned. */
-function waitingFor(state: GangState, gang: GangRecord, slots: MemberSlots): string | undefined {
+function waitingFor(state: GangState, gang: GangRecord, slots: MemberSlots, context: Context): string | undefined {
   for (const podSet of gang.spec.podSets) {
     const minCount = minCountOf(podSet);
     const pods = slotsOf(slots, podSet.name);
     const complete = pods.filter((pod) => hasAllClaims(pod, state.claims)).length;
     if (complete >= minCount) continue;
     if (pods.length >= minCount) {
-      return `pod set ${podSet.name}: ${complete} of ${minCount} pods have their ResourceClaims`;
+      const lost = pods.flatMap((pod) => lostClaimOf(state, pod, context)?.reason ?? [])[0];
+      return `pod set ${podSet.name}: ${complete} of ${minCount} pods have their ResourceClaims${lost === undefined ? "" : `; ${lost}`}`;
     }
     return `pod set ${podSet.name}: ${pods.length} of ${minCount} pods exist`;
   }
@@ -199,6 +207,10 @@ function troubleBeforeCommit(
     }
     const foreign = foreignClaim(state, gang, slot, pod);
     if (foreign !== undefined) return { reason: `claim ${foreign} was allocated by somebody else` };
+    const gone = lostClaimOf(state, pod, context);
+    if (gone !== undefined) return gone;
+    const failed = failedBinding(state, slot, pod);
+    if (failed !== undefined) return { reason: `pod ${pod.name} cannot be bound: ${failed}` };
   }
   if (members.length === placed.length) {
     delete state.missingSinceMs;
@@ -210,6 +222,23 @@ function troubleBeforeCommit(
   const present = new Set(members.map(([slot]) => slot));
   const missing = placed.find((slot) => !present.has(slot));
   return { reason: `pod ${missing?.pod} is gone` };
+}
+
+/** Nothing is said of a claim that may be made anew at this moment. */
+function lostClaimOf(
+  state: GangState,
+  pod: PodRecord,
+  context: Context,
+): { reason: string } | { reason?: never; wakeAtMs: number } | undefined {
+  const lost = state.claimless.get(pod.uid);
+  if (lost === undefined) return undefined;
+  const saidAtMs = lost.sinceMs + lostGraceMs;
+  return context.nowMs < saidAtMs ? { wakeAtMs: saidAtMs } : { reason: lostClaimText(pod, lost.claim) };
+}
+
+function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord): string | undefined {
+  const claims = slot.claims.map(({ reference }) => claimOf(pod, reference, state.claims));
+  return claims.find((claim) => claim?.bindingFailure !== undefined)?.bindingFailure;
 }
 
 function foreignClaim(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): string | undefined {
@@ -328,6 +357,8 @@ function writeRevoked(state: GangState, gang: GangRecord, reason: string, contex
 function decideBinding(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = gang.status.placement?.pods ?? [];
   const members = membersOf(state, gang, placed);
+  const deadlineMs = bindingDeadline(state, gang, context);
+  if (context.nowMs >= deadlineMs) return giveUpBinding(state, gang, members, context);
   // A member recreated since the commit, or left without its node, joins later: see `decideScheduled`.
   const bindable = members.filter(
     ([slot, pod]) =>
@@ -345,7 +376,45 @@ function decideBinding(state: GangState, gang: GangRecord, context: Context): De
   if (unbound.length + returning.length === 0 && members.length > 0) {
     effects.push(...writeScheduled(state, gang, context));
   }
-  return { effects };
+  return { effects, wakeAtMs: deadlineMs };
+}
+
+/** A planner that finds a committed gang after its time is over still gets the chance to finish it. */
+function bindingDeadline(state: GangState, gang: GangRecord, context: Context): number {
+  state.bindingSinceMs ??= context.nowMs;
+  const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
+  return Math.max((gang.reservedAtMs ?? 0) + timeoutMs, state.bindingSinceMs + finishMs);
+}
+
+/**
+ * The time is over. Enough members are bound: the gang is scheduled, and the others join it when they can. Else it fails
+ * whole (`spec.disruption`): whoever was bound is deleted, and only then is the rest given back.
+ */
+function giveUpBinding(
+  state: GangState,
+  gang: GangRecord,
+  members: [PlacedPod, PodRecord][],
+  context: Context,
+): Decision {
+  const bound = members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node));
+  const effects = [...sweep(state, members, context), ...bound.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
+  const slots = bound.map(([slot]) => slot);
+  if (shortPodSet(gang, slots) === undefined) return { effects: [...effects, ...writeScheduled(state, gang, context)] };
+  // A binding whose answer was lost may still come to pass: until that is known nobody can say who is bound.
+  if (members.some(([, pod]) => isUnsettled(state, `bind/${pod.uid}`, context))) return { effects };
+  if (bound.length > 0) return { effects: [...effects, ...bound.map(([, pod]) => disrupt(pod))] };
+  return { effects: [...effects, writeRevoked(state, gang, unboundText(state, gang, members), context)] };
+}
+
+function disrupt({ namespace, name, uid }: PodRecord): Effect {
+  return { type: "disruptPod", id: `disrupt/${uid}`, pod: { namespace, name, uid } };
+}
+
+function unboundText(state: GangState, gang: GangRecord, members: readonly [PlacedPod, PodRecord][]): string {
+  const refused = members.find(([, pod]) => state.pace.has(`bind/${pod.uid}`))?.[1];
+  const text = `not all members could be bound within ${gang.spec.scheduleTimeoutSeconds} s (spec.scheduleTimeoutSeconds)`;
+  if (refused === undefined) return text;
+  return `${text}: pod ${refused.name}: ${state.pace.get(`bind/${refused.uid}`)?.message}`;
 }
 
 /**

@@ -1,7 +1,7 @@
 import { gangGate, gangLabel } from "../../api/names.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { livePods } from "./members.ts";
-import type { Context, Effect, GangState } from "./state.ts";
+import type { Context, Effect, GangState, PodNews } from "./state.ts";
 
 /** A Gang is often created a moment after its pods, or deleted a moment before them. */
 const orphanGraceMs = 30_000;
@@ -49,7 +49,7 @@ export function tellFound(state: GangState, context: Context): Effect[] {
 
 export function tellPod(
   { namespace, name, uid }: PodRecord,
-  reason: "GangFound" | "GangNotFound" | "Released",
+  reason: PodNews,
   message: string,
   atIso: string,
 ): Effect & { type: "tellPod" } {

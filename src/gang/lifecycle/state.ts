@@ -42,8 +42,8 @@ export interface GangState {
   bound: Map<string, string>;
   /** effect id → effect under way. */
   inFlight: Map<string, Effect>;
-  /** effect id → when it may be tried again, after failures. */
-  pace: Map<string, { attempts: number; notBeforeMs: number }>;
+  /** effect id → when it may be tried again, after failures, and what the last one said. */
+  pace: Map<string, { attempts: number; notBeforeMs: number; message: string }>;
   /** The planner's answer until the Gang's status carries it. Its devices are held. */
   proposal?: GangPlacement;
   /** Says where the pods of a recreated Gang run, and may have been written or not. */
@@ -54,8 +54,12 @@ export interface GangState {
   rejection?: { reason: string; message: string; capacityVersion: number; members: string };
   /** No new plan before this time: grows with every revoked or refused attempt. */
   replanAtMs: number;
+  /** pod UID → claim that was made for it and does not exist, since when, and how often the pod was told. */
+  claimless: ReadonlyMap<string, { claim: string; sinceMs: number; told: number }>;
   /** Since when members wait although there is no Gang. */
   goneSinceMs?: number;
+  /** When the committed gang was first seen unfinished. */
+  bindingSinceMs?: number;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
@@ -103,6 +107,9 @@ export interface PodReference {
 
 export type StatusWrite = Extract<Effect, { type: "writeStatus" }>;
 
+/** Reasons of the condition `gangCondition` of pods: its status is whether the pod's Gang exists. */
+export type PodNews = "GangFound" | "GangNotFound" | "Released" | "ClaimMissing";
+
 /** Everything the lifecycle may ask the shell to do. `id` names the effect within its gang: never twice at a time. */
 export type Effect =
   | { type: "plan"; id: "plan" }
@@ -119,13 +126,15 @@ export type Effect =
   | { type: "dropGuard"; id: string; claim: ClaimReference; reservedFor: readonly ResourceClaimConsumer[] }
   | { type: "releasePod"; id: string; pod: PodReference; node: string; nominate: boolean }
   | { type: "bind"; id: string; pod: PodReference; node: string }
-  /** Tells a gated pod's owner that its Gang does not exist, or that this is over. */
+  /** Deletes a bound member of a gang that fails whole. */
+  | { type: "disruptPod"; id: string; pod: PodReference }
+  /** Tells a waiting pod's owner that its Gang or its claim does not exist, or that this is over. */
   | {
       type: "tellPod";
       id: string;
       pod: PodReference;
       status: "True" | "False";
-      reason: "GangFound" | "GangNotFound" | "Released";
+      reason: PodNews;
       message: string;
       atIso: string;
     }
@@ -165,6 +174,7 @@ export function newGangState(key: string): GangState {
     bound: new Map(),
     inFlight: new Map(),
     pace: new Map(),
+    claimless: new Map(),
     planning: false,
     replanAtMs: 0,
   };

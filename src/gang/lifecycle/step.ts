@@ -181,7 +181,8 @@ function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, contex
   if (effect.type === "writeStatus" && effect.transition === "Scheduled" && mayHavePassed(outcome)) {
     state.unanswered = effect;
   }
-  state.pace.set(effect.id, pauseAfter(state.pace.get(effect.id), outcome, context.nowMs));
+  const pause = pauseAfter(state.pace.get(effect.id), outcome, context.nowMs);
+  state.pace.set(effect.id, { ...pause, message: outcome.message });
 }
 
 /** When an effect that failed may be tried again. */

@@ -164,6 +164,8 @@ function said({ effects }: Pick<StepResult, "effects">): string[] {
         return `release ${effect.pod.name} to ${effect.node}`;
       case "bind":
         return `bind ${effect.pod.name} to ${effect.node}`;
+      case "disruptPod":
+        return `delete ${effect.pod.name}`;
       case "answer":
         return `answer ${effect.call}: ${effect.error ?? "bound"}`;
       default:
@@ -533,6 +535,11 @@ describe("a reserved gang", () => {
       {},
       "claim c-1 was allocated by somebody else",
     ],
+    "a device cannot be made ready": [
+      stateOf(gangIn("Reserved"), pods, [held(0), held(1, { more: { bindingFailure: "device p/d: lost: no cable" } })]),
+      {},
+      "pod g-1 cannot be bound: device p/d: lost: no cable",
+    ],
     "a member is bound elsewhere": [
       stateOf(gangIn("Reserved"), [pod(0), bound(1, "n5")], [held(0), held(1)]),
       {},
@@ -544,6 +551,24 @@ describe("a reserved gang", () => {
       expect(said(step(state, [tick], context(more)))).toEqual([`Revoked: ${reason}`]);
     });
   }
+
+  test("is revoked when a claim that was made for a member is away for five seconds, and says what helps", () => {
+    const own = pod(1, { claims: [{ name: "gpus", claimName: "c-1", templateName: "gpus" }] });
+    const state = stateOf(gangIn("Reserved"), [pod(0), own], [held(0), held(1)]);
+    const away = step(state, [{ type: "claimGone", name: "c-1" }], context());
+    expect(away.wakeAtMs).toBe(nowMs + 5_000);
+    const back = step(away.state, [{ type: "claim", claim: held(1) }], context({ nowMs: nowMs + 4_000 }));
+    expect(said(back)).not.toContainEqual(expect.stringContaining("Revoked"));
+    const lost =
+      "ResourceClaim c-1 of pod g-1 was deleted; delete the pod, so that it is created anew with another claim";
+    const late = step(away.state, [tick], context({ nowMs: nowMs + 5_000 }));
+    expect(said(late)).toEqual([`Revoked: ${lost}`, "tellPod"]);
+    const pending = stateOf(gang(), [pod(0), own], [claim(0)], { claimless: late.state.claimless });
+    const settled = step(pending, [tick], context({ nowMs: nowMs + 5_000 }));
+    expect(said(step(settled.state, [tick], context({ nowMs: nowMs + 9_000 })))).toEqual([
+      `Pending: pod set ranks: 1 of 2 pods have their ResourceClaims; ${lost}`,
+    ]);
+  });
 
   test("is not revoked for the node of a member that runs there already", () => {
     const state = stateOf(gangIn("Reserved"), [bound(0), pod(1)], [held(0, { guarded: false }), held(1)]);
@@ -741,6 +766,73 @@ describe("a committed gang", () => {
       result = step(paused.state, [tick], context({ nowMs: at }));
     }
     expect(pauses).toEqual([50, 100, 200, 400, 800, 1_600, 3_000, 3_000, 3_000]);
+  });
+});
+
+describe("a committed gang of which a member cannot be bound", () => {
+  const deadlineMs = nowMs - 10_000 + 60_000;
+  const claims = [held(0, { guarded: false }), held(1)];
+
+  /** Its binding was refused again and again, until the time is over. */
+  function overdue(spec: object = {}, pods = [bound(0), released(1)]): StepResult {
+    const record = { ...gangIn("Binding"), spec: gang({}, {}, spec).spec };
+    const first = step(stateOf(record, pods, claims), [tick], context());
+    expect(first.wakeAtMs).toBe(deadlineMs);
+    const refused: LifecycleEvent = {
+      type: "done",
+      effect: first.effects.find(({ type }) => type === "bind")!,
+      outcome: { ok: false, reason: "Forbidden", message: "not this one" },
+    };
+    return step(first.state, [refused], context({ nowMs: deadlineMs - 50 }));
+  }
+
+  test("fails whole when its time is over: whoever is bound is deleted first, then the rest is given back", () => {
+    const before = overdue();
+    expect(said(before)).toEqual([]);
+    const failing = step(before.state, [tick], context({ nowMs: deadlineMs }));
+    expect(said(failing)).toEqual(["delete g-0"]);
+    expect(said(step(failing.state, [tick], context({ nowMs: deadlineMs + 1 })))).toEqual([]);
+    const ending: LifecycleEvent[] = [done(failing.effects[0]), { type: "pod", pod: { ...bound(0), deleting: true } }];
+    const revoked = step(failing.state, ending, context({ nowMs: deadlineMs + 2 }));
+    expect(said(revoked)).toEqual([
+      "Revoked: not all members could be bound within 60 s (spec.scheduleTimeoutSeconds): pod g-1: not this one",
+    ]);
+    expect(statusIn(revoked)).not.toHaveProperty("placement");
+    const after = step(revoked.state, written(revoked), context({ nowMs: deadlineMs + 3 }));
+    expect(said(after)).toEqual(["clear c-1"]);
+  });
+
+  test("is scheduled when enough members are bound", () => {
+    const before = overdue({ podSets: [{ name: "ranks", count: 2, minCount: 1 }] });
+    const after = step(before.state, [tick], context({ nowMs: deadlineMs }));
+    expect(said(after)).toEqual(["Scheduled"]);
+    expect(statusIn(after)?.placement).toEqual(planned);
+  });
+
+  test("deletes nobody while a binding may still come to pass", () => {
+    const before = overdue();
+    const [, pace] = [...before.state.pace].find(([id]) => id === "bind/u-1")!;
+    const unknown = new Map([["bind/u-1", { ...pace, notBeforeMs: deadlineMs + 500 }]]);
+    const waiting = step({ ...before.state, pace: unknown }, [tick], context({ nowMs: deadlineMs }));
+    expect(said(waiting)).toEqual([]);
+    expect(waiting.wakeAtMs).toBe(deadlineMs + 500);
+    expect(said(step(waiting.state, [tick], context({ nowMs: deadlineMs + 500 })))).toEqual(["delete g-0"]);
+  });
+
+  test("has ten seconds in a planner that finds it after its time", () => {
+    const lateMs = deadlineMs + 3_600_000;
+    const first = step(stateOf(gangIn("Binding"), [bound(0), released(1)], claims), [tick], context({ nowMs: lateMs }));
+    expect(said(first)).toEqual(["bind g-1 to n1"]);
+    expect(first.wakeAtMs).toBe(lateMs + 10_000);
+  });
+
+  test("is given back when none of its pods exists any more", () => {
+    const first = step(stateOf(gangIn("Binding"), [], []), [tick], context());
+    expect(said(first)).toEqual([]);
+    expect(first.wakeAtMs).toBe(deadlineMs);
+    expect(said(step(first.state, [tick], context({ nowMs: deadlineMs })))).toEqual([
+      "Revoked: not all members could be bound within 60 s (spec.scheduleTimeoutSeconds)",
+    ]);
   });
 });
 

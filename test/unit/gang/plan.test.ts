@@ -858,6 +858,18 @@ describe("node fit as kube-scheduler judges it", () => {
 });
 
 describe("faults", () => {
+  test("members for different schedulers are refused, unless they run", () => {
+    const model = clusterOf(racks({ a: 2 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } });
+    const [first, second] = gang.pods;
+    const unequal = { ...gang, pods: [first!, { ...second!, schedulerName: "batch" }] };
+    expect(picture(plan(model, { gangs: [unequal] }))).toEqual([
+      "g: InvalidGang: pod g-w-0 has spec.schedulerName default-scheduler, pod g-w-1 has spec.schedulerName batch; give all members the same",
+    ]);
+    const running = { ...gang, pods: [{ ...first!, nodeName: "a-0", schedulerName: "batch" }, second!] };
+    expect(plansOf(plan(model, { gangs: [running] }))).toHaveLength(1);
+  });
+
   const reject = (spec: Parameters<typeof gangIn>[3], set = {}) => {
     const model = clusterOf(racks({ a: 1 }));
     return picture(plan(model, { gangs: [gangIn(model, "g", { w: { count: 4, gpus: 1, ...set } }, spec)] }))[0];
