@@ -37,6 +37,8 @@ export interface CoordinatorPorts {
   /** Calls `flush` once, after `delayMs`. */
   schedule(delayMs: number): void;
   planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
+  /** kube-scheduler does not let a pod go where it was planned. */
+  planRefused(what: { pod: string; node: string; message: string }): void;
 }
 
 /**
@@ -351,6 +353,7 @@ export function createCoordinator(
   function perform(state: GangState, effect: Effect): void {
     if (effect.type === "plan") wantsPlan.add(state.key);
     else if (effect.type === "answer") ports.answer(effect.call, effect.error);
+    else if (effect.type === "planRefused") ports.planRefused(effect);
     else if (effect.type === "event") reportEvent(state, effect.reason, effect.note, effect.warning);
     else ports.write(effect, state.key);
   }

@@ -5,7 +5,7 @@ import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/clie
 import { resourcePath } from "../kube/paths.ts";
 
 /** Effects that are writes to the API server; `plan`, `answer` and `event` stay inside the process. */
-export type WriteEffect = Exclude<Effect, { type: "plan" | "answer" | "event" }>;
+export type WriteEffect = Exclude<Effect, { type: "plan" | "answer" | "event" | "planRefused" }>;
 
 /** What a write left behind: fresh objects, so that the next decision need not wait for the watch. */
 export interface Written {

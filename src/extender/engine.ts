@@ -83,7 +83,7 @@ export function startEngine(options: EngineOptions): Engine {
   const coordinator: Coordinator = createCoordinator(
     model,
     new Set(drivers),
-    ports({ timing, queue, recorder, calls, metrics, closing: closing.signal, flush: () => coordinator.flush() }),
+    ports({ timing, queue, recorder, calls, metrics, log, closing: closing.signal, flush: () => coordinator.flush() }),
   );
   const watches = createWatches(
     client,
@@ -200,10 +200,11 @@ function ports(parts: {
   recorder: EventRecorder;
   calls: HeldCalls;
   metrics: PlannerMetrics;
+  log: EngineOptions["log"];
   closing: AbortSignal;
   flush: () => void;
 }): CoordinatorPorts {
-  const { timing, queue, recorder, calls, metrics, closing, flush } = parts;
+  const { timing, queue, recorder, calls, metrics, log, closing, flush } = parts;
   // The wall clock at the start plus what the monotonic one counted since: deadlines never step, and neither do the times
   // that they are counted from.
   const originMs = timing.wallClock().getTime() - timing.nowMs();
@@ -227,6 +228,13 @@ function ports(parts: {
       metrics.plans.inc({ outcome, reason });
       metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
       metrics.explored.inc(explored);
+    },
+    planRefused: ({ pod, node, message }) => {
+      metrics.refusedPlans.inc();
+      log.warn(
+        { pod, node, message },
+        "kube-scheduler refused a place that was planned; it is planned anew without the node",
+      );
     },
   };
 }

@@ -6,6 +6,7 @@ export interface PlannerMetrics {
   requestSeconds: Histogram<"verb">;
   requests: Counter<"verb" | "outcome">;
   plans: Counter<"outcome" | "reason">;
+  refusedPlans: Counter;
   planSeconds: Histogram<"outcome">;
   explored: Counter;
   writes: Counter<"effect" | "outcome">;
@@ -43,6 +44,11 @@ export function createPlannerMetrics(): PlannerMetrics {
       name: "kllama_gang_plans_total",
       help: "Plans by outcome and, for rejections, by reason.",
       labelNames: ["outcome", "reason"],
+      registers,
+    }),
+    refusedPlans: new Counter({
+      name: "kllama_gang_plans_refused_total",
+      help: "Places that the planner found fit and kube-scheduler refused: the planner judged less than it does.",
       registers,
     }),
     planSeconds: new Histogram({

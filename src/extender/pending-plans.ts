@@ -1,5 +1,6 @@
 import type { GangPhase } from "../api/gang.ts";
 import { keptPods } from "../gang/lifecycle/members.ts";
+import { avoiding } from "../gang/lifecycle/refusals.ts";
 import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
@@ -103,7 +104,8 @@ export function priorityOf(state: GangState): number {
 function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: string): GangRequest {
   const { gang } = state;
   if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
-  const pods = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+  const live = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+  const pods = live.map((pod) => avoiding(pod, state.avoided));
   return {
     namespace: gang.namespace,
     name: gang.name,

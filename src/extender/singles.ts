@@ -1,6 +1,7 @@
 import { gangGate } from "../api/names.ts";
 import { claimOwnership } from "../dra/allocator/class-drivers.ts";
 import { tellPod } from "../gang/lifecycle/orphans.ts";
+import { avoid, avoiding, expireAvoided, refusalSettlesMs } from "../gang/lifecycle/refusals.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
 import { pauseAfter } from "../gang/lifecycle/step.ts";
@@ -65,6 +66,7 @@ export function createSingles(
       pod,
       claims: new Map(),
       planning: false,
+      avoided: new Map(),
       inFlight: new Set(),
       pace: new Map(),
     };
@@ -115,14 +117,17 @@ export function createSingles(
 
   function decide(uid: string, state: SingleState): void {
     const nowMs = ports.nowMs();
+    if (expireAvoided(state.avoided, nowMs)) delete state.rejectedAt;
     const { effects, wakeAtMs } = decideSingle(state, {
       nowMs,
       capacityVersion: model.capacityVersion,
       nodeFits: (name) => model.node(name)?.ready === true && model.node(name)?.unschedulable === false,
       managed: isManaged(state),
     });
-    if (wakeAtMs === undefined) wakes.delete(uid);
-    else wakes.set(uid, wakeAtMs);
+    const expiresAtMs = state.rejectedAt === undefined ? [] : state.avoided.values();
+    const nextMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, ...expiresAtMs);
+    if (nextMs === Number.POSITIVE_INFINITY) wakes.delete(uid);
+    else wakes.set(uid, nextMs);
     // It was told that it waits for a Gang, and has left it since.
     if (state.pod.gangCondition === "False") {
       effects.push(tellPod(state.pod, "Released", "the pod waits for no Gang any more", ports.nowIso()));
@@ -135,7 +140,13 @@ export function createSingles(
       planOne(uid, state);
       return;
     }
-    if (effect.type === "answer" || effect.type === "event" || effect.type === "writeStatus") return;
+    if (
+      effect.type === "answer" ||
+      effect.type === "event" ||
+      effect.type === "planRefused" ||
+      effect.type === "writeStatus"
+    )
+      return;
     const notBeforeMs = state.pace.get(effect.id)?.notBeforeMs ?? 0;
     if (state.inFlight.has(effect.id)) return;
     if (notBeforeMs > nowMs) {
@@ -149,10 +160,11 @@ export function createSingles(
   function planOne(uid: string, state: SingleState): void {
     // Its own former place is free for it too.
     if (state.proposal !== undefined) model.release(`pod:${uid}`);
+    heedScheduler(state);
     delete state.proposal;
     delete state.reserved;
     const startMs = ports.nowMs();
-    const result = plan(model, { gangs: [requestOf(state.pod)] });
+    const result = plan(model, { gangs: [requestOf(avoiding(state.pod, state.avoided))] });
     const milliseconds = ports.nowMs() - startMs;
     if ("plans" in result) {
       const placed = result.plans[0]?.placement.pods[0];
@@ -172,6 +184,22 @@ export function createSingles(
       { kind: "Pod", namespace, name, uid },
       { reason: `Pod${rejection?.reason}`, note: rejection?.message ?? "", warning: true },
     );
+  }
+
+  /**
+   * Its reservation was given back while kube-scheduler says that the pod fits nowhere. It gives
+   * back at once whatever the reason; for some time that may be a cache that lags.
+   */
+  function heedScheduler(state: SingleState): void {
+    const { proposal, reserved, pod, avoided } = state;
+    const message = pod.unschedulableMessage;
+    if (proposal === undefined || reserved !== true || message === undefined) return;
+    const nowMs = ports.nowMs();
+    if (state.refused?.node !== proposal.node) state.refused = { node: proposal.node, sinceMs: nowMs };
+    if (nowMs < state.refused.sinceMs + refusalSettlesMs) return;
+    delete state.refused;
+    avoid(avoided, proposal.node, nowMs);
+    ports.planRefused({ pod: pod.name, node: proposal.node, message });
   }
 
   return {

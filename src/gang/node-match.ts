@@ -3,11 +3,11 @@ import { matchesNodeSelector } from "../topology/node-selector.ts";
 import type { NodeRecord, PodRecord } from "../topology/records.ts";
 
 /** What of a pod decides whether a node admits it, whatever else runs there. */
-export type NodeWishes = Pick<PodRecord, "nodeSelector" | "nodeAffinity" | "tolerations">;
+export type NodeWishes = Pick<PodRecord, "nodeSelector" | "nodeAffinity" | "tolerations" | "avoidedNodes">;
 
 /**
- * Why a node does not admit a pod, as kube-scheduler judges it (NodeUnschedulable, TaintToleration, NodeAffinity);
- * undefined: it does. The text is the same for all nodes with the same fault, so that it can be counted.
+ * Why a node does not admit a pod, as kube-scheduler judges it (NodeUnschedulable, TaintToleration, NodeAffinity),
+ * or did judge; undefined: it does. The text is the same for all nodes with the same fault, so that it can be counted.
  */
 export function nodeRefusal(wishes: NodeWishes, node: NodeRecord): string | undefined {
   if (node.unschedulable && !tolerates(wishes.tolerations, unschedulableTaint)) return "are unschedulable";
@@ -18,6 +18,7 @@ export function nodeRefusal(wishes: NodeWishes, node: NodeRecord): string | unde
     if (node.labels[key] !== wishes.nodeSelector[key]) return `lack label ${key}=${wishes.nodeSelector[key]}`;
   }
   if (wishes.nodeAffinity && !matchesNodeSelector(wishes.nodeAffinity, node)) return "do not match the node affinity";
+  if (wishes.avoidedNodes?.includes(node.name)) return "were refused by kube-scheduler less than 5 minutes ago";
   return undefined;
 }
 

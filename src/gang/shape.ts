@@ -147,6 +147,7 @@ export function shapeOf(
     Object.entries(pod.nodeSelector).sort(([a], [b]) => (a < b ? -1 : 1)),
     pod.nodeAffinity ?? null,
     pod.tolerations,
+    pod.avoidedNodes ?? null,
     pending.map(({ shape }) => shape),
     allocated.map(({ uid, allocation }) => [uid, allocation?.nodeSelector ?? null]),
     alone,

@@ -85,6 +85,8 @@ export interface PodRecord {
   gangCondition?: "True" | "False";
   /** Message of `PodScheduled=False`, reason Unschedulable. */
   unschedulableMessage?: string;
+  /** Names of nodes that kube-scheduler refused a short while ago, in plain order; known to the planner only. */
+  avoidedNodes?: readonly string[];
   requests: Resources;
   claims: readonly PodClaimReference[];
   nodeSelector: Readonly<Record<string, string>>;

@@ -188,3 +188,42 @@ describe("a claim that somebody", () => {
     expect(pod(victim!.metadata.name)?.metadata.uid).toBe(victim!.metadata.uid);
   });
 });
+
+describe("a place that kube-scheduler refuses for something that the planner does not judge", () => {
+  /** A host port that the planner knows nothing of: two pods with it cannot be on one node. */
+  function withHostPort(pod: Workload): Workload {
+    const { containers, ...spec } = pod["spec"] as { containers: object[] };
+    const ports = [{ containerPort: 9000, hostPort: 9000 }];
+    return { ...pod, spec: { ...spec, containers: [{ ...containers[0], ports }] } };
+  }
+
+  function alone(pod: Workload, name: string, nodeName?: string): Workload {
+    const nodeSelector = nodeName === undefined ? {} : { "kubernetes.io/hostname": nodeName };
+    return { ...pod, metadata: { name }, spec: { ...(pod["spec"] as object), nodeSelector } };
+  }
+
+  test("is given back, counted, and planned anew on another node, for a gang and for a pod alone", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("eight", 8));
+    await createGang("probe", 1, {}, "eight");
+    const { status: found } = await scheduled("probe");
+    const taken = found?.placement?.pods[0]?.node ?? "";
+    await drop(gang("probe", {}));
+    await drop(member("probe", "ranks", 0));
+    await until("the probe is gone", () => claims().length === 0);
+    await apply(withHostPort(alone(member("none", "ranks", 0), "squatter", taken)));
+    await until("the port is taken", () => pod("squatter")?.spec.nodeName === taken);
+
+    const before = await metric("kllama_gang_plans_refused_total");
+    await apply(gang("ports", { podSets: [{ name: "ranks", count: 1 }] }));
+    await apply(withHostPort(member("ports", "ranks", 0, "eight")));
+    await scheduled("ports");
+    expect(pod("ports-ranks-0")?.spec.nodeName).not.toBe(taken);
+    expect(await metric("kllama_gang_plans_refused_total")).toBe(before + 1);
+
+    await apply(withHostPort(alone(member("none", "ranks", 0, "eight"), "loner")));
+    await until("the pod alone is bound", () => pod("loner")?.spec.nodeName !== undefined);
+    expect([taken, pod("ports-ranks-0")?.spec.nodeName]).not.toContain(pod("loner")?.spec.nodeName);
+    expect(await metric("kllama_gang_plans_refused_total")).toBeGreaterThan(before + 1);
+  });
+});

@@ -105,6 +105,7 @@ export class World {
         this.wakeAtMs = Math.min(this.wakeAtMs, this.nowMs + delayMs);
       },
       planned: () => undefined,
+      planRefused: () => undefined,
     });
     this.coordinator = coordinator;
     for (const each of this.nodes.values()) coordinator.observeNode(each);

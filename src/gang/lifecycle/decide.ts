@@ -15,6 +15,7 @@ import {
 import { lostClaimText, lostGraceMs, tellClaimless } from "./lost-claims.ts";
 import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
+import { expireAvoided, heed, patienceMs, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
 import { type ConditionChange, nextStatus, type StatusChange, saysTheSame } from "./status.ts";
 
@@ -42,9 +43,11 @@ export function decide(state: GangState, context: Context): Decision {
     const { effects, ...wake } = tellOrphans(state, context);
     return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context), ...effects], ...wake };
   }
+  if (expireAvoided(state.avoided, context.nowMs)) delete state.rejection;
   const claimless = tellClaimless(state, context);
   const decision = decidePhase(state, gang, context);
-  const wakeAtMs = Math.min(decision.wakeAtMs ?? Infinity, claimless.wakeAtMs ?? Infinity);
+  const expiries = state.rejection === undefined ? [] : state.avoided.values();
+  const wakeAtMs = Math.min(decision.wakeAtMs ?? Infinity, claimless.wakeAtMs ?? Infinity, ...expiries);
   const effects = [...decision.effects, ...tellFound(state, context), ...claimless.effects];
   return wakeAtMs === Infinity ? { effects } : { effects, wakeAtMs };
 }
@@ -166,7 +169,10 @@ function decideReserved(state: GangState, gang: GangRecord, context: Context): D
   const placed = gang.status.placement?.pods ?? [];
   const members = membersOf(state, gang, placed);
   const trouble = troubleBeforeCommit(state, gang, placed, members, context);
-  if (trouble.reason !== undefined) return { effects: [writeRevoked(state, gang, trouble.reason, context)] };
+  if (trouble.reason !== undefined) {
+    const heeded = trouble.refusal === undefined ? [] : [heed(state, trouble.refusal, context.nowMs)];
+    return { effects: [...heeded, writeRevoked(state, gang, trouble.reason, context)] };
+  }
   const reserving = sweep(state, members, context);
   for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
   const deadline = (gang.reservedAtMs ?? context.nowMs) + gang.spec.scheduleTimeoutSeconds * 1000;
@@ -188,7 +194,7 @@ function troubleBeforeCommit(
   placed: readonly PlacedPod[],
   members: [PlacedPod, PodRecord][],
   context: Context,
-): { reason?: string; wakeAtMs?: number } {
+): { reason?: string; refusal?: Refusal; wakeAtMs?: number } {
   const reservedAtMs = gang.reservedAtMs ?? context.nowMs;
   const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
   if (context.nowMs >= reservedAtMs + timeoutMs) {
@@ -212,13 +218,15 @@ function troubleBeforeCommit(
     const failed = failedBinding(state, slot, pod);
     if (failed !== undefined) return { reason: `pod ${pod.name} cannot be bound: ${failed}` };
   }
+  const { refusal, ...wake } = refusedMember(state, members, context, refusalSettlesMs);
+  if (refusal !== undefined) return { reason: refusalText(refusal), refusal };
   if (members.length === placed.length) {
     delete state.missingSinceMs;
-    return {};
+    return wake;
   }
   state.missingSinceMs ??= context.nowMs;
   const giveUpAtMs = state.missingSinceMs + missingGraceMs;
-  if (context.nowMs < giveUpAtMs) return { wakeAtMs: giveUpAtMs };
+  if (context.nowMs < giveUpAtMs) return { wakeAtMs: Math.min(giveUpAtMs, wake.wakeAtMs ?? giveUpAtMs) };
   const present = new Set(members.map(([slot]) => slot));
   const missing = placed.find((slot) => !present.has(slot));
   return { reason: `pod ${missing?.pod} is gone` };
@@ -239,6 +247,10 @@ function lostClaimOf(
 function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord): string | undefined {
   const claims = slot.claims.map(({ reference }) => claimOf(pod, reference, state.claims));
   return claims.find((claim) => claim?.bindingFailure !== undefined)?.bindingFailure;
+}
+
+function refusalText({ slot, pod, message }: Refusal): string {
+  return `kube-scheduler refuses pod ${pod.name} on node ${slot.node}: ${message}`;
 }
 
 function foreignClaim(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): string | undefined {
@@ -460,10 +472,12 @@ function boundElsewhere(pod: PodRecord, node: string): boolean {
 function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = wantedSlots(gang);
   const members = membersOf(state, gang, placed);
+  const { refusal, ...wake } = refusedMember(state, members, context, patienceMs);
+  const heeded = refusal === undefined ? [] : [heed(state, refusal, context.nowMs)];
   const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
   const settled = members.filter((member) => !homeless.includes(member));
   const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod) === undefined);
-  const effects: Effect[] = sweep(state, kept, context);
+  const effects: Effect[] = [...heeded, ...sweep(state, kept, context)];
   for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
     else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, context));
@@ -478,10 +492,12 @@ function decideScheduled(state: GangState, gang: GangRecord, context: Context): 
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
-    if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
+    if (state.replanAtMs > context.nowMs) {
+      return { effects, wakeAtMs: Math.min(state.replanAtMs, wake.wakeAtMs ?? state.replanAtMs) };
+    }
     effects.push({ type: "plan", id: "plan" });
   }
-  return { effects };
+  return { effects, ...wake };
 }
 
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
@@ -589,6 +605,7 @@ function decideRevoked(state: GangState, gang: GangRecord, context: Context): De
   const reason = gang.status.explanation ?? "revoked";
   const clearing = sweep(state, [], context);
   delete state.missingSinceMs;
+  state.trials.clear();
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
   if (clearing.length > 0 || holdsAnything(state)) return { effects };
   const attempts = gang.status.attempts ?? 1;

@@ -37,7 +37,7 @@ export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): reado
   return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
 }
 
-/** The member waits for a node that is gone, or for a place that lacks devices which it asks for. */
+/** The member waits for a node that is gone or refuses it, or for a place that lacks devices which it asks for. */
 export function isHomeless(
   state: GangState,
   pod: PodRecord | undefined,
@@ -45,7 +45,7 @@ export function isHomeless(
   nodeFits: Context["nodeFits"],
 ): boolean {
   if (pod === undefined || isBoundTo(state, pod, slot.node)) return false;
-  return !nodeFits(slot.node) || !coversClaims(slot, pod, state.claims);
+  return !nodeFits(slot.node) || state.avoided.has(slot.node) || !coversClaims(slot, pod, state.claims);
 }
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */

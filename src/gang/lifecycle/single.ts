@@ -2,6 +2,7 @@ import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { claimOf, claimReference, hasAllClaims, podConsumer } from "./claims.ts";
+import type { AvoidedNodes } from "./refusals.ts";
 import type { Effect } from "./state.ts";
 
 /**
@@ -18,6 +19,9 @@ export interface SingleState {
   planning: boolean;
   inFlight: Set<string>;
   pace: Map<string, { attempts: number; notBeforeMs: number }>;
+  /** The node that kube-scheduler refused last, and since when it does. */
+  refused?: { node: string; sinceMs: number };
+  avoided: AvoidedNodes;
   rejectedAt?: { capacityVersion: number; nextMs: number };
 }
 

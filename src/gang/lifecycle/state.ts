@@ -3,6 +3,7 @@ import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { hasAllClaims } from "./claims.ts";
+import type { AvoidedNodes, Trial } from "./refusals.ts";
 
 /** A Gang as the lifecycle knows it. `problems` is non-empty when the spec breaks a rule that the API server cannot check. */
 export interface GangRecord {
@@ -60,6 +61,9 @@ export interface GangState {
   goneSinceMs?: number;
   /** When the committed gang was first seen unfinished. */
   bindingSinceMs?: number;
+  /** pod UID → released member that has not arrived at the barrier yet. */
+  trials: Map<string, Trial>;
+  avoided: AvoidedNodes;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
@@ -138,6 +142,8 @@ export type Effect =
       message: string;
       atIso: string;
     }
+  /** kube-scheduler refused what was planned: counted and logged. */
+  | { type: "planRefused"; id: string; pod: string; node: string; message: string }
   | { type: "answer"; id: string; call: number; podUid: string; error?: string }
   | { type: "event"; id: string; reason: string; note: string; warning: boolean };
 
@@ -175,6 +181,8 @@ export function newGangState(key: string): GangState {
     inFlight: new Map(),
     pace: new Map(),
     claimless: new Map(),
+    trials: new Map(),
+    avoided: new Map(),
     planning: false,
     replanAtMs: 0,
   };

@@ -37,6 +37,8 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     bound: new Map(before.bound),
     inFlight: new Map(before.inFlight),
     pace: new Map(before.pace),
+    trials: new Map(before.trials),
+    avoided: new Map(before.avoided),
   };
   for (const event of events) apply(state, event, context);
   const decision = decide(state, context);
@@ -47,12 +49,18 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     if ((state.pace.get(effect.id)?.notBeforeMs ?? 0) > context.nowMs) continue;
     if (effect.type === "plan") state.planning = true;
     if (effect.type === "answer") state.arrivals.delete(effect.podUid);
-    // Answers and events are fire and forget; everything else is under way until `done`.
-    if (effect.type !== "answer" && effect.type !== "event" && effect.type !== "plan")
-      state.inFlight.set(effect.id, effect);
+    // The rest is fire and forget.
+    if (isWrite(effect)) state.inFlight.set(effect.id, effect);
     effects.push(effect);
   }
   return wakeAtMs === undefined ? { state, effects } : { state, effects, wakeAtMs };
+}
+
+const told: ReadonlySet<Effect["type"]> = new Set(["answer", "event", "plan", "planRefused"]);
+
+/** Under way until `done`. */
+function isWrite(effect: Effect): boolean {
+  return !told.has(effect.type);
 }
 
 /** The time that the decision asked for, or the end of a pause after a failed write. */
@@ -81,6 +89,7 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
     case "podGone":
       state.pods.delete(event.uid);
       state.bound.delete(event.uid);
+      state.trials.delete(event.uid);
       state.arrivals.delete(event.uid);
       return;
     case "claim":

@@ -35,6 +35,7 @@ beforeEach(() => {
     nowIso: () => "",
     schedule: () => undefined,
     planned: () => undefined,
+    planRefused: () => undefined,
   });
   metrics = createPlannerMetrics();
   listed = { pods: [], resourceclaims: [], gangs: [] };

@@ -21,6 +21,7 @@ function setUp() {
     nowMs: () => 0,
     nowIso: () => "",
     schedule: () => undefined,
+    planRefused: () => undefined,
     planned: () => {
       plans += 1;
     },

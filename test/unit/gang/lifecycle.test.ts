@@ -625,6 +625,51 @@ describe("a reserved gang", () => {
   });
 });
 
+describe("a reserved gang that kube-scheduler refuses", () => {
+  const claims = [held(0), held(1)];
+  const refusal = "0/2 nodes are available: 1 node(s) didn't have free ports";
+  const says = (unschedulableMessage: string): LifecycleEvent => ({
+    type: "pod",
+    pod: released(1, { unschedulableMessage }),
+  });
+  const trying = () =>
+    step(stateOf(gangIn("Reserved"), [released(0), released(1)], claims), [tick], context({ nowMs }));
+
+  test("is revoked once the refusal stood for longer than the back-off, and avoids the node from then on", () => {
+    const refused = step(trying().state, [says(refusal)], context());
+    expect([said(refused), refused.wakeAtMs]).toEqual([[], nowMs + 15_000]);
+    expect(said(step(refused.state, [tick], context({ nowMs: nowMs + 14_999 })))).toEqual([]);
+    const over = step(refused.state, [tick], context({ nowMs: nowMs + 15_000 }));
+    expect(said(over)).toEqual(["planRefused", `Revoked: kube-scheduler refuses pod g-1 on node n1: ${refusal}`]);
+    expect([...over.state.avoided]).toEqual([["n1", nowMs + 315_000]]);
+  });
+
+  test("waits for the barrier when the member arrives after all", () => {
+    const refused = step(trying().state, [says(refusal)], context());
+    const there = step(refused.state, [arrived(1)], context({ nowMs: nowMs + 5_000 }));
+    expect(said(step(there.state, [tick], context({ nowMs: nowMs + 30_000 })))).toEqual([]);
+  });
+
+  test("is given a minute when the condition may be left over from before its release", () => {
+    const pods = [released(0), released(1, { unschedulableMessage: refusal })];
+    const first = step(stateOf(gangIn("Reserved", {}, { reservedAtMs: nowMs }), pods, claims), [tick], context());
+    const spec = { nowMs: nowMs + 59_000 };
+    expect(said(step(first.state, [tick], context(spec)))).toEqual([]);
+    const changed = step(first.state, [says("something else")], context());
+    expect(said(step(changed.state, [tick], context({ nowMs: nowMs + 15_000 })))).toContain("planRefused");
+  });
+
+  test("is planned again when its refused plan was for want of nodes that it avoids no longer", () => {
+    const avoided = new Map([["n1", nowMs + 1_000]]);
+    const rejection = { reason: "NoNodeMatches", message: "no", capacityVersion: 1, members: "u-0,u-1" };
+    const pending = stateOf(gang(), [released(0), released(1)], [claim(0), claim(1)], { avoided, rejection });
+    const waiting = step(pending, [tick], context());
+    expect(said(waiting)).not.toContain("plan");
+    expect(waiting.wakeAtMs).toBe(nowMs + 1_000);
+    expect(said(step(waiting.state, [tick], context({ nowMs: nowMs + 1_000 })))).toContain("plan");
+  });
+});
+
 describe("a revoked gang", () => {
   const revoked = (attempts = 1) =>
     gangIn("Revoked", { placement: undefined, explanation: "node n1 no longer fits pod g-1", attempts } as GangStatus);
@@ -992,6 +1037,22 @@ describe("a scheduled gang", () => {
     const renamed = { ...bound(1), uid: "u-9", name: "g-x7k2p" };
     const result = step(rested([bound(0)], [own[0]!]), [{ type: "pod", pod: renamed }], context());
     expect(statusIn(result)?.placement?.pods.map((each) => each.pod)).toEqual(["g-0", "g-x7k2p"]);
+  });
+
+  test("plans a recreated member anew that kube-scheduler refuses at its own place for a minute", () => {
+    const back = released(1, { unschedulableMessage: "0/2 nodes are available: 1 Insufficient cpu" });
+    const first = step(rested([bound(0), back], [own[0]!, held(1)]), [tick], context());
+    expect(said(first)).toEqual([]);
+    const refused = step(first.state, [tick], context({ nowMs: first.wakeAtMs! }));
+    expect(first.wakeAtMs).toBe(nowMs + 60_000);
+    expect(said(refused)).toEqual(["planRefused", "clear c-1"]);
+    const cleared = step(
+      refused.state,
+      [done(refused.effects[1]), { type: "claim", claim: claim(1) }],
+      context({ nowMs: nowMs + 60_100 }),
+    );
+    expect(said(cleared)).toContain("plan");
+    expect(keptPods(cleared.state, () => true).map(({ pod }) => pod)).toEqual(["g-0"]);
   });
 });
 

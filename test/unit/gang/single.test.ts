@@ -36,7 +36,8 @@ const allocated = (more: Partial<ClaimRecord> = {}) =>
   claim({ allocation: { devices: { results: devices } }, reservedFor, ...more });
 
 function single(record: ClaimRecord): SingleState {
-  return { pod, claims: new Map([["c", record]]), proposal, planning: false, inFlight: new Set(), pace: new Map() };
+  const claims = new Map([["c", record]]);
+  return { pod, claims, proposal, planning: false, avoided: new Map(), inFlight: new Set(), pace: new Map() };
 }
 
 const said = (state: SingleState): string[] => decideSingle(state, context).effects.map(({ type }) => type);
