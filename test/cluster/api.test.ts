@@ -491,7 +491,7 @@ test("installing names file and object of what the API server refuses", async ()
   try {
     const metadata = { name: "refused", namespace: "team" };
     const gang = { apiVersion: "scheduling.kllama.ai/v1alpha1", kind: "Gang", metadata, spec: { podSets: [] } };
-    await expect(install(gang)).rejects.toThrow(/one\.yaml, document 1: Gang refused: .*spec\.podSets/);
+    await expect(install(gang)).rejects.toThrow(/one\.yaml:1: Gang refused: .*spec\.podSets/);
     await expect(install({ apiVersion: "v1", kind: "Gang", metadata })).rejects.toThrow("no kind Gang in v1");
     await expect(install({ apiVersion: "x.example/v1", kind: "X", metadata })).rejects.toThrow("no x.example/v1");
   } finally {

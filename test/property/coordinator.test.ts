@@ -69,7 +69,7 @@ const loose: WorldOptions = {
 
 describe("coordinator over random worlds", () => {
   for (const [title, options] of Object.entries({ roomy, tight, loose })) {
-    test(`${title}: no device twice, nothing bound uncommitted, whole or nothing at rest`, () => {
+    test(`${title}: no device twice, nothing bound uncommitted, whole or nothing at rest`, { timeout: 60_000 }, () => {
       fc.assert(
         fc.property(fc.array(fc.nat(10_000), { minLength: 20, maxLength: 300, size: "max" }), (tape) => {
           const world = new World(options);
