@@ -10,6 +10,7 @@ import { createClaimStore } from "./claim-store.ts";
 import { createDeviceStatusWriter, tellsDevices } from "./device-status.ts";
 import type { CallState } from "./dra-server.ts";
 import type { OnEffect } from "./durable-files.ts";
+import { watchForeignPartitions } from "./foreign-partitions.ts";
 import type { ClaimReference, RegistrationStatus } from "./grpc.ts";
 import { watchHealth } from "./health.ts";
 import { deviceTable, lossOf } from "./inventory.ts";
@@ -61,11 +62,12 @@ export interface NodeAgent {
  * folders have to be in order: the API server may come later.
  */
 export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAgent> {
-  const { client, nodeName, machine, cdiFolder, bootId, timing = systemTiming, onEffect = () => undefined } = options;
+  const { client, nodeName, cdiFolder, bootId, timing = systemTiming, onEffect = () => undefined } = options;
   const checkpoint = join(options.stateFolder, "checkpoint.json");
   await mkdir(options.stateFolder, { recursive: true, mode: 0o700 });
   const memory = await readMemory(checkpoint, cdiFolder, bootId);
   const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
+  const machine = watchForeignPartitions(options.machine, () => store.claims.values(), timing);
   const report = createReports(options, () => store.claims.size);
   const readClaim = claimReader(client);
   const events = createEventRecorder({ client, component: driverName, instance: nodeName, timing });
@@ -76,6 +78,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   const upkeep = startUpkeep({
     ...{ memory, preparation, store, machine, cdiFolder, timing, readClaim },
     pool: nodeName,
+    findForeign: machine.findForeign,
     onPresent: (claim, object) => (tellsDevices(object, claim) ? undefined : status.push(claim)),
     onRebuilt: ({ why, aside }) => events.record(rebuiltEvent(nodeName, why, aside, store.claims.size)),
     onRepairs: report.repairs,

@@ -41,7 +41,7 @@ export async function destroyPartition(machine: Machine, gpuUuid: string, partit
 }
 
 /** Board and driver reuse IDs: an instance is ours only where we put it. */
-function isOurs(instance: GpuInstance, partition: PreparedPartition): boolean {
+export function isOurs(instance: GpuInstance, partition: PreparedPartition): boolean {
   if (instance.profileId !== partition.profileId || instance.start !== partition.start) return false;
   return partition.gpuInstance === undefined
     ? !partition.before?.includes(instance.id)

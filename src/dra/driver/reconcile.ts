@@ -20,6 +20,8 @@ export interface ReconcilerOptions {
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
+  /** Looks for partitions that are nobody's. */
+  findForeign(): Promise<void>;
 }
 
 /**
@@ -48,6 +50,7 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Repa
       repairs.undone = over.length - failures.size;
       for (const claim of store.claims.values()) if (claim.state === "Completed") await store.writeSpec(claim);
       repairs.strays = await removeStrays();
+      await options.findForeign();
       for (const error of failures.values()) throw error;
     });
     goneBefore = gone;

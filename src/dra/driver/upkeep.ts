@@ -18,6 +18,7 @@ export interface UpkeepOptions {
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
+  findForeign(): Promise<void>;
   onRebuilt(lost: NonNullable<Memory["lost"]>): void;
   onRepairs(repairs: Repairs): void;
   onError(part: "recovery" | "reconcile", error: unknown): void;

@@ -2,8 +2,13 @@ import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { specFile } from "../../../../src/dra/driver/cdi.ts";
+import { watchForeignPartitions } from "../../../../src/dra/driver/foreign-partitions.ts";
+import type { DeviceHealthMessage } from "../../../../src/dra/driver/grpc.ts";
+import { watchHealth } from "../../../../src/dra/driver/health.ts";
 import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
 import { readMemory, rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
+import { poolSlices } from "../../../../src/dra/driver/slices.ts";
+import { systemTiming } from "../../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, node, openScene } from "../../../support/driver.ts";
 
 const opened: DriverScene[] = [];
@@ -33,7 +38,8 @@ function rebuild(driver: DriverScene) {
 function reconciler(driver: DriverScene) {
   const { preparation, store, cdiFolder, claims } = driver;
   const readClaim = async (_: string, name: string) => claims.get(name);
-  return createReconciler({ preparation, store, cdiFolder, readClaim, onPresent: () => undefined });
+  const findForeign = async (): Promise<void> => undefined;
+  return createReconciler({ preparation, store, cdiFolder, readClaim, onPresent: () => undefined, findForeign });
 }
 
 afterEach(async () => {
@@ -140,4 +146,42 @@ describe("reconciling", () => {
     expect(await reconciler(driver)()).toEqual({ undone: 0, strays: 1 });
     expect(await driver.specs()).toEqual([...specs, "nvidia.yaml"]);
   });
+});
+
+test("a partition that nobody's claim accounts for taints what it stands in the way of, until it is gone; it is never destroyed", async () => {
+  const driver = await prepared();
+  const { store, cdiFolder, claims } = driver;
+  const machine = watchForeignPartitions(driver.machine, () => store.claims.values(), systemTiming);
+  const told: unknown[] = [];
+  machine.onChange(() => told.push(1));
+  const pass = createReconciler({
+    ...{ preparation: driver.preparation, store, cdiFolder, findForeign: machine.findForeign },
+    readClaim: async (_, name) => claims.get(name),
+    onPresent: () => undefined,
+  });
+  const tainted = () =>
+    poolSlices(machine.inventory(), { nodeName: node, nodeUid: "u", generation: 1 })
+      .flatMap(({ spec }) => spec.devices ?? [])
+      .flatMap(({ name, taints = [] }) => taints.map(({ key, value, effect }) => `${name} ${key}=${value}:${effect}`));
+  await pass();
+  expect(tainted()).toEqual([]);
+  const gpu = machine.inventory().gpus[0]!.uuid;
+  const foreign = await driver.machine.createGpuInstance(gpu, 15, 6);
+  await pass();
+  const suffix = `gpu.kllama.ai/foreign-partition=gi-${foreign}:NoSchedule`;
+  expect(tainted()).toEqual(
+    ["1g10gb-19-6", "1g10gb-me-20-6", "1g20gb-15-6", "3g40gb-9-4", "7g80gb-0-0"].map(
+      (part) => `gpu-0-mig-${part} ${suffix}`,
+    ),
+  );
+  // What stands in the way breaks nothing.
+  const health: DeviceHealthMessage[] = [];
+  watchHealth(machine, node, systemTiming, (devices) => health.push(...devices))();
+  expect(health.every((device) => device.health === "HEALTHY")).toBe(true);
+  await pass();
+  expect(told).toHaveLength(1);
+  expect((await driver.machine.gpuInstances(gpu)).map(({ id }) => id)).toContain(foreign);
+  await driver.machine.destroyGpuInstance(gpu, foreign);
+  await pass();
+  expect(tainted()).toEqual([]);
 });

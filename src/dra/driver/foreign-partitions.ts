@@ -1,0 +1,89 @@
+import { isDeepStrictEqual } from "node:util";
+import { type Timing, wholeSeconds } from "../../kube/timing.ts";
+import { type DeviceTrouble, devicesByGpu, type InventoryDevice } from "./inventory.ts";
+import type { GpuInstance, Machine } from "./machine.ts";
+import { isOurs } from "./partitions.ts";
+import type { PreparedClaim } from "./prepared-claim.ts";
+
+/** A machine whose inventory tells of GPU instances that nobody's claim accounts for. */
+export interface WatchedMachine extends Machine {
+  /** Looks at the boards that are cut up for claims. Only while nothing is being cut. */
+  findForeign(): Promise<void>;
+}
+
+/**
+ * On boards that are cut up for claims, what somebody else has cut is not ours to destroy: the devices in whose place it
+ * stands get a taint for as long as it stands. `claims`: all that are prepared, or half prepared.
+ */
+export function watchForeignPartitions(
+  machine: Machine,
+  claims: () => Iterable<PreparedClaim>,
+  timing: Timing,
+): WatchedMachine {
+  let found: Readonly<Record<string, readonly DeviceTrouble[]>> = {};
+  /** `GPU/INSTANCE` → since when. */
+  let firstSeen = new Map<string, string>();
+  const listeners = new Set<() => void>();
+
+  return {
+    ...machine,
+    inventory() {
+      const inventory = machine.inventory();
+      if (Object.keys(found).length === 0) return inventory;
+      const troubles: Record<string, readonly DeviceTrouble[]> = { ...inventory.troubles };
+      for (const [device, own] of Object.entries(found)) troubles[device] = [...(troubles[device] ?? []), ...own];
+      return { ...inventory, troubles };
+    },
+    onChange(listener) {
+      listeners.add(listener);
+      const unsubscribe = machine.onChange(listener);
+      return () => {
+        listeners.delete(listener);
+        unsubscribe();
+      };
+    },
+    async findForeign() {
+      const next: Record<string, DeviceTrouble[]> = {};
+      const seen = new Map<string, string>();
+      for (const group of devicesByGpu(machine.inventory().gpus)) {
+        const gpu = group[0]?.gpu;
+        if (gpu?.mig === undefined) continue;
+        for (const instance of await foreignInstances(gpu.uuid)) {
+          const key = `${gpu.uuid}/${instance.id}`;
+          const since = firstSeen.get(key) ?? wholeSeconds(timing.wallClock());
+          seen.set(key, since);
+          const message = `GPU instance ${instance.id} of ${gpu.uuid} was not made by kllama`;
+          const trouble = {
+            key: "foreign-partition",
+            value: `gi-${instance.id}`,
+            since,
+            message,
+            healthy: true,
+          } as const;
+          // Not the whole board: what is said of a GPU holds for all of its parts.
+          for (const { name } of group.filter((device) => stands(instance, device))) {
+            next[name] = [...(next[name] ?? []), trouble];
+          }
+        }
+      }
+      firstSeen = seen;
+      if (isDeepStrictEqual(next, found)) return;
+      found = next;
+      for (const listener of listeners) listener();
+    },
+  };
+
+  async function foreignInstances(gpuUuid: string): Promise<GpuInstance[]> {
+    const ours = [...claims()].flatMap(({ devices }) => devices.filter(({ gpu }) => gpu.uuid === gpuUuid));
+    const live = await machine.gpuInstances(gpuUuid);
+    return live.filter((each) => !ours.some(({ partition }) => partition !== undefined && isOurs(each, partition)));
+  }
+}
+
+function stands({ start, size }: GpuInstance, { partition }: InventoryDevice): boolean {
+  return (
+    partition !== undefined &&
+    start < partition.start + partition.profile.memorySlices &&
+    partition.start < start + size
+  );
+}
