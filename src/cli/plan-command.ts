@@ -27,7 +27,7 @@ export const planCommand = defineCommand({
       type: "string",
       value: "FILE",
       describe:
-        "The objects of a live cluster: planned as the planner would, had it begun then, so nothing is made from templates. What --filename adds is planned besides, and replaces objects of the same name.",
+        "A live cluster as kllama snapshot wrote it: planned as the planner would, had it begun then, so nothing is made from templates. What --filename adds is planned besides, and replaces objects of the same name.",
     },
     fleet: {
       type: "string",

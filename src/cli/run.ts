@@ -7,12 +7,14 @@ import { planCommand } from "./plan-command.ts";
 import { plannerCommand } from "./planner-command.ts";
 import { releaseCommand } from "./release-command.ts";
 import { simulateFleetCommand } from "./simulate-fleet-command.ts";
+import { snapshotCommand } from "./snapshot-command.ts";
 import { nearest } from "./text.ts";
 
 /** All commands, in the order in which `--help` lists them. */
 export const commands: readonly Command[] = [
   demoCommand,
   planCommand,
+  snapshotCommand,
   plannerCommand,
   operatorCommand,
   nodeAgentCommand,

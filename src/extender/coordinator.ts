@@ -1,4 +1,5 @@
 import type { PlacedPod, Placement, RejectionReason } from "../api/placement.ts";
+import { type Batch, createBatch } from "../gang/batch.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import {
   type Context,
@@ -13,14 +14,13 @@ import {
   type Outcome,
 } from "../gang/lifecycle/state.ts";
 import { step } from "../gang/lifecycle/step.ts";
-import { validateGang } from "../gang/members.ts";
-import { plan } from "../gang/plan.ts";
+import { slotKey, validateGang } from "../gang/members.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel, HeldPod } from "../topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
 import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
-import { byQueueOrder, groupOf, roleIn, unitFor } from "./pending-plans.ts";
+import { byQueueOrder, groupOf, priorityOf, type Queued, roleIn, unitFor } from "./pending-plans.ts";
 import { createSingles, type Singles } from "./singles.ts";
 
 /** What the coordinator tells the outside. */
@@ -365,43 +365,81 @@ export function createCoordinator(
     ports.event({ kind: "Gang", namespace, name, uid }, { reason, note, warning });
   }
 
-  /** @returns false when time was up before the queue was empty. */
+  /**
+   * Plans gangs and single pods in queue order, in one batch: nothing of it is carried out before its end, so that
+   * earlier ones can still make room for later ones.
+   * @returns false when time was up before the queue was empty.
+   */
   function planWaiting(): boolean {
     const startMs = ports.nowMs();
-    const queue = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
-    for (const state of queue.sort(byQueueOrder)) {
-      if (!wantsPlan.has(state.key)) continue;
-      if (ports.nowMs() - startMs > planningSliceMs) return false;
-      planOne(state);
+    const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
+    const gangs = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
+    const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
+    const decided = new Map<string, Placement>();
+    const batch = createBatch(model, {
+      take(gang, placement) {
+        if (singles.take(gang, placement)) return;
+        const key = `${gang.namespace}/${gang.name}`;
+        decided.set(key, placement);
+        holdForNow(key, [...withoutPlaces(gang.placed, placement.pods), ...placement.pods]);
+      },
+      giveBack(gang) {
+        if (singles.giveBack(gang)) return;
+        const key = `${gang.namespace}/${gang.name}`;
+        decided.delete(key);
+        holdForNow(key, entries.get(key)?.held ?? []);
+      },
+      inTime,
+    });
+    const unmoved: string[] = [];
+    let done = true;
+    for (const each of queue) {
+      if (!inTime()) {
+        done = false;
+        break;
+      }
+      if ("uid" in each) singles.planOne(each.uid, batch);
+      else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch));
     }
-    return true;
+    for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key));
+    return done;
   }
 
-  function planOne(state: GangState): void {
+  function holdForNow(key: string, pods: readonly PlacedPod[]): void {
+    const state = entries.get(key)?.state;
+    if (state === undefined) return;
+    model.hold(
+      key,
+      key.slice(0, key.indexOf("/")),
+      pods.map((placed) => toHeldPod(state, placed)),
+    );
+  }
+
+  /** @returns gangs that were planned; those that got nothing new keep what they have. */
+  function planOne(state: GangState, batch: Batch): string[] {
     const group = groupNamed(state);
     const members = group === undefined ? [] : groupMembers(group);
     const answer = unitFor(state, group, members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
-    if (state.gang === undefined) return;
+    if (state.gang === undefined) return [];
     if ("waiting" in answer) {
       refuse(state, "WaitingForPlacementGroup", answer.waiting);
-      return;
+      return [];
     }
     const startMs = ports.nowMs();
-    const result = plan(model, answer.unit);
+    const result = batch.plan(answer.unit);
     const milliseconds = ports.nowMs() - startMs;
     for (const key of answer.keys) wantsPlan.delete(key);
     if ("plans" in result) {
       ports.planned("placed", milliseconds, result.explored, "");
-      const placements = new Map(result.plans.map(({ placement }) => [keyOf(placement), placement]));
-      for (const key of answer.keys) acceptPlan(key, placements.get(key));
-      return;
+      return answer.keys;
     }
     ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
     for (const rejection of result.rejections) {
       const key = keyOf(rejection);
       if (answer.keys.includes(key)) tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
     }
+    return [];
   }
 
   /**
@@ -442,9 +480,9 @@ export function createCoordinator(
       const keys = [...dirty];
       dirty.clear();
       for (const key of keys) decideFor(key);
+      singles.flush();
       if (dirty.size === 0) inTime = planWaiting();
-    } while (dirty.size > 0 && inTime);
-    singles.flush();
+    } while ((dirty.size > 0 || singles.isDirty()) && inTime);
     flushing = false;
     if (inTime) scheduleNext();
     else touch();
@@ -630,6 +668,16 @@ function createAlarms(): Alarms {
     },
     next: () => earliestMs,
   };
+}
+
+function queued(state: GangState): Queued & { state: GangState } {
+  const { key } = state;
+  return { key, priority: priorityOf(state), createdAtMs: state.gang?.createdAtMs ?? 0, state };
+}
+
+function withoutPlaces(pods: readonly PlacedPod[], taken: readonly PlacedPod[]): PlacedPod[] {
+  const slots = new Set(taken.map(({ podSet, index }) => slotKey(podSet, index)));
+  return pods.filter(({ podSet, index }) => !slots.has(slotKey(podSet, index)));
 }
 
 function keyOf(subject: { namespace: string; gang: string }): string {

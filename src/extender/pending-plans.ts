@@ -4,6 +4,7 @@ import { avoiding } from "../gang/lifecycle/refusals.ts";
 import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
+import { comparePlain } from "../topology/natural-order.ts";
 
 /** Gangs that are planned together, or why none of them can be planned yet. */
 export type UnitAnswer = { unit: PlanUnit; keys: string[] } | { waiting: string };
@@ -89,9 +90,21 @@ function byAge(a: GangState, b: GangState): number {
   return (a.gang?.createdAtMs ?? 0) - (b.gang?.createdAtMs ?? 0) || (a.key < b.key ? -1 : 1);
 }
 
-/** Higher priority first, then older. */
-export function byQueueOrder(a: GangState, b: GangState): number {
-  return priorityOf(b) - priorityOf(a) || byAge(a, b);
+/** What waits for a plan: a gang, or a pod without one. */
+export interface Queued {
+  readonly key: string;
+  readonly priority: number;
+  readonly createdAtMs: number;
+}
+
+/** Names a pod without a Gang in the queue: a Gang may have its name. */
+export function podKey({ namespace, name }: { namespace: string; name: string }): string {
+  return `${namespace}/${name} (pod)`;
+}
+
+/** Higher priority first, then older, then by name. */
+export function byQueueOrder(a: Queued, b: Queued): number {
+  return b.priority - a.priority || a.createdAtMs - b.createdAtMs || comparePlain(a.key, b.key);
 }
 
 /** The lowest of its pods': PriorityClasses are bounded by quota, a field of the Gang would not be. */

@@ -1,15 +1,18 @@
 import { gangGate } from "../api/names.ts";
+import type { Placement } from "../api/placement.ts";
 import { claimOwnership } from "../dra/allocator/class-drivers.ts";
+import type { Batch } from "../gang/batch.ts";
 import { tellPod } from "../gang/lifecycle/orphans.ts";
 import { avoid, avoiding, expireAvoided, refusalSettlesMs } from "../gang/lifecycle/refusals.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
 import { pauseAfter } from "../gang/lifecycle/step.ts";
-import { type GangRequest, plan, singlePodGang } from "../gang/plan.ts";
+import { type GangRequest, singlePodGang } from "../gang/plan.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { CoordinatorPorts } from "./coordinator.ts";
 import type { WriteEffect } from "./effects.ts";
+import { podKey, type Queued } from "./pending-plans.ts";
 
 /** Pods without a Gang whose claims kllama allocates (see `decideSingle`). Owners of their effects are `pod:UID`. */
 export interface Singles {
@@ -22,7 +25,14 @@ export interface Singles {
   wakeRefused(): void;
   activate(): void;
   flush(): void;
+  isDirty(): boolean;
   wakeAtMs(): number;
+  /** Pods that ask for a plan. */
+  waiting(): (Queued & { uid: string })[];
+  planOne(uid: string, batch: Batch): void;
+  /** A batch gives the pod a place, or takes it back. @returns whether the request is that of a single pod. */
+  take(gang: GangRequest, placement: Placement): boolean;
+  giveBack(gang: GangRequest): boolean;
 }
 
 const refusedPauseMs = 250;
@@ -37,6 +47,7 @@ export function createSingles(
   const podsOfClaim = new Map<string, Set<string>>();
   const dirty = new Set<string>();
   const wakes = new Map<string, number>();
+  const wantsPlan = new Set<string>();
 
   function mark(uid: string): void {
     dirty.add(uid);
@@ -52,6 +63,7 @@ export function createSingles(
 
   function forget(uid: string): void {
     if (!states.delete(uid)) return;
+    wantsPlan.delete(uid);
     wakes.delete(uid);
     dirty.delete(uid);
     model.release(`pod:${uid}`);
@@ -116,6 +128,7 @@ export function createSingles(
   }
 
   function decide(uid: string, state: SingleState): void {
+    wantsPlan.delete(uid);
     const nowMs = ports.nowMs();
     if (expireAvoided(state.avoided, nowMs)) delete state.rejectedAt;
     const { effects, wakeAtMs } = decideSingle(state, {
@@ -137,7 +150,7 @@ export function createSingles(
 
   function perform(uid: string, state: SingleState, effect: Effect, nowMs: number): void {
     if (effect.type === "plan") {
-      planOne(uid, state);
+      wantsPlan.add(uid);
       return;
     }
     if (
@@ -157,23 +170,20 @@ export function createSingles(
     ports.write(effect, `pod:${uid}`);
   }
 
-  function planOne(uid: string, state: SingleState): void {
+  function planOne(uid: string, batch: Batch): void {
+    wantsPlan.delete(uid);
+    const state = states.get(uid);
+    if (state === undefined) return;
     // Its own former place is free for it too.
     if (state.proposal !== undefined) model.release(`pod:${uid}`);
     heedScheduler(state);
     delete state.proposal;
     delete state.reserved;
     const startMs = ports.nowMs();
-    const result = plan(model, { gangs: [requestOf(avoiding(state.pod, state.avoided))] });
+    const result = batch.plan({ gangs: [requestOf(avoiding(state.pod, state.avoided))] });
     const milliseconds = ports.nowMs() - startMs;
     if ("plans" in result) {
-      const placed = result.plans[0]?.placement.pods[0];
-      if (placed === undefined) return;
       ports.planned("placed", milliseconds, result.explored, "");
-      delete state.rejectedAt;
-      state.proposal = placed;
-      model.hold(`pod:${uid}`, state.pod.namespace, [{ placed, requests: state.pod.requests, podUid: uid }]);
-      mark(uid);
       return;
     }
     const rejection = result.rejections[0];
@@ -200,6 +210,12 @@ export function createSingles(
     delete state.refused;
     avoid(avoided, proposal.node, nowMs);
     ports.planRefused({ pod: pod.name, node: proposal.node, message });
+  }
+
+  /** Members of gangs are labelled with them. */
+  function stateOf(gang: GangRequest): SingleState | undefined {
+    const [pod] = gang.pods;
+    return pod?.gang === undefined ? states.get(pod?.uid ?? "") : undefined;
   }
 
   return {
@@ -238,6 +254,31 @@ export function createSingles(
           if (state !== undefined) decide(uid, state);
         }
       }
+    },
+    isDirty: () => dirty.size > 0,
+    waiting: () =>
+      [...wantsPlan].map((uid) => {
+        const { pod } = states.get(uid)!;
+        return { key: podKey(pod), priority: pod.priority, createdAtMs: pod.createdAtMs, uid };
+      }),
+    planOne,
+    take(gang, placement) {
+      const state = stateOf(gang);
+      const placed = placement.pods[0];
+      if (state === undefined || placed === undefined) return false;
+      const { uid, namespace, requests } = state.pod;
+      delete state.rejectedAt;
+      state.proposal = placed;
+      model.hold(`pod:${uid}`, namespace, [{ placed, requests, podUid: uid }]);
+      mark(uid);
+      return true;
+    },
+    giveBack(gang) {
+      const state = stateOf(gang);
+      if (state === undefined) return false;
+      delete state.proposal;
+      model.release(`pod:${state.pod.uid}`);
+      return true;
     },
     wakeAtMs() {
       let next = dirty.size > 0 ? 0 : Number.POSITIVE_INFINITY;

@@ -8,6 +8,13 @@ export interface BatchHolds {
   take(gang: GangRequest, placement: Placement): void;
   /** What the gang was given in this batch is free again. */
   giveBack(gang: GangRequest): void;
+  /** False: time is up, nothing more is tried out. Default: there is time. */
+  inTime?(): boolean;
+}
+
+interface Placed {
+  readonly unit: PlanUnit;
+  readonly plans: readonly GangPlan[];
 }
 
 export interface Batch {
@@ -35,7 +42,7 @@ const jointBudget = 5_000;
  */
 export function createBatch(model: ClusterModel, holds: BatchHolds): Batch {
   /** Units of this batch that are placed and may be moved, in queue order. Groups stay: one rules over all its unit. */
-  const movable: { unit: PlanUnit; plans: readonly GangPlan[] }[] = [];
+  const movable: Placed[] = [];
   let tries = maxTries;
 
   function takeAll(unit: PlanUnit, plans: readonly GangPlan[]): void {
@@ -46,26 +53,32 @@ export function createBatch(model: ClusterModel, holds: BatchHolds): Batch {
   }
 
   function planJointly(unit: PlanUnit, explored: number): PlanResult | undefined {
-    for (let count = 1, all = false; !all && tries > 0; count *= 2) {
+    for (let count = 1, all = false; !all && tries > 0 && holds.inTime?.() !== false; count *= 2) {
       all = count >= movable.length;
       const others = movable.slice(-count);
       const gangs = [...others.flatMap((other) => other.unit.gangs), ...unit.gangs];
       if (others.length === 0 || podsOf(gangs) > maxPods || hasNamesakes(gangs)) return undefined;
       tries--;
-      for (const other of others) for (const gang of other.unit.gangs) holds.giveBack(gang);
-      const result = plan(model, { gangs }, { budget: jointBudget });
-      if ("plans" in result && others.every((other) => isWhole(other, result.plans))) {
-        movable.splice(-others.length);
-        for (const each of [...others.map((other) => other.unit), unit]) {
-          const plans = each.gangs.flatMap((gang) => planOf(result.plans, gang) ?? []);
-          takeAll(each, plans);
-          movable.push({ unit: each, plans });
-        }
-        const { plans } = movable.at(-1)!;
-        return { plans: [...plans], explored: explored + result.explored };
-      }
-      for (const other of others) takeAll(other.unit, other.plans);
+      const joint = model.attempt(() => tryTogether(others, unit, gangs));
+      if (joint !== undefined) return { plans: [...joint.plans], explored: explored + joint.explored };
     }
+    return undefined;
+  }
+
+  /** Moves `others` if they and the unit fit together; else all is as before. */
+  function tryTogether(others: readonly Placed[], unit: PlanUnit, gangs: readonly GangRequest[]) {
+    for (const other of others) for (const gang of other.unit.gangs) holds.giveBack(gang);
+    const result = plan(model, { gangs }, { budget: jointBudget });
+    if ("plans" in result && others.every((other) => isWhole(other, result.plans))) {
+      movable.splice(-others.length);
+      for (const each of [...others.map((other) => other.unit), unit]) {
+        const plans = each.gangs.flatMap((gang) => planOf(result.plans, gang) ?? []);
+        takeAll(each, plans);
+        movable.push({ unit: each, plans });
+      }
+      return { plans: movable.at(-1)!.plans, explored: result.explored };
+    }
+    for (const other of others) takeAll(other.unit, other.plans);
     return undefined;
   }
 

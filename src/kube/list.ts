@@ -7,12 +7,21 @@ export interface ListOptions<R, T> {
   path: string;
   project: (raw: R) => T;
   signal?: AbortSignal;
+  /** The collection as it was at this version; default: as it is now. Refused with 410 once that is compacted. */
+  resourceVersion?: string | undefined;
 }
 
 /** One page; `unreadable`: `namespace/name` of objects that `project` refused. */
 export interface Page<T> {
   items: T[];
   unreadable: string[];
+  /** Of the whole list. */
+  resourceVersion?: string | undefined;
+}
+
+interface ListAnswer<R> {
+  metadata?: { continue?: string; resourceVersion?: string };
+  items?: R[];
 }
 
 const pageSize = 500;
@@ -22,15 +31,18 @@ const pageSize = 500;
  * for it, so that a large collection never comes in one piece.
  */
 export async function* listPages<R extends KubernetesObject, T>(options: ListOptions<R, T>): AsyncGenerator<Page<T>> {
-  const { client, path, project, signal } = options;
+  const { client, path, project, signal, resourceVersion } = options;
   let token: string | undefined;
   do {
-    const answer = await client.request<{ metadata?: { continue?: string }; items?: R[] }>("GET", path, {
-      query: { limit: pageSize, continue: token },
+    // A token stands for the version too.
+    const exactly = token === undefined && resourceVersion !== undefined;
+    const pinned = exactly ? { resourceVersion, resourceVersionMatch: "Exact" } : {};
+    const answer = await client.request<ListAnswer<R>>("GET", path, {
+      query: { limit: pageSize, continue: token, ...pinned },
       ...(signal === undefined ? {} : { signal }),
     });
     if (!Array.isArray(answer?.items)) throw new Error(`GET ${path}: the answer is not a list with items`);
-    yield projectPage(answer.items, project);
+    yield { ...projectPage(answer.items, project), resourceVersion: answer.metadata?.resourceVersion };
     token = answer.metadata?.continue || undefined;
   } while (token !== undefined);
 }

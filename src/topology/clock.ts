@@ -4,6 +4,8 @@ export interface ChangeClock {
   readonly capacityVersion: number;
   /** One more change; `freed`: something became free or was added. */
   tick(freed: boolean): void;
+  /** Changes that are undone again free nothing: when `change` yields nothing, `capacityVersion` is as it was before. */
+  attempt<T>(change: () => T | undefined): T | undefined;
 }
 
 export function createChangeClock(): ChangeClock {
@@ -19,6 +21,12 @@ export function createChangeClock(): ChangeClock {
     tick(freed) {
       version++;
       if (freed) capacityVersion++;
+    },
+    attempt(change) {
+      const before = capacityVersion;
+      const result = change();
+      if (result === undefined) capacityVersion = before;
+      return result;
     },
   };
 }

@@ -71,6 +71,8 @@ export interface ClusterModel {
   readonly version: number;
   /** Grows only when something was freed or added: rejected gangs are worth another try. */
   readonly capacityVersion: number;
+  /** Tries out holds: a change that yields nothing has undone all it did, and nothing counts as freed. */
+  attempt<T>(change: () => T | undefined): T | undefined;
 
   /** What the planner reads of it. */
   readonly view: ModelView;
@@ -129,6 +131,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     get capacityVersion() {
       return clock.capacityVersion;
     },
+    attempt: clock.attempt,
     view: {
       nodes: nodes.nodes,
       indexOf: nodes.indexOf,

@@ -13,6 +13,7 @@ import { waitForPolicies } from "../../kube/policy-probes.ts";
 import { parseFleet } from "../../simulator/fleet.ts";
 import { simulatedNode } from "../../simulator/names.ts";
 import type { Streams } from "../command.ts";
+import { readCluster, readRefusals } from "../live-cluster.ts";
 import { drawPlacements } from "../picture.ts";
 import { devicesHeldTwice, placementsOf } from "../placements.ts";
 import { onStopSignals } from "../signals.ts";
@@ -29,7 +30,7 @@ import {
   startScheduler,
 } from "../system/system.ts";
 import { type Expected, expectedOf, type Progressed } from "./expected.ts";
-import { readCluster, readRefusals, searchStats, watchUntilReady } from "./observe.ts";
+import { searchStats, watchUntilReady } from "./observe.ts";
 import { createProgress, type Progress } from "./progress.ts";
 
 export interface DemoOptions {

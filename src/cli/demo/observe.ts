@@ -1,24 +1,13 @@
 import { schedulingGroup, version } from "../../api/names.ts";
 import type { KubeClient } from "../../kube/client.ts";
 import { type ResourceLocation, resourcePath } from "../../kube/paths.ts";
-import {
-  projectClaim,
-  projectDeviceClass,
-  projectGang,
-  projectNode,
-  projectPlacementGroup,
-  projectPod,
-  projectSlice,
-  projectTopology,
-} from "../../kube/project.ts";
+import { projectGang, projectPod } from "../../kube/project.ts";
 import { createReflector, type Reflector } from "../../kube/reflector.ts";
-import type { ClusterState } from "../cluster-state.ts";
-import type { SearchStats, SingleRefusals } from "../placements.ts";
+import type { SearchStats } from "../placements.ts";
 import { sumSeries } from "../system/metrics.ts";
 import { type Expected, type Progressed, progressOf } from "./expected.ts";
 
 const core = (resource: string): ResourceLocation => ({ group: "", version: "v1", resource });
-const dra = (resource: string): ResourceLocation => ({ group: "resource.k8s.io", version: "v1", resource });
 const ours = (resource: string): ResourceLocation => ({ group: schedulingGroup, version, resource });
 
 /**
@@ -66,43 +55,6 @@ export async function watchUntilReady(
     signal.removeEventListener("abort", giveUp);
     await Promise.all(watched.map((reflector) => reflector.stop()));
   }
-}
-
-/** Reads the cluster as it is now. */
-export async function readCluster(client: KubeClient): Promise<ClusterState> {
-  const list = async <R, T>(location: ResourceLocation, project: (raw: R) => T): Promise<T[]> => {
-    const { items } = await client.request<{ items: R[] }>("GET", resourcePath(location));
-    return items.map(project);
-  };
-  const [gangs, groups, pods, claims, nodes, slices, deviceClasses, topologies] = await Promise.all([
-    list(ours("gangs"), projectGang),
-    list(ours("placementgroups"), projectPlacementGroup),
-    list(core("pods"), projectPod),
-    list(dra("resourceclaims"), projectClaim),
-    list(core("nodes"), projectNode),
-    list(dra("resourceslices"), projectSlice),
-    list(dra("deviceclasses"), projectDeviceClass),
-    list(ours("clustertopologies"), projectTopology),
-  ]);
-  return { gangs, groups, pods, claims, nodes, slices, deviceClasses, topologies };
-}
-
-/** Why the planner refused pods without a Gang: it says so in events on them, newest last. */
-export async function readRefusals(client: KubeClient): Promise<SingleRefusals> {
-  interface Event {
-    reason?: string;
-    note?: string;
-    reportingController?: string;
-    regarding?: { kind?: string; uid?: string };
-  }
-  const path = resourcePath({ group: "events.k8s.io", version: "v1", resource: "events" });
-  const { items } = await client.request<{ items: Event[] }>("GET", path);
-  const refusals = new Map<string, { reason: string; message: string }>();
-  for (const { reason = "", note = "", reportingController, regarding } of items) {
-    if (reportingController !== "kllama-planner" || regarding?.kind !== "Pod" || regarding.uid === undefined) continue;
-    refusals.set(regarding.uid, { reason: reason.replace(/^Pod/, ""), message: note });
-  }
-  return refusals;
 }
 
 /** What the planner's metrics tell of its search. */

@@ -36,6 +36,12 @@ export interface Origin {
   readonly planned: boolean;
 }
 
+/** Objects of a live cluster as records; what cannot be read is left out. */
+export function assembleObjects(objects: readonly KindedObject[]): ClusterState {
+  const sources = objects.map((object): SourceObject => ({ object, file: "", line: () => 0 }));
+  return assembleInput([{ objects: sources, planned: false }], []).state;
+}
+
 /** Kind → API groups whose kind of that name is meant. */
 const groups: Readonly<Record<string, string>> = {
   Node: "",

@@ -1,5 +1,13 @@
 import type { PlacedPod, Placement, PlanOutput, Rejection, RejectionReason } from "../../api/placement.ts";
-import { groupOf, priorityOf, roleIn, unitFor } from "../../extender/pending-plans.ts";
+import {
+  byQueueOrder,
+  groupOf,
+  podKey,
+  priorityOf,
+  type Queued,
+  roleIn,
+  unitFor,
+} from "../../extender/pending-plans.ts";
 import { createBatch } from "../../gang/batch.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
@@ -8,7 +16,6 @@ import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/membe
 import { type GangRequest, type PlanResult, type PlanUnit, singlePodGang } from "../../gang/plan.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
 import type { ClusterModel } from "../../topology/model.ts";
-import { comparePlain } from "../../topology/natural-order.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { type ClusterState, gangStates, holdGang, modelOf } from "../cluster-state.ts";
 import { orphanRejection } from "../placements.ts";
@@ -24,10 +31,7 @@ export interface PlanAllOptions {
 }
 
 /** One thing that waits for a place: a gang, or a pod without one. */
-type Waiting = { readonly priority: number; readonly createdAtMs: number; readonly key: string } & (
-  | { readonly state: GangState }
-  | { readonly pod: PodRecord }
-);
+type Waiting = Queued & ({ readonly state: GangState } | { readonly pod: PodRecord });
 
 /**
  * Plans all that is pending, in queue order, as the planner would if it began now: each plan sees what those before it
@@ -195,7 +199,7 @@ function queueOf(
       queue.push({ pod, key: podKey(pod), priority: pod.priority, createdAtMs: pod.createdAtMs });
     } else if (!states.has(key) && !refused.has(key)) rejections.set(key, orphanRejection(pod));
   }
-  return queue.sort((a, b) => b.priority - a.priority || a.createdAtMs - b.createdAtMs || comparePlain(a.key, b.key));
+  return queue.sort(byQueueOrder);
 }
 
 /** The pod as a gang of its own; labels of whoever owns it mean nothing in it. */
@@ -208,11 +212,6 @@ function lonePod(pod: PodRecord): GangRequest {
 
 function lonePodOf({ pods: [pod] }: GangRequest): PodRecord | undefined {
   return pod?.gang === undefined ? pod : undefined;
-}
-
-/** A Gang and a pod may have one name. */
-function podKey({ namespace, name }: PodRecord): string {
-  return `${namespace}/${name} (pod)`;
 }
 
 function keyOf({ namespace, gang }: Pick<Rejection, "namespace" | "gang">): string {

@@ -3,6 +3,7 @@ import { gangGate } from "../../../src/api/names.ts";
 import type { CoordinatorPorts } from "../../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../../src/extender/effects.ts";
 import { createSingles } from "../../../src/extender/singles.ts";
+import { createBatch } from "../../../src/gang/batch.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
 import { driver, podRecord } from "../../builders.ts";
 import { allocatedClaim, clusterOf } from "../../support/cluster.ts";
@@ -29,6 +30,14 @@ function setUp() {
   const model = clusterOf([]);
   const singles = createSingles(model, new Set([driver]), ports, () => undefined);
   let plans = 0;
+  const batch = createBatch(model, {
+    take: (gang, placement) => void singles.take(gang, placement),
+    giveBack: (gang) => void singles.giveBack(gang),
+  });
+  const flush = (): void => {
+    singles.flush();
+    for (const { uid } of singles.waiting()) singles.planOne(uid, batch);
+  };
   return {
     started,
     plans: () => plans,
@@ -37,17 +46,17 @@ function setUp() {
       delete claim.allocation;
       model.upsertClaim(claim);
       singles.observeClaim(claim);
-      singles.flush();
+      flush();
     },
     claimGone(name: string, uid: string) {
       model.removeClaim(uid);
       singles.observeClaimGone({ namespace: "team", name });
-      singles.flush();
+      flush();
     },
     observe(pod: PodRecord) {
       singles.observePod(pod);
       for (let turn = 0; turn < 5; turn++) {
-        singles.flush();
+        flush();
         for (const [effect, owner] of asked.splice(0)) singles.written(effect, owner, { ok: true });
       }
     },

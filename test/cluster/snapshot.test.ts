@@ -1,0 +1,124 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Writable } from "node:stream";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { PlanOutput } from "../../src/api/placement.ts";
+import { runCli } from "../../src/cli/run.ts";
+import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { isBound, useScene } from "../support/scene.ts";
+import { claimTemplate, gang, type Workload } from "../support/workloads.ts";
+
+/** Racks of 6 and 5 nodes would be two sizes: three racks of 4, for gangs of 2, 3, 4 and 3 that each want one. */
+const scene = useScene({ fleet: uniformFleet({ nodes: 12, nodesPerRack: 4, gpusPerNode: 4 }) });
+const { freshNamespace, apply, until, pods, claims, gangs, createGang, scheduled } = scene;
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "kllama-snapshot-"));
+});
+afterAll(() => rm(folder, { recursive: true }));
+
+async function kllama(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const [out, err]: [string[], string[]] = [[], []];
+  const sink = (to: string[]) =>
+    new Writable({
+      write(chunk, _encoding, done) {
+        to.push(String(chunk));
+        done();
+      },
+    });
+  const code = await runCli(args, { stdout: sink(out), stderr: sink(err), env: {} });
+  return { code, stdout: out.join(""), stderr: err.join("") };
+}
+
+/** Gang → pod → node and devices. */
+function placesOf({ placements }: PlanOutput, namespace: string) {
+  const mine = placements.filter((placement) => placement.namespace === namespace);
+  return Object.fromEntries(
+    mine.map(({ gang: name, pods: placed }) => [
+      name,
+      placed.map(({ pod, node, claims: held }) => [
+        pod,
+        node,
+        held.flatMap(({ devices }) => devices.map(({ device }) => device)).sort(),
+      ]),
+    ]),
+  );
+}
+
+test("a snapshot replays to the placement that the planner then makes, without any secret in it", async () => {
+  await freshNamespace();
+  await apply(claimTemplate("four", 4), claimTemplate("two", 2));
+  const inRack = { constraints: [{ level: "rack" }] };
+  await createGang("running", 2, inRack);
+  await scheduled("running");
+  await until("the running ones are bound", () => pods().every(isBound));
+  await scene.stack.planner.kill("SIGKILL");
+
+  await createGang("three", 3, inRack);
+  await createGang("four", 4, inRack);
+  await createGang("large", 3, { ...inRack, podSets: [{ name: "ranks", count: 3 }] });
+  await createGang("waits", 2, inRack);
+  await apply(gang("lacks-pods", { podSets: [{ name: "ranks", count: 1 }] }), single("single"));
+  await until("all claims exist", () => claims().length === 2 + 3 + 4 + 3 + 2 + 1);
+
+  const file = join(folder, "now.json");
+  const taken = await kllama("snapshot", "--kubeconfig", scene.stack.plane.admin.path, "-o", file);
+  expect(taken).toEqual({ code: 0, stdout: "", stderr: "" });
+  const text = await readFile(file, "utf8");
+  expect(text).not.toMatch(/hunter2|managedFields|"env"|last-applied|"kind":"Secret"/);
+  const again = await kllama("snapshot", "--kubeconfig", scene.stack.plane.admin.path);
+  expect(withoutVersions(again.stdout)).toBe(withoutVersions(text));
+
+  const replay = await kllama("plan", "--snapshot", file, "-o", "json");
+  const replayed = JSON.parse(replay.stdout) as PlanOutput;
+  expect([replay.code, replay.stderr]).toEqual([3, ""]);
+  expect(JSON.parse((await kllama("plan", "--snapshot", file, "-o", "json")).stdout).placements).toEqual(
+    replayed.placements,
+  );
+
+  await scene.stack.planner.start();
+  const placed = replayed.placements.filter(({ gang: name }) => gangs().some(({ metadata }) => metadata.name === name));
+  for (const { gang: name } of placed) await scheduled(name);
+  await until("the single pod is bound", () => scene.pod("single")?.spec.nodeName);
+
+  const live = await kllama("snapshot", "--placements", "--kubeconfig", scene.stack.plane.admin.path);
+  const now = JSON.parse(live.stdout) as PlanOutput;
+  const { running, ...pending } = placesOf(now, scene.namespace());
+  expect(running).toHaveLength(2);
+  expect(placesOf(replayed, scene.namespace())).toEqual(pending);
+  const refusals = ({ rejections }: PlanOutput) => rejections.map(({ gang: name, reason }) => [name, reason]).sort();
+  expect(refusals(now)).toEqual(refusals(replayed));
+  expect(refusals(now).map(([name]) => name)).toContain("lacks-pods");
+
+  const more = join(folder, "more.yaml");
+  await writeFile(more, "apiVersion: v1\nkind: Pod\nmetadata: { name: more }\nspec: { containers: [{ name: c }] }\n");
+  const besides = await kllama("plan", "--snapshot", file, "-f", more, "-o", "json");
+  expect(JSON.parse(besides.stdout).placements).toContainEqual(expect.objectContaining({ gang: "more" }));
+});
+
+function withoutVersions(text: string): string {
+  return text.replaceAll(/"(resourceVersion|renewTime)":"\d*"/g, "").replaceAll(/"lastHeartbeatTime":"[^"]*",?/g, "");
+}
+
+/** A pod without a Gang, with a password in its environment. */
+function single(name: string): Workload {
+  const container = {
+    name: "main",
+    image: "registry.k8s.io/pause:3.10",
+    env: [{ name: "PASSWORD", value: "hunter2" }],
+    resources: { claims: [{ name: "gpus" }] },
+  };
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name },
+    spec: {
+      terminationGracePeriodSeconds: 0,
+      schedulingGates: [{ name: "scheduling.kllama.ai/gang" }],
+      containers: [container],
+      resourceClaims: [{ name: "gpus", resourceClaimTemplateName: "two" }],
+    },
+  };
+}

@@ -1,0 +1,82 @@
+import { expect, test } from "vitest";
+import { pruned } from "../../../../src/cli/snapshot/prune.ts";
+import { readObjects } from "../../../../src/cli/snapshot/read-objects.ts";
+import { type KubeClient, KubeError, type RequestOptions } from "../../../../src/kube/client.ts";
+
+type Asked = { path: string; query: NonNullable<RequestOptions["query"]> };
+
+/** An API server with two pods on two pages and nothing else; `refuse` answers a request with an error. */
+function fakeClient(refuse: (asked: Asked) => KubeError | undefined) {
+  const asked: Asked[] = [];
+  const pod = (name: string) => ({ metadata: { name, namespace: "team" }, spec: { containers: [] } });
+  const request = async (_method: string, path: string, options: RequestOptions = {}) => {
+    const each = { path, query: options.query ?? {} };
+    asked.push(each);
+    const error = refuse(each);
+    if (error !== undefined) throw error;
+    const metadata = { resourceVersion: "7" };
+    if (path !== "/api/v1/pods") return { metadata, items: [] };
+    return each.query["continue"] === undefined
+      ? { metadata: { ...metadata, continue: "more" }, items: [pod("b")] }
+      : { metadata, items: [pod("a")] };
+  };
+  return { client: { request } as unknown as KubeClient, asked };
+}
+
+const refusal = (status: number) => new KubeError("no", { status, reason: "Refused" });
+const names = (objects: { kind: string; metadata: { name: string } }[]) =>
+  objects.map(({ kind, metadata }) => `${kind} ${metadata.name}`);
+
+test("all kinds are listed at the version of the first, in pages, in order of names", async () => {
+  const { client, asked } = fakeClient(() => undefined);
+  const { objects, resourceVersion } = await readObjects(client);
+  expect([names(objects), resourceVersion]).toEqual([["Pod a", "Pod b"], "7"]);
+  const [first, ...others] = asked;
+  expect(first!.query["resourceVersion"]).toBeUndefined();
+  for (const { query } of others) {
+    const exactly = { resourceVersion: "7", resourceVersionMatch: "Exact" };
+    if (query["continue"] === undefined) expect(query).toMatchObject(exactly);
+    else expect(query).not.toHaveProperty("resourceVersionMatch");
+  }
+});
+
+test.for([400, 410, 504])("refused with %i: each list is as new as it was read, and that is told", async (status) => {
+  const { client } = fakeClient(({ query }) => (query["resourceVersion"] === undefined ? undefined : refusal(status)));
+  const { objects, resourceVersion } = await readObjects(client);
+  expect([names(objects), resourceVersion]).toEqual([["Pod a", "Pod b"], undefined]);
+});
+
+test("a cluster without kllama has no Gangs; other refusals are told", async () => {
+  const absent = fakeClient(({ path }) => (path.includes("kllama.ai") ? refusal(404) : undefined));
+  expect(names((await readObjects(absent.client)).objects)).toEqual(["Pod a", "Pod b"]);
+  const forbidden = fakeClient(({ path }) => (path === "/api/v1/pods" ? refusal(403) : undefined));
+  await expect(readObjects(forbidden.client)).rejects.toThrow("no");
+});
+
+test("of a pod nothing is kept that may be secret, and all that plans rest on", () => {
+  const spec = {
+    nodeName: "n",
+    priority: 7,
+    tolerations: [{ key: "k" }],
+    volumes: [{ name: "v", secret: { secretName: "s" } }],
+    containers: [
+      { name: "c", env: [{ name: "E", value: "x" }], args: ["--token=x"], resources: { requests: { cpu: "1" } } },
+    ],
+  };
+  const annotations = { "kubectl.kubernetes.io/last-applied-configuration": "x", "pod-group-name": "g" };
+  const metadata = { name: "p", namespace: "team", uid: "u", annotations, labels: { a: "b" }, managedFields: [{}] };
+  expect(
+    pruned({ apiVersion: "v1", kind: "Pod", metadata, spec, status: { phase: "Running", podIP: "1" } } as never),
+  ).toEqual({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "p", namespace: "team", uid: "u", annotations: { "pod-group-name": "g" }, labels: { a: "b" } },
+    spec: {
+      nodeName: "n",
+      priority: 7,
+      tolerations: [{ key: "k" }],
+      containers: [{ name: "c", resources: { requests: { cpu: "1" } } }],
+    },
+    status: { phase: "Running" },
+  });
+});
