@@ -37,7 +37,7 @@ const podSet = withRules(
       .max(maxPodSetCount)
       .optional()
       .describe(
-        "Pods without which the gang does not start. Default: `count`. Pods beyond it are placed when they fit and wait without blocking when they do not.",
+        "Pods without which the gang does not start. Default: `count`. Pods beyond it are placed when they fit and wait without blocking when they do not. Where so few pods break a spread that more of them keep, the gang starts with more.",
       ),
     slices: z
       .array(slice)

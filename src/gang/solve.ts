@@ -41,9 +41,15 @@ export function solveUnit(
     if (whole.kind === "found") return { ...whole, explored: solver.explored() };
   }
   const most = mostSurplus(solver, unit);
-  const first = solver.best([...unit.base, ...unit.surplus.slice(0, most).flat()], [], budget);
+  let surplus = unit.surplus.slice(most);
+  let first = solver.best([...unit.base, ...unit.surplus.slice(0, most).flat()], [], budget);
+  if (first.kind === "impossible" && unit.surplus.length > 0) {
+    const more = withMoreThanNeeded(solver, unit, budget);
+    first = more.attempt;
+    surplus = unit.surplus.filter((entry) => !more.taken.includes(entry));
+  }
   if (first.kind !== "found") return { kind: first.kind, explored: solver.explored() };
-  const decided = addSurplus(solver, unit.surplus.slice(most), first.decided);
+  const decided = addSurplus(solver, surplus, first.decided);
   return { kind: "found", decided, explored: solver.explored() };
 }
 
@@ -55,6 +61,8 @@ interface Solver {
   /** Best placement of the slots beside what is decided; `limit`: steps at most. */
   best(slots: readonly Slot[], decided: readonly Decided[], limit: number): Attempt;
   feasible(slots: readonly Slot[]): boolean;
+  /** Can the slots be placed if spreads do not matter? What cannot, cannot with more slots either. */
+  feasibleUneven(slots: readonly Slot[]): boolean;
   explored(): number;
 }
 
@@ -120,6 +128,10 @@ function createSolver(
   return {
     explored: () => explored,
     feasible: (slots) => attempt(problemOf(slots, [], required), wishBudget).kind === "found",
+    feasibleUneven(slots) {
+      const monotone = required.filter(({ kind }) => kind !== "spread");
+      return attempt(problemOf(slots, [], monotone), wishBudget).kind !== "impossible";
+    },
     best(slots, decided, limit) {
       const problem = (rules: readonly Rule[]) => problemOf(slots, decided, rules);
       const kept = keepMost(problem, limit);
@@ -196,6 +208,45 @@ function mostSurplus(solver: Solver, unit: PreparedUnit): number {
     else fails = middle;
   }
   return fits;
+}
+
+/** How many numbers of surplus pods are tried before the search says that it does not know. */
+const numbersTried = 256;
+
+/**
+ * The pods that are needed cannot be placed by themselves. With a spread more pods may do what fewer cannot: then all
+ * numbers of pods between what is needed and what is there are tried, few before many.
+ */
+function withMoreThanNeeded(
+  solver: Solver,
+  unit: PreparedUnit,
+  budget: number,
+): { attempt: Attempt; taken: readonly (readonly Slot[])[] } {
+  const nothing = { attempt: { kind: "impossible" }, taken: [] } as const;
+  const uneven = unit.rules.some(({ kind, required }) => kind === "spread" && required);
+  if (!uneven || !solver.feasibleUneven(unit.base)) return nothing;
+  const podSets = [...Map.groupBy(unit.surplus, ([first]) => `${first!.gang}/${first!.podSet}`).values()];
+  const seen = new Set<string>();
+  let numbers = [podSets.map(() => 0)];
+  for (let tried = 0; numbers.length > 0; ) {
+    const next: number[][] = [];
+    for (const smaller of numbers) {
+      for (const [i, podSet] of podSets.entries()) {
+        const number = smaller.with(i, smaller[i]! + 1);
+        if (number[i]! > podSet.length || seen.has(number.join())) continue;
+        seen.add(number.join());
+        if (++tried > numbersTried) return { ...nothing, attempt: { kind: "budget" } };
+        const taken = podSets.flatMap((entries, each) => entries.slice(0, number[each]));
+        const slots = [...unit.base, ...taken.flat()];
+        if (!solver.feasibleUneven(slots)) continue;
+        const attempt = solver.best(slots, [], budget);
+        if (attempt.kind !== "impossible") return { attempt, taken };
+        next.push(number);
+      }
+    }
+    numbers = next;
+  }
+  return nothing;
 }
 
 /** Adds what still fits, one entry after the other; a pod set that fails once is left alone. */

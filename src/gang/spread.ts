@@ -18,7 +18,9 @@ export function createSpreadCount(problem: Problem, spread: Spread, inside: (nod
   const { level, rule } = spread;
   const domainOf = domainNumbers(problem, spread);
   const counts = new Map<number, number>();
-  const tables = new Set(spread.slots.map((slot) => problem.tables[slot]!));
+  const set = rule.setOf(problem.slots[spread.slots[0]!]!);
+  const decided = problem.decided.flatMap(({ slot, table }) => (rule.setOf(slot) === set ? table : []));
+  const tables = new Set([...spread.slots.map((slot) => problem.tables[slot]!), ...decided]);
   for (const { index } of problem.view.nodes.flatMap((node) => node ?? [])) {
     const domain = domainOf(index);
     if (domain !== none && inside(index) && [...tables].some((table) => table.admits[index] === 1))

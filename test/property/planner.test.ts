@@ -4,7 +4,7 @@ import { type PlanResult, plan } from "../../src/gang/plan.ts";
 import { casesUpTo, freeNode, type Telling, worldOf } from "../support/plan-cases.ts";
 import { judge } from "../support/plan-judge.ts";
 
-// Slices of `npm run oracle`, which plays many more cases; fast-check prints the seed of a failure.
+// Slices of `npm run oracle`, which plays many more cases, of any seed.
 const cases = casesUpTo(6, 8);
 
 test("the planner finds a placement exactly when there is one, and what it finds keeps every rule", () => {

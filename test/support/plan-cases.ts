@@ -230,6 +230,8 @@ export interface CaseWorld {
   nodes: OracleNode[];
   /** Pods that have to be placed, and those that run. */
   base: OraclePod[];
+  /** Per pod set, what may be placed beyond these: the next pods by index, whole slices at a time. */
+  surplus: OraclePod[][][];
   /** These and the surplus. */
   all: OraclePod[];
   required: OracleRule[];
@@ -256,6 +258,7 @@ export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list
     unit: { gangs: [] },
     nodes,
     base: [],
+    surplus: [],
     all: [],
     required: [],
     preferred: [],
@@ -373,15 +376,19 @@ function addGang(world: CaseWorld, gang: CaseGang, g: number): GangRequest {
     const set = `s${p}`;
     const { count, minCount } = podSet;
     const slices = slicesOf(podSet);
+    const surplus = new Map<number, OraclePod[]>();
     for (let index = 0; index < count; index++) {
       const pod = oraclePod(podSet, `${name}-${set}-${index}`, g, set, index);
       const pin = index < podSet.pinned ? pinOf(world, podSet, placed) : undefined;
       if (pin) pod.pinned = pin;
       if (pin) placed.push(placedPod(world, pod, pin));
+      const slice = Math.floor(index / (slices[0]?.size ?? 1));
       if (index < minCount) world.base.push(pod);
+      else surplus.set(slice, [...(surplus.get(slice) ?? []), pod]);
       world.all.push(pod);
       pods.push(podOf(world, podSet, pod));
     }
+    if (surplus.size > 0) world.surplus.push([...surplus.values()]);
     for (const { size, level } of slices) {
       const covers = (pod: OraclePod) => pod.gang === name && pod.podSet === set;
       const part = (pod: OraclePod) => `${Math.floor(pod.index / size)}`;

@@ -41,7 +41,7 @@ const isNew = (pod: OraclePod) => pod.pinned === undefined;
 
 function judgeWorld(world: CaseWorld, result: PlanResult, withCost: boolean): Judgement {
   const { nodes, base, all, required } = world;
-  const feasible = !base.some(isNew) || placementExists(nodes, base, required);
+  const feasible = !base.some(isNew) || numbersOf(world).some((pods) => placementExists(nodes, pods, required));
   if (!("plans" in result)) {
     if (result.budgetExceeded) return { feasible, fault: "the budget ended" };
     const why = result.rejections.map(({ message }) => message).join("; ");
@@ -61,6 +61,17 @@ function judgeWorld(world: CaseWorld, result: PlanResult, withCost: boolean): Ju
   if (!whole && placementExists(nodes, all, required)) return { feasible, fault: "leaves out surplus that fits" };
   if (!whole) return { feasible };
   return { feasible, ...judgeWishes(world, result, pods, places, withCost) };
+}
+
+/** What is needed alone, and with every number of surplus pods of every pod set. */
+function numbersOf({ base, surplus, all }: CaseWorld): OraclePod[][] {
+  let numbers: OraclePod[][] = [base];
+  for (const entries of surplus) {
+    const leading = [...entries.keys(), entries.length].map((n) => entries.slice(0, n).flat());
+    numbers = leading.flatMap((more) => numbers.map((pods) => [...pods, ...more]));
+  }
+  // In the order of the rules' parts, as everywhere.
+  return numbers.map((pods) => all.filter((pod) => pods.includes(pod)));
 }
 
 /** Preferred rules in order, each kept that could be kept beside those before it; then the cost. */

@@ -570,6 +570,43 @@ describe("members", () => {
     expect(Object.keys(nodesOf(plan(model, { gangs: [gang] })))).toEqual(["g-w-0", "g-w-1", "g-w-2"]);
   });
 
+  describe("a spread that the pods that are needed break alone", () => {
+    // One node with two GPUs and cpu for two pods, so many more with cpu for one pod.
+    const spread: GangConstraint[] = [{ type: "spread", level: "host", mode: "required", maxSkew: 1 }];
+    const counts = (small: number, count: number, pods = 1) => {
+      const sketch = (name: string, gpus: number, pods: number) => ({
+        name,
+        gpus,
+        more: { allocatable: { cpu: 8_000, pods } },
+      });
+      const smallNodes = Array.from({ length: small }, (_, i) => sketch(`n${1 + i}`, 0, pods));
+      const model = clusterOf([sketch("n0", 2, 2), ...smallNodes]);
+      const podSets = { router: { count, minCount: 1 }, worker: { count: 2, gpus: 1 } };
+      const result = plan(model, { gangs: [gangIn(model, "g", podSets, { constraints: spread })] });
+      if (!("plans" in result)) return result.budgetExceeded ? "budget" : "refused";
+      const nodes = Object.values(nodesOf(result));
+      return ["n0", ...smallNodes.map(({ name }) => name)].map((name) => nodes.filter((n) => n === name).length);
+    };
+    test("is kept by all pods: 2 workers, 2 routers", () => expect(counts(2, 2)).toEqual([2, 1, 1]));
+    test("is kept by some pods more: 2 workers, 3 of 4 routers", () => expect(counts(3, 4)).toEqual([2, 1, 1, 1]));
+    test("is kept by no number of pods", () => expect(counts(3, 2)).toBe("refused"));
+    test("is not said to be impossible when there are too many numbers to try", () =>
+      expect(counts(300, 299, 2)).toBe("budget"));
+  });
+
+  test("surplus is spread over the domains of all pods that are placed with it", () => {
+    const taints = [{ key: "k", value: "v", effect: "NoSchedule" }];
+    const node = (name: string, pods: number, more = {}) => {
+      return { name, gpus: name === "c" ? 1 : 0, more: { allocatable: { cpu: 8_000, pods }, ...more } };
+    };
+    const model = clusterOf([node("a", 1), node("b", 2), node("c", 1), node("tainted", 1, { taints })]);
+    const router = { count: 1, gpus: 1, more: { tolerations: [{ key: "k", operator: "Exists" }] } };
+    const constraints: GangConstraint[] = [{ type: "spread", level: "host", mode: "required", maxSkew: 1 }];
+    const gang = gangIn(model, "g", { router, worker: { count: 3, minCount: 2 } }, { constraints });
+    // The tainted node, without a GPU, admits the router too and stays empty: nobody may have two pods.
+    expect(Object.values(nodesOf(plan(model, { gangs: [gang] }))).sort()).toEqual(["a", "b", "c"]);
+  });
+
   test("surplus prefers a domain with more room to the tightest one", () => {
     const model = clusterOf(racks({ small: 2, large: 4 }));
     const gang = gangIn(model, "g", { w: { count: 5, minCount: 2, gpus: 8 } }, { constraints: [together("rack")] });
