@@ -11,6 +11,7 @@ export default defineConfig({
           name: "unit",
           include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts", "test/golden/**/*.test.ts"],
           setupFiles: ["test/support/seed.ts"],
+          testTimeout: 30_000,
         },
       },
       {
