@@ -12,7 +12,7 @@ import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
 import type { Machine } from "../../src/dra/driver/machine.ts";
 import { createPreparation, type Preparation } from "../../src/dra/driver/preparation.ts";
 import type { PreparedClaim } from "../../src/dra/driver/prepared-claim.ts";
-import { readMemory } from "../../src/dra/driver/recovery.ts";
+import { type Memory, readMemory } from "../../src/dra/driver/recovery.ts";
 import { parseFleet } from "../../src/simulator/fleet.ts";
 import { openSimulatedMachine } from "../../src/simulator/machine.ts";
 import { simulatedGpus, standaloneNode } from "../../src/simulator/objects.ts";
@@ -65,6 +65,8 @@ export interface DriverScene {
   cdiFolder: string;
   checkpoint: string;
   machine: Machine;
+  /** What was known at the start. */
+  memory: Memory;
   store: ClaimStore;
   preparation: Preparation;
   /** Name → what the API server says. */
@@ -113,7 +115,7 @@ export async function openScene(
       return referenceTo(claim);
     });
   return {
-    ...{ folder, cdiFolder, checkpoint, machine, store, preparation, claims, prepared },
+    ...{ folder, cdiFolder, checkpoint, machine, memory, store, preparation, claims, prepared },
     async prepare(...names) {
       const wanted = references(names);
       const answers = await preparation.prepare(wanted, { cancelled: false });

@@ -46,6 +46,11 @@ export function claimOfFile(file: string): string | undefined {
   return fileName.exec(file)?.[1];
 }
 
+/** The file is what `replaceFile` begins a spec of ours with. */
+export function isHalfWritten(file: string): boolean {
+  return file.endsWith(".tmp") && claimOfFile(file.slice(0, -".tmp".length)) !== undefined;
+}
+
 /** The claim that a spec was written for. */
 export function claimOfSpec(spec: unknown, uid: string): ClaimReference | undefined {
   const text = (spec as Partial<CdiSpec> | null)?.annotations?.[claimAnnotation];

@@ -1,5 +1,7 @@
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
-import { claimOfFile } from "./cdi.ts";
+import { claimOfFile, isHalfWritten } from "./cdi.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import { namesIn } from "./durable-files.ts";
 import type { Preparation } from "./preparation.ts";
@@ -9,7 +11,7 @@ import type { PreparedClaim } from "./prepared-claim.ts";
 export interface Repairs {
   /** Claims that were undone: half prepared, half undone, or without a claim in the API. */
   undone: number;
-  /** CDI specs that belonged to nobody. */
+  /** CDI specs that belonged to nobody, or that nobody finished. */
   strays: number;
 }
 
@@ -58,9 +60,12 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Repa
   };
 
   async function removeStrays(): Promise<number> {
-    const uids = (await namesIn(options.cdiFolder)).flatMap((file) => claimOfFile(file) ?? []);
-    const strays = uids.filter((uid) => !store.claims.has(uid));
+    const names = await namesIn(options.cdiFolder);
+    const strays = names.flatMap((file) => claimOfFile(file) ?? []).filter((uid) => !store.claims.has(uid));
     for (const uid of strays) await store.removeSpec(uid);
-    return strays.length;
+    // Nothing is being written now: whoever began these was killed.
+    const halves = names.filter(isHalfWritten);
+    for (const file of halves) await rm(join(options.cdiFolder, file), { force: true });
+    return strays.length + halves.length;
   }
 }
