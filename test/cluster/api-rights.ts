@@ -1,4 +1,7 @@
-/** What each account may do, and what it must not be able to do: `[verb, group/resource, where]`. */
+/**
+ * What each account may do, all of it, and some of what it must not be able to do. The sources are the calls that the code
+ * makes; nothing is granted that no call needs, but for get beside list and watch.
+ */
 
 export interface Right {
   verb: string;
@@ -48,7 +51,8 @@ const nobody: Right[] = [
   ...rights("create update patch delete", "serving.ai", "llmclusters"),
 ];
 
-const lease = { namespace: "kllama-system" };
+/** Where the planner's Lease is. */
+export const lease = { namespace: "kllama-system" };
 
 export const accountRights: AccountRights[] = [
   {
@@ -57,7 +61,7 @@ export const accountRights: AccountRights[] = [
       ...rights(anywhere, "", "nodes pods"),
       ...rights(anywhere, dra, "resourceslices resourceclaims deviceclasses"),
       ...rights(anywhere, scheduling, "gangs placementgroups clustertopologies"),
-      ...rights("update patch", scheduling, "gangs/status placementgroups/status"),
+      ...rights("update", scheduling, "gangs/status"),
       ...rights("update patch", dra, "resourceclaims/status resourceclaims/binding"),
       ...rights("patch", dra, "resourceclaims"),
       ...rights("patch", "", "pods pods/status"),
@@ -67,7 +71,8 @@ export const accountRights: AccountRights[] = [
       ...rights("create", "coordination.k8s.io", "leases", lease),
       ...rights("get update", "coordination.k8s.io", "leases", { ...lease, name: "kllama-planner" }),
       ...rights("create", scheduling, "plannerterms"),
-      ...rights("get update", scheduling, "plannerterms plannerterms/status", { name: "kllama-planner" }),
+      ...rights("get update", scheduling, "plannerterms", { name: "kllama-planner" }),
+      ...rights("update", scheduling, "plannerterms/status", { name: "kllama-planner" }),
     ],
     mayNot: [
       ...nobody,
@@ -75,6 +80,7 @@ export const accountRights: AccountRights[] = [
       ...rights("create", "", "pods/eviction"),
       ...rights(write, "", "nodes nodes/status"),
       ...rights(write, scheduling, "gangs"),
+      ...rights("update patch", scheduling, "placementgroups/status clustertopologies/status"),
       ...rights("create update delete", dra, "resourceclaims"),
       ...rights(write, dra, "resourceslices resourceclaimtemplates"),
       ...rights("update patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
@@ -90,13 +96,13 @@ export const accountRights: AccountRights[] = [
     account: "kllama-operator",
     may: [
       ...rights(anywhere, "serving.ai", "llmclusters"),
-      ...rights("update patch", "serving.ai", "llmclusters/status"),
+      ...rights("patch", "serving.ai", "llmclusters/status"),
       ...rights("update", "serving.ai", "llmclusters/finalizers"),
-      ...rights(`${anywhere} create update patch delete`, "", "services"),
-      ...rights(`${anywhere} create update patch delete`, "apps", "statefulsets"),
-      ...rights(`${anywhere} create update patch delete`, dra, "resourceclaimtemplates"),
-      ...rights(`${anywhere} create update patch delete`, "policy", "poddisruptionbudgets"),
-      ...rights(`${anywhere} create update patch delete`, scheduling, "gangs"),
+      ...rights(`${anywhere} create patch delete`, "", "services"),
+      ...rights(`${anywhere} create patch delete`, "apps", "statefulsets"),
+      ...rights(`${anywhere} create patch delete`, dra, "resourceclaimtemplates"),
+      ...rights(`${anywhere} create patch delete`, "policy", "poddisruptionbudgets"),
+      ...rights(`${anywhere} create patch delete`, scheduling, "gangs"),
       ...rights(`${anywhere} delete`, "", "pods"),
       ...rights("create patch", "events.k8s.io", "events"),
     ],
@@ -115,12 +121,10 @@ export const accountRights: AccountRights[] = [
     account: "kllama-node-agent",
     may: [
       ...rights("get", "", "nodes"),
-      ...rights(`${anywhere} create update patch delete`, dra, "resourceslices"),
+      ...rights(`${anywhere} create update delete`, dra, "resourceslices"),
       ...rights("get", dra, "resourceclaims"),
-      ...rights("update patch", dra, "resourceclaims/status"),
-      ...rights("associated-node:update associated-node:patch", dra, "resourceclaims/driver", {
-        name: "gpu.kllama.ai",
-      }),
+      ...rights("patch", dra, "resourceclaims/status"),
+      ...rights("associated-node:patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
       ...rights("create patch", "events.k8s.io", "events"),
     ],
     mayNot: [
@@ -130,19 +134,19 @@ export const accountRights: AccountRights[] = [
       ...rights("list update patch", dra, "resourceclaims"),
       ...rights("update patch", dra, "resourceclaims/binding"),
       ...rights("arbitrary-node:update arbitrary-node:patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
-      ...rights("associated-node:update", dra, "resourceclaims/driver", { name: "gpu.nvidia.com" }),
+      ...rights("associated-node:patch", dra, "resourceclaims/driver", { name: "gpu.nvidia.com" }),
     ],
   },
   {
     account: "kllama-simulator",
     may: [
-      ...rights(`${anywhere} create update patch delete`, "", "nodes"),
-      ...rights("update patch", "", "nodes/status pods/status"),
+      ...rights(`${anywhere} create patch delete`, "", "nodes"),
+      ...rights("patch", "", "nodes/status pods/status"),
       ...rights(`${anywhere} patch`, "", "pods"),
-      ...rights(`${anywhere} create update patch delete`, dra, "resourceslices"),
+      ...rights(`${anywhere} create update delete`, dra, "resourceslices"),
       ...rights(anywhere, dra, "resourceclaims"),
-      ...rights("update patch", dra, "resourceclaims/status"),
-      ...rights("arbitrary-node:update arbitrary-node:patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
+      ...rights("patch", dra, "resourceclaims/status"),
+      ...rights("arbitrary-node:patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
       ...rights("create patch", "events.k8s.io", "events"),
     ],
     mayNot: [
@@ -150,38 +154,48 @@ export const accountRights: AccountRights[] = [
       ...rights("delete", "", "pods"),
       ...rights("create", "", "pods/binding"),
       ...rights("update patch", dra, "resourceclaims resourceclaims/binding"),
-      ...rights("arbitrary-node:update", dra, "resourceclaims/driver", { name: "gpu.nvidia.com" }),
+      ...rights("arbitrary-node:patch", dra, "resourceclaims/driver", { name: "gpu.nvidia.com" }),
       ...rights("update patch", scheduling, "gangs gangs/status"),
     ],
   },
 ];
 
-/** Rights of people, by the built-in role that they are bound to in namespace `team`. */
+const team = { namespace: "team" };
+
+/** What everybody may see who has any of Kubernetes' own roles. */
+const seen: Right[] = [
+  ...rights(anywhere, scheduling, "gangs placementgroups", team),
+  ...rights("get", scheduling, "gangs/status placementgroups/status", team),
+  ...rights(anywhere, "serving.ai", "llmclusters", team),
+  ...rights("get", "serving.ai", "llmclusters/status", team),
+  // Cluster-scoped: a role that is bound in one namespace grants nothing of them, one that is bound in all does.
+  ...rights(anywhere, scheduling, "clustertopologies plannerterms", team),
+];
+
+/** Rights of people over our kinds, all of them, by the built-in role that they are bound to in namespace `team`. */
 export const userRights: { role: "admin" | "edit" | "view"; may: Right[]; mayNot: Right[] }[] = [
   ...(["admin", "edit"] as const).map((role) => ({
     role,
     may: [
-      ...rights(`${anywhere} ${write}`, scheduling, "gangs placementgroups", { namespace: "team" }),
-      ...rights(`${anywhere} ${write}`, "serving.ai", "llmclusters", { namespace: "team" }),
-      ...rights("get", scheduling, "gangs/status placementgroups/status", { namespace: "team" }),
+      ...seen,
+      ...rights(write, scheduling, "gangs placementgroups", team),
+      ...rights(write, "serving.ai", "llmclusters", team),
     ],
     mayNot: [
-      ...rights("update patch", scheduling, "gangs/status placementgroups/status", { namespace: "team" }),
-      ...rights("update patch", "serving.ai", "llmclusters/status llmclusters/finalizers", { namespace: "team" }),
+      ...rights("update patch", scheduling, "gangs/status placementgroups/status", team),
+      ...rights("update patch", "serving.ai", "llmclusters/status llmclusters/finalizers", team),
       ...rights("create", "serving.ai", "llmclusters", { namespace: "default" }),
-      ...rights(write, scheduling, "clustertopologies"),
-      ...rights("update patch", dra, "resourceclaims/status resourceclaims/binding", { namespace: "team" }),
+      ...rights(write, scheduling, "clustertopologies plannerterms"),
+      ...rights("update patch", dra, "resourceclaims/status resourceclaims/binding", team),
     ],
   })),
   {
     role: "view",
-    may: [
-      ...rights(anywhere, scheduling, "gangs placementgroups", { namespace: "team" }),
-      ...rights(anywhere, "serving.ai", "llmclusters", { namespace: "team" }),
-    ],
+    may: seen,
     mayNot: [
-      ...rights(write, scheduling, "gangs placementgroups", { namespace: "team" }),
-      ...rights(write, "serving.ai", "llmclusters", { namespace: "team" }),
+      ...rights(write, scheduling, "gangs placementgroups", team),
+      ...rights(write, "serving.ai", "llmclusters", team),
+      ...rights(write, scheduling, "clustertopologies plannerterms"),
     ],
   },
 ];

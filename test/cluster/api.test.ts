@@ -15,7 +15,7 @@ import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { follow } from "../support/follow.ts";
 import { llmClusterChanges, llmClusterSpec, type ObjectCase, objectCases } from "./api-objects.ts";
-import { accountRights, type Right, userRights } from "./api-rights.ts";
+import { accountRights, lease, type Right, userRights } from "./api-rights.ts";
 
 const dryRun = { dryRun: "All" };
 
@@ -395,6 +395,8 @@ describe("accounts", () => {
     const client = await accountClient("kllama-system", account);
     await authorized(client, may);
     expect(await allowed(client, [...may, ...mayNot])).toEqual(may.map(nameOf));
+    expect(await granted(client, lease.namespace)).toEqual(may.map(ruleOf).sort());
+    expect(await notForbidden(client, mayNot)).toEqual([]);
   });
 
   test.each(userRights)("a user with role $role", async ({ role, may, mayNot }) => {
@@ -402,6 +404,9 @@ describe("accounts", () => {
     await bindRole(role, `user-${role}`);
     await authorized(client, may);
     expect(await allowed(client, [...may, ...mayNot])).toEqual(may.map(nameOf));
+    const ours = (await granted(client, "team")).filter((rule) => / (scheduling\.kllama|serving)\.ai /.test(rule));
+    expect(ours).toEqual(may.map(ruleOf).sort());
+    expect(await notForbidden(client, mayNot)).toEqual([]);
   });
 
   test("the planner lifts the gate, nominates and binds; the operator does none of it", async () => {
@@ -661,6 +666,79 @@ async function allowed(client: KubeClient, rights: readonly Right[]): Promise<st
     ),
   );
   return rights.filter((_, index) => answers[index]?.status.allowed).map(nameOf);
+}
+
+/** `verb group resource name`, wherever it may be done. */
+function ruleOf({ verb, group, resource, subresource, name = "" }: Right): string {
+  return `${verb} ${group} ${resource}${subresource === undefined ? "" : `/${subresource}`} ${name}`;
+}
+
+interface ResourceRule {
+  verbs: string[];
+  apiGroups: string[];
+  resources: string[];
+  resourceNames?: string[];
+}
+
+/** Every right that the API server knows of for the client's user in that namespace, but for what every user has. */
+async function granted(client: KubeClient, namespace: string): Promise<string[]> {
+  const review = await create<{ status: { incomplete: boolean; resourceRules: ResourceRule[] } }>(
+    client,
+    "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews",
+    { apiVersion: "authorization.k8s.io/v1", kind: "SelfSubjectRulesReview", spec: { namespace } },
+  );
+  expect(review.status.incomplete).toBe(false);
+  const rules = review.status.resourceRules.flatMap(({ verbs, apiGroups, resources, resourceNames = [""] }) =>
+    verbs.flatMap((verb) =>
+      apiGroups.flatMap((group) =>
+        resources.flatMap((resource) => resourceNames.map((name) => `${verb} ${group} ${resource} ${name}`)),
+      ),
+    ),
+  );
+  return [...new Set(rules)].filter((rule) => !/^create \S+ selfsubject\w*reviews $/.test(rule)).sort();
+}
+
+const httpMethods: Record<string, "GET" | "POST" | "PUT" | "PATCH" | "DELETE"> = {
+  get: "GET",
+  list: "GET",
+  watch: "GET",
+  create: "POST",
+  update: "PUT",
+  patch: "PATCH",
+  delete: "DELETE",
+  deletecollection: "DELETE",
+};
+
+const clusterScoped =
+  /^(nodes|resourceslices|deviceclasses|clustertopologies|plannerterms|clusterroles|clusterrolebindings|validatingadmissionpolicies|mutatingadmissionpolicies|customresourcedefinitions)$/;
+
+/** Does what the client's user must not. @returns what the API server did not answer with 403 */
+async function notForbidden(client: KubeClient, rights: readonly Right[]): Promise<string[]> {
+  const answers = await Promise.all(rights.map((right) => forbidden(client, right)));
+  return rights.filter((_, index) => answers[index] === false).map(nameOf);
+}
+
+/** @returns undefined for a right that no request of its own stands for, such as impersonation */
+async function forbidden(client: KubeClient, right: Right): Promise<boolean | undefined> {
+  const { verb, group, resource, subresource, namespace = "team", name = "somebody-s" } = right;
+  const method = httpMethods[verb];
+  // Checked beside a write of resourceclaims/status only.
+  if (method === undefined || (subresource === "binding" && group !== "") || subresource === "driver") return undefined;
+  const collection = verb === "list" || verb === "watch" || verb === "deletecollection";
+  const path = resourcePath({
+    group,
+    version: group === "scheduling.kllama.ai" || group === "serving.ai" ? "v1alpha1" : "v1",
+    resource,
+    ...(clusterScoped.test(resource) ? {} : { namespace }),
+    ...(collection || (verb === "create" && subresource === undefined) ? {} : { name }),
+    ...(subresource === undefined ? {} : { subresource }),
+  });
+  const query = verb === "watch" ? { watch: true, timeoutSeconds: 1 } : method === "GET" ? {} : dryRun;
+  const body = method === "GET" ? {} : { body: {} };
+  return client.request(method, path, { query, ...body }).then(
+    () => false,
+    (error: { status?: number }) => error.status === 403,
+  );
 }
 
 function nameOf({ verb, group, resource, subresource, namespace, name }: Right): string {
