@@ -6,7 +6,7 @@ import { plannerMetrics, sumSeries } from "../../src/cli/system/metrics.ts";
 import type { FleetHandle } from "../../src/simulator/fleet-agent.ts";
 import { type Observer, observe } from "./observer.ts";
 import { type Stack, type StackOptions, startStack } from "./stack.ts";
-import { create, createNamespace, gang, member, remove, type Workload } from "./workloads.ts";
+import { create, createNamespace, gang, member, remove, removeAll, type Workload } from "./workloads.ts";
 
 /** One system for the tests of a file, each in a namespace of its own. */
 export interface Scene {
@@ -42,7 +42,7 @@ export const isReady = (pod: Pod): boolean =>
 
 /**
  * Registers the hooks of a test file: one control plane with fleet and planner; and after every test that invariants
- * held at every revision ever seen, and that deleting the namespace leaves nothing behind.
+ * held at every revision ever seen, and that deleting what it created leaves nothing behind.
  */
 export function useScene(options: StackOptions): Scene {
   let stack: Stack;
@@ -63,6 +63,8 @@ export function useScene(options: StackOptions): Scene {
   afterEach(async () => {
     expect(seen.violations()).toEqual([]);
     expect(stack.fleet?.violations).toEqual([]);
+    // The namespace controller waits for five seconds before it begins; nothing here has to wait for it.
+    await removeAll(stack.admin, ns);
     await stack.admin.request("DELETE", `/api/v1/namespaces/${ns}`);
     await seen.until(
       `${ns} is empty`,

@@ -102,11 +102,29 @@ export async function createNamespace(
 }
 
 export async function remove(client: KubeClient, namespace: string, object: Workload): Promise<void> {
+  await removeAt(client, pathOf(object, namespace, object.metadata.name));
+}
+
+/** `path`: of an object, or of all of its kind. */
+async function removeAt(client: KubeClient, path: string): Promise<void> {
   try {
-    await client.request("DELETE", pathOf(object, namespace, object.metadata.name), {
+    await client.request("DELETE", path, {
       body: { apiVersion: "v1", kind: "DeleteOptions", propagationPolicy: "Background" },
     });
   } catch (error) {
     if (!isNotFound(error)) throw error;
+  }
+}
+
+/** Deletes what tests create in a namespace, as somebody would who keeps the namespace. */
+export async function removeAll(client: KubeClient, namespace: string): Promise<void> {
+  for (const [apiVersion, kind] of [
+    ["apps/v1", "StatefulSet"],
+    [`${schedulingGroup}/${version}`, "PlacementGroup"],
+    [`${schedulingGroup}/${version}`, "Gang"],
+    ["v1", "Pod"],
+    ["resource.k8s.io/v1", "ResourceClaim"],
+  ] as const) {
+    await removeAt(client, pathOf({ apiVersion, kind }, namespace));
   }
 }

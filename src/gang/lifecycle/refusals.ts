@@ -62,8 +62,13 @@ export function refusedMember(
 
 function trialOf(state: GangState, slot: PlacedPod, pod: PodRecord, nowMs: number): Trial | undefined {
   const arrived = state.arrivals.get(pod.uid)?.node === slot.node;
-  if (arrived || pod.gates.length > 0 || pod.nodeName !== undefined || isBoundTo(state, pod, slot.node)) {
+  if (arrived || pod.nodeName !== undefined || isBoundTo(state, pod, slot.node)) {
     state.trials.delete(pod.uid);
+    return undefined;
+  }
+  if (pod.gates.length > 0) {
+    // Nothing is said of a gated pod: what is first seen together with its release is news.
+    state.trials.set(pod.uid, newTrial(slot.node, pod, nowMs));
     return undefined;
   }
   const known = state.trials.get(pod.uid);

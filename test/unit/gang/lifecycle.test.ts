@@ -650,6 +650,13 @@ describe("a reserved gang that kube-scheduler refuses", () => {
     expect(said(step(there.state, [tick], context({ nowMs: nowMs + 30_000 })))).toEqual([]);
   });
 
+  test("is taken at its word as soon when the refusal is seen together with the release", () => {
+    const gated = step(stateOf(gangIn("Reserved"), [released(0), pod(1)], claims), [tick], context());
+    const refused = step(gated.state, [says(refusal)], context({ nowMs: nowMs + 100 }));
+    expect(refused.wakeAtMs).toBe(nowMs + 15_100);
+    expect(said(step(refused.state, [tick], context({ nowMs: nowMs + 15_100 })))).toContain("planRefused");
+  });
+
   test("is given a minute when the condition may be left over from before its release", () => {
     const pods = [released(0), released(1, { unschedulableMessage: refusal })];
     const first = step(stateOf(gangIn("Reserved", {}, { reservedAtMs: nowMs }), pods, claims), [tick], context());
