@@ -45,6 +45,12 @@ const flags = {
     default: "/var/lib/kubelet",
     describe: "The kubelet's folder; sockets go to plugins_registry and plugins/gpu.kllama.ai in it.",
   },
+  "pod-uid": {
+    type: "string",
+    value: "UID",
+    describe:
+      "UID of the pod that this runs in. Gives its sockets names of their own, so that in a rolling update (maxSurge 1) its successor starts before it ends.",
+  },
   "cdi-dir": {
     type: "string",
     value: "DIR",
@@ -84,6 +90,10 @@ export const nodeAgentCommand = defineCommand({
   async run(values, _streams) {
     const nodeName = values["node-name"];
     if (nodeName === undefined) throw new UsageError("--node-name NAME is missing; give the name of this Node");
+    const podUid = values["pod-uid"];
+    if (podUid !== undefined && !/^[0-9A-Za-z-]{1,63}$/.test(podUid)) {
+      throw new UsageError(`--pod-uid ${podUid} is no UID; give metadata.uid of the pod by the downward API`);
+    }
     const listen = parseListen("metrics-address", values["metrics-address"]);
     const log = createLog("node-agent", values["log-level"]);
     const onEffect = failpoint(process.env["KLLAMA_FAILPOINT"]) ?? (() => undefined);
@@ -108,6 +118,7 @@ export const nodeAgentCommand = defineCommand({
       const agent = await startNodeAgent({
         ...{ client, nodeName, machine, stateFolder, bootId, metrics, log, onEffect },
         kubeletFolder: values["kubelet-dir"],
+        podUid,
         cdiFolder: values["cdi-dir"],
       });
       const server = await serveMetrics(metrics.registry, listen, agent.isReady);

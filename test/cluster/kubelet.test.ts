@@ -1,5 +1,6 @@
-import { readdir, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import process from "node:process";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { ResourceClaim, ResourceSlice } from "../../src/api/kubernetes.ts";
 import { specFile } from "../../src/dra/driver/cdi.ts";
@@ -8,13 +9,22 @@ import { loadConnection } from "../../src/kube/connection.ts";
 import { installManifests } from "../../src/kube/install.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { type KubeletJudge, openKubeletJudge } from "../judge/kubelet/judge.ts";
-import { allocateClaim, createDriverNode, type DriverNode, reserveFor } from "../support/driver-node.ts";
+import {
+  allocateClaim,
+  createDriverNode,
+  type DriverNode,
+  type DriverProcess,
+  reserveFor,
+} from "../support/driver-node.ts";
 import { type Followed, follow } from "../support/follow.ts";
 
 /**
  * The kubelet's own code is the judge: its plugin manager finds the driver's sockets, its DRA manager prepares pods with it.
- * The cases are those of Kubernetes' `test/e2e_node/dra_test.go`; docs/driver.md has the whole list.
+ * The cases are those of Kubernetes' `test/e2e_node/dra_test.go` and, for updates of the driver, of `test/e2e/dra/dra.go`;
+ * docs/driver.md has the whole list. `npm run kubelet` plays them with both versions of Kubernetes, the slow ones as well.
  */
+const wanted = process.env["KLLAMA_KUBELET"];
+const version = wanted === "1.37.1" ? wanted : "1.36.3";
 
 let plane: ControlPlane;
 let admin: KubeClient;
@@ -32,7 +42,7 @@ const idOf = (claim: ResourceClaim, request = "gpus"): string => `gpu.kllama.ai/
 async function machine(type = "dgx-h100"): Promise<void> {
   driver = await createDriverNode(plane, admin, `judged-${++number}`, type);
   const folders = { kubelet: driver.kubeletFolder, state: join(driver.stateFolder, "kubelet") };
-  kubelet = await openKubeletJudge("1.36", plane.admin.path, driver.name, folders);
+  kubelet = await openKubeletJudge(version, plane.admin.path, driver.name, folders);
   await kubelet.start();
 }
 
@@ -58,7 +68,7 @@ async function pod(
 const named = (name: string): string => `${driver.name}-${name}`;
 
 beforeAll(async () => {
-  plane = await startControlPlane({ components: [] });
+  plane = await startControlPlane({ components: [], version });
   admin = createClient(await loadConnection({ kubeconfigPath: plane.admin.path }));
   await installManifests(admin, ["deploy/rbac.yaml", "deploy/device-classes.yaml"]);
   await admin.request("POST", "/api/v1/namespaces", { body: { metadata: { name: "team" } } });
@@ -220,6 +230,74 @@ describe("unpreparing", () => {
     await kubelet.start();
     await kubelet.unprepareInTheEnd(named("p"));
     expect(await readdir(driver.cdiFolder)).toEqual([]);
+  });
+});
+
+describe("update of the driver", () => {
+  const count = 8;
+  const whole = (name: string, index: number) => pod(name, [`gpus gpu-${index + 1}-mig-7g80gb-0-0`]);
+
+  test("rolling update: the new process registers before the old one leaves, no call fails, the slices stay", async () => {
+    await machine("dgx-a100-mig");
+    const [old, young] = [driver.inPod("uid-old"), driver.inPod("uid-young")];
+    const told = (process: DriverProcess, name: string) =>
+      process.log().some((line) => line.includes(`"claim":"team/${named(name)}"`) && line.includes('"prepared"'));
+    await old.start();
+    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(5), soon);
+    const before = slicesOf(driver);
+    const claims = [
+      await pod("first", ["gpus gpu-0-mig-3g40gb-9-4"]),
+      await pod("probe", ["gpus gpu-0-mig-3g40gb-9-0"]),
+    ];
+    const names = Array.from({ length: count - 1 }, (_, index) => `p${index}`);
+    for (const [index, name] of names.entries()) claims.push(await whole(name, index));
+    await kubelet.prepareInTheEnd(named("first"));
+    expect(told(old, "first")).toBe(true);
+    const early = names.splice(0, 3).map((name) => kubelet.prepare(named(name)));
+    await young.start();
+    await Promise.all(early);
+    // The kubelet calls the one that came last, as soon as it is connected with it.
+    await vi.waitFor(async () => {
+      await kubelet.prepare(named("probe"));
+      if (told(young, "probe")) return;
+      await kubelet.unprepare(named("probe"));
+      expect.fail("the old process still gets the calls");
+    }, soon);
+    await Promise.all([old.kill("SIGTERM"), ...names.map((name) => kubelet.prepare(named(name)))]);
+    for (const name of names) expect(told(young, name)).toBe(true);
+    const inCheckpoint = await readFile(join(driver.stateFolder, "checkpoint.json"), "utf8");
+    for (const { metadata } of claims) expect(inCheckpoint).toContain(metadata.uid);
+    expect((await readdir(driver.cdiFolder)).toSorted()).toEqual(
+      claims.map(({ metadata }) => specFile(metadata.uid!)).toSorted(),
+    );
+    expect(slicesOf(driver)).toEqual(before);
+    for (const name of ["first", "probe", ...Array.from({ length: count - 1 }, (_, index) => `p${index}`)]) {
+      await kubelet.unprepare(named(name));
+    }
+    expect(await readdir(driver.cdiFolder)).toEqual([]);
+  });
+
+  test("failed update: the old process goes on, with what the new one prepared", async () => {
+    await machine();
+    const [old, young] = [driver.inPod("uid-old"), driver.inPod("uid-young")];
+    await old.start();
+    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+    const before = slicesOf(driver);
+    for (const [index, name] of ["p", "q", "r"].entries()) await pod(name, [`gpus gpu-${index}`]);
+    await pod("rival", ["gpus gpu-1"]);
+    await kubelet.prepareInTheEnd(named("p"));
+    await young.start();
+    await kubelet.prepare(named("q"));
+    await young.kill("SIGKILL");
+    await kubelet.prepareInTheEnd(named("r"));
+    await expect(kubelet.prepare(named("rival"))).rejects.toThrow("is in use by claim team/");
+    // The kubelet finds both again, one of which nobody listens to.
+    await kubelet.stop();
+    await kubelet.start();
+    await kubelet.unprepareInTheEnd(named("q"));
+    await kubelet.prepareInTheEnd(named("rival"));
+    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+    expect(slicesOf(driver)[0]?.spec).toEqual(before[0]?.spec);
   });
 });
 

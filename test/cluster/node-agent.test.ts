@@ -10,7 +10,13 @@ import { loadConnection } from "../../src/kube/connection.ts";
 import { installManifests } from "../../src/kube/install.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { referenceTo } from "../support/driver.ts";
-import { allocateClaim, createDriverNode, type DriverNode, readClaim } from "../support/driver-node.ts";
+import {
+  allocateClaim,
+  createDriverNode,
+  type DriverNode,
+  type DriverProcess,
+  readClaim,
+} from "../support/driver-node.ts";
 import { type Followed, follow } from "../support/follow.ts";
 
 /** The compiled driver against a real API server, under its own account; the test speaks for the kubelet. */
@@ -104,6 +110,31 @@ describe("slices", () => {
   });
 });
 
+test("in a rolling update the younger process publishes its devices, the older one leaves them alone until it is gone", async () => {
+  const driver = await node("rolling", "dgx-a100-mig");
+  const old = driver.inPod("uid-old");
+  const young = driver.inPod("uid-young", ["--inventory", "simulated:h100-pcie"]);
+  const said = (process: DriverProcess, text: string) => process.log().filter((line) => line.includes(text)).length;
+  const wipe = () =>
+    admin.request("DELETE", "/apis/resource.k8s.io/v1/resourceslices", {
+      query: { fieldSelector: "spec.nodeName=rolling" },
+    });
+  await old.start();
+  await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(5), soon);
+  await young.start();
+  await vi.waitFor(() => expect(said(old, "leaves the slices to it")).toBe(1), soon);
+  await vi.waitFor(() => expect(slicesOf(driver).map(({ spec }) => spec.devices?.length)).toEqual([4]), soon);
+  const published = said(old, "slices published");
+  await wipe();
+  await vi.waitFor(() => expect(said(young, "slices published")).toBeGreaterThan(1), soon);
+  await vi.waitFor(() => expect(slicesOf(driver).map(({ spec }) => spec.devices?.length)).toEqual([4]), soon);
+  expect(said(old, "slices published")).toBe(published);
+  // The update failed.
+  await young.kill("SIGKILL");
+  await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(5), soon);
+  expect(said(old, "publishing slices again")).toBe(1);
+});
+
 describe("a claim", () => {
   test("is prepared, tells its hardware in status.devices, and is unprepared", async () => {
     const driver = await node("plain", "dgx-a100-mig");
@@ -141,7 +172,7 @@ describe("a claim", () => {
     kubelet.close();
   });
 
-  test("survives kill -9 of the driver: registered again within two seconds, the same answer, the device still taken", async () => {
+  test("survives kill -9 of the driver: it can be found again, gives the same answer, and the device is still taken", async () => {
     const driver = await node("killed", "dgx-h100");
     await driver.start();
     const claim = await allocateClaim(admin, "killed", "killed", ["gpus gpu-0"]);
@@ -151,11 +182,10 @@ describe("a claim", () => {
     first.close();
     await driver.kill("SIGKILL");
     expect(existsSync(driver.draSocket)).toBe(true);
-    const startedAt = performance.now();
+    // Resolves once both sockets are open again.
     await driver.start();
     const second = driver.connect();
-    expect((await second.getInfo()).name).toBe("gpu.kllama.ai");
-    expect(performance.now() - startedAt).toBeLessThan(2_000);
+    expect(await second.getInfo()).toMatchObject({ name: "gpu.kllama.ai", endpoint: driver.draSocket });
     expect(await second.prepare([referenceTo(claim)])).toEqual(answer);
     const refused = await second.prepare([referenceTo(rival)]);
     expect(refused[rival.metadata.uid!]?.error).toBe("device killed/gpu-0 is in use by claim team/killed");

@@ -10,12 +10,13 @@ const goEnvironment = { CGO_ENABLED: "0", GOFLAGS: "-mod=readonly", GOTOOLCHAIN:
 const run = promisify(execFile);
 
 /**
- * Path of the program whose Go module is `folder`, built once into kllama's cache folder. Rejects with one sentence, which
- * begins with `refusal`, when there is no Go that can build it.
+ * Path of the program whose Go module is `folder`, built once into kllama's cache folder; `module` names another go.mod (and
+ * go.sum) for the same source: other versions. Rejects with one sentence, which begins with `refusal`, when there is no Go that
+ * can build it.
  */
-export async function buildGoProgram(folder: string, refusal: string): Promise<string> {
+export async function buildGoProgram(folder: string, refusal: string, module = "go"): Promise<string> {
   const hash = createHash("sha256").update(process.platform + process.arch);
-  for (const file of ["go.mod", "go.sum", "main.go"]) hash.update(await readFile(join(folder, file)));
+  for (const file of [`${module}.mod`, `${module}.sum`, "main.go"]) hash.update(await readFile(join(folder, file)));
   const entry = join(cacheFolder(process.env), "judge", hash.digest("hex").slice(0, 16));
   const program = join(entry, "judge");
   if (await exists(program)) return program;
@@ -26,7 +27,16 @@ export async function buildGoProgram(folder: string, refusal: string): Promise<s
     async () => {
       if (await exists(program)) return;
       await mkdir(entry, { recursive: true });
-      const args = ["build", "-trimpath", "-ldflags", "-s -w", "-o", `${program}.building`, "."];
+      const args = [
+        "build",
+        `-modfile=${module}.mod`,
+        "-trimpath",
+        "-ldflags",
+        "-s -w",
+        "-o",
+        `${program}.building`,
+        ".",
+      ];
       await run("go", args, { cwd: folder, env: { ...process.env, ...goEnvironment }, maxBuffer: 2 ** 26 });
       await rename(`${program}.building`, program);
     },

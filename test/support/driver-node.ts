@@ -3,14 +3,26 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { KubernetesObject, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { type Child, startChild } from "../../src/cli/system/children.ts";
+import { socketPaths } from "../../src/dra/driver/kubelet-sockets.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import type { ControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { claimObject } from "./driver.ts";
 import { connectKubelet, type KubeletClient } from "./kubelet-client.ts";
 
+/** One process of the driver. */
+export interface DriverProcess {
+  /** Starts it (again) and waits until its sockets are open. */
+  start(environment?: Record<string, string>): Promise<void>;
+  kill(signal: NodeJS.Signals): Promise<void>;
+  /** Everything it logged, JSON lines. */
+  log(): string[];
+  /** The kubelet's side of its sockets as they are now; close it. */
+  connect(): KubeletClient;
+}
+
 /** A Node of a real API server with the compiled driver beside it, under the account and token that it has in a cluster. */
-export interface DriverNode {
+export interface DriverNode extends DriverProcess {
   name: string;
   /** The kubelet's folder. */
   kubeletFolder: string;
@@ -18,13 +30,8 @@ export interface DriverNode {
   stateFolder: string;
   draSocket: string;
   registrationSocket: string;
-  /** Starts the driver (again) and waits until its sockets are open. */
-  start(environment?: Record<string, string>): Promise<void>;
-  kill(signal: NodeJS.Signals): Promise<void>;
-  /** Everything it logged, JSON lines. */
-  log(): string[];
-  /** The kubelet's side of the sockets as they are now; close it. */
-  connect(): KubeletClient;
+  /** A process with sockets of its own, beside the others: one of two in a rolling update. */
+  inPod(podUid: string, more?: readonly string[]): DriverProcess;
   /** Kills the driver and removes its folders; Node and slices stay. */
   remove(): Promise<void>;
 }
@@ -54,24 +61,36 @@ export async function createDriverNode(
     ...["--metrics-address", "127.0.0.1:0", ...more],
   ];
   mkdirSync(stateFolder);
-  let child: Child | undefined;
   const draSocket = join(kubeletFolder, "plugins/gpu.kllama.ai/dra.sock");
   const registrationSocket = join(kubeletFolder, "plugins_registry/gpu.kllama.ai-reg.sock");
-  const kill = async (signal: NodeJS.Signals): Promise<void> => {
-    child?.kill(signal);
-    await child?.exited;
+  const processes: DriverProcess[] = [];
+  const processOf = (sockets: { dra: string; registration: string }, logDir: string, own: readonly string[]) => {
+    let child: Child | undefined;
+    const made: DriverProcess = {
+      async start(environment = {}) {
+        child = startChild({ name: "node-agent", flags: [...flags, ...own], logDir, environment });
+        await child.ready;
+      },
+      async kill(signal) {
+        child?.kill(signal);
+        await child?.exited;
+      },
+      log: () => readFileSync(join(logDir, "kllama-node-agent.log"), "utf8").trim().split("\n"),
+      connect: () => connectKubelet(sockets.registration, sockets.dra),
+    };
+    processes.push(made);
+    return made;
   };
   return {
     ...{ name, kubeletFolder, cdiFolder, stateFolder, draSocket, registrationSocket },
-    connect: () => connectKubelet(registrationSocket, draSocket),
-    async start(environment = {}) {
-      child = startChild({ name: "node-agent", flags, logDir: stateFolder, environment });
-      await child.ready;
+    ...processOf({ dra: draSocket, registration: registrationSocket }, stateFolder, []),
+    inPod(podUid, own = []) {
+      const logDir = join(folder, podUid);
+      mkdirSync(logDir);
+      return processOf(socketPaths(kubeletFolder, podUid), logDir, ["--pod-uid", podUid, ...own]);
     },
-    kill,
-    log: () => readFileSync(join(stateFolder, "kllama-node-agent.log"), "utf8").trim().split("\n"),
     async remove() {
-      await kill("SIGKILL");
+      await Promise.all(processes.map(({ kill }) => kill("SIGKILL")));
       rmSync(folder, { recursive: true, force: true });
     },
   };

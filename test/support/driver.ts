@@ -8,6 +8,7 @@ import { driverName } from "../../src/api/names.ts";
 import { specFile } from "../../src/dra/driver/cdi.ts";
 import { type ClaimStore, createClaimStore } from "../../src/dra/driver/claim-store.ts";
 import type { OnEffect } from "../../src/dra/driver/durable-files.ts";
+import { openFileLock } from "../../src/dra/driver/file-lock.ts";
 import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
 import type { Machine } from "../../src/dra/driver/machine.ts";
 import { createPreparation, type Preparation } from "../../src/dra/driver/preparation.ts";
@@ -83,10 +84,13 @@ export interface DriverScene {
   remove(): Promise<void>;
 }
 
-/** Opened again on the same folder it is the driver after a restart. `type` counts unless there is a `machine`. */
+/**
+ * Opened again on the same folder it is the driver after a restart; with `locked`, one that runs beside others there. `type`
+ * counts unless there is a `machine`.
+ */
 export async function openScene(
   type: string,
-  options: { folder?: string; onEffect?: OnEffect; bootId?: string; machine?: Machine } = {},
+  options: { folder?: string; onEffect?: OnEffect; bootId?: string; machine?: Machine; locked?: boolean } = {},
 ): Promise<DriverScene> {
   const {
     folder = mkdtempSync(join(tmpdir(), "kllama-driver-")),
@@ -107,6 +111,7 @@ export async function openScene(
     store,
     readClaim: async (_, name) => claims.get(name),
     onPrepared: (claim) => void prepared.push(claim),
+    ...(options.locked === true ? { lock: await openFileLock(join(folder, "serialize.lock")) } : {}),
   });
   const references = (names: readonly string[]): ClaimReference[] =>
     names.map((name) => {

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { cdiSpec, specFile } from "./cdi.ts";
-import { encodeCheckpoint } from "./checkpoint.ts";
+import { decodeCheckpoint, encodeCheckpoint } from "./checkpoint.ts";
 import { type OnEffect, readIfThere, removeFile, replaceFile } from "./durable-files.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
 
@@ -13,6 +13,11 @@ export interface ClaimStore {
   /** Writes the claim's CDI spec unless the file says just that. */
   writeSpec(claim: PreparedClaim): Promise<void>;
   removeSpec(claimUid: string): Promise<void>;
+  /**
+   * Takes over what another process of this driver has written meanwhile. Rejects, and keeps what it has, when that cannot
+   * be used.
+   */
+  reload(): Promise<void>;
 }
 
 export interface StoreOptions {
@@ -26,20 +31,38 @@ export interface StoreOptions {
 export function createClaimStore(options: StoreOptions, claims: readonly PreparedClaim[]): ClaimStore {
   const { checkpoint, cdiFolder, bootId } = options;
   const byUid = new Map(claims.map((claim) => [claim.uid, claim]));
+  /** As this process knows the file. */
+  let known = encodeCheckpoint({ bootId, claims: [...claims] });
   const effect = (what: string) => (step: string) => options.onEffect(`${what}/${step}`);
   return {
     claims: byUid,
     async save() {
       const content = encodeCheckpoint({ bootId, claims: [...byUid.values()] });
       await replaceFile(checkpoint, content, { durable: true, onEffect: effect("checkpoint") });
+      known = content;
     },
     async writeSpec(claim) {
       const path = join(cdiFolder, specFile(claim.uid));
       const content = `${JSON.stringify(cdiSpec(claim))}\n`;
-      const known = await readIfThere(path);
-      if (known?.toString("utf8") === content) return;
+      const there = await readIfThere(path);
+      if (there?.toString("utf8") === content) return;
       // Not durable: a reboot ends the containers, and their claims are prepared anew.
       await replaceFile(path, content, { durable: false, onEffect: effect("spec") });
+    },
+    async reload() {
+      const bytes = await readIfThere(checkpoint);
+      const content = bytes?.toString("utf8");
+      if (bytes === undefined || content === undefined || content === known) return;
+      const reading = decodeCheckpoint(bytes);
+      if (reading.kind !== "sound") {
+        // Not put aside: that is for a process that starts, whose sockets are not open yet.
+        throw new Error(`checkpoint ${checkpoint}: ${reading.why}; restart the node agent that is to stay`);
+      }
+      // From before the last boot: nobody has written since.
+      if (reading.checkpoint.bootId !== bootId) return;
+      byUid.clear();
+      for (const claim of reading.checkpoint.claims) byUid.set(claim.uid, claim);
+      known = content;
     },
     removeSpec: (claimUid) => removeFile(join(cdiFolder, specFile(claimUid)), effect("spec")),
   };

@@ -32,17 +32,26 @@ export interface DraHandlers {
 
 type Method<T> = (claims: readonly ClaimReference[], call: CallState) => Promise<Record<string, T>>;
 
-/** Serves all versions of the DRA and health services with the same handlers. */
-export function draServer(handlers: DraHandlers): Server {
+/**
+ * Serves all versions of the DRA and health services with the same handlers. Health streams never end by themselves:
+ * `endStreams` ends them.
+ */
+export function draServer(handlers: DraHandlers): { server: Server; endStreams(): void } {
   const server = new Server();
+  const streams = new Set<() => void>();
   const dra: UntypedServiceImplementation = {
     NodePrepareResources: unary(handlers.prepare),
     NodeUnprepareResources: unary(handlers.unprepare),
   };
-  const health: UntypedServiceImplementation = { NodeWatchResources: healthStream(handlers.watchHealth) };
+  const health: UntypedServiceImplementation = { NodeWatchResources: healthStream(handlers.watchHealth, streams) };
   for (const service of draServices.values()) server.addService(service, dra);
   for (const service of healthServices.values()) server.addService(service, health);
-  return server;
+  return {
+    server,
+    endStreams() {
+      for (const end of streams) end();
+    },
+  };
 }
 
 function unary<T>(method: Method<T>) {
@@ -54,11 +63,17 @@ function unary<T>(method: Method<T>) {
   };
 }
 
-function healthStream(watchHealth: DraHandlers["watchHealth"]) {
+function healthStream(watchHealth: DraHandlers["watchHealth"], streams: Set<() => void>) {
   return (call: ServerWritableStream<object, { devices: DeviceHealthMessage[] }>): void => {
-    const stop = watchHealth((devices) => {
+    const stopWatching = watchHealth((devices) => {
       if (!call.cancelled && !call.destroyed) call.write({ devices });
     });
-    for (const end of ["cancelled", "close", "error"]) call.on(end, stop);
+    const end = (): void => void call.end();
+    streams.add(end);
+    const stop = (): void => {
+      streams.delete(end);
+      stopWatching();
+    };
+    for (const event of ["cancelled", "close", "error", "finish"]) call.on(event, stop);
   };
 }

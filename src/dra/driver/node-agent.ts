@@ -10,16 +10,18 @@ import { createClaimStore } from "./claim-store.ts";
 import { createDeviceStatusWriter, tellsDevices } from "./device-status.ts";
 import type { CallState } from "./dra-server.ts";
 import type { OnEffect } from "./durable-files.ts";
+import { type FileLock, openFileLock } from "./file-lock.ts";
 import { watchForeignPartitions } from "./foreign-partitions.ts";
 import type { ClaimReference, RegistrationStatus } from "./grpc.ts";
 import { watchHealth } from "./health.ts";
 import { deviceTable, lossOf } from "./inventory.ts";
-import { openKubeletSockets } from "./kubelet-sockets.ts";
+import { openKubeletSockets, socketPaths } from "./kubelet-sockets.ts";
 import type { Machine } from "./machine.ts";
 import type { DriverMetrics } from "./metrics.ts";
 import { createPreparation } from "./preparation.ts";
 import { readMemory } from "./recovery.ts";
 import { startSliceController } from "./slice-controller.ts";
+import { hasSuccessor } from "./successor.ts";
 import { startUpkeep } from "./upkeep.ts";
 
 /** The lines that pino and its like take. */
@@ -36,6 +38,8 @@ export interface NodeAgentOptions {
   machine: Machine;
   /** The kubelet's folder: sockets go to `plugins_registry` and `plugins/gpu.kllama.ai` in it. */
   kubeletFolder: string;
+  /** UID of the pod that this runs in: its sockets are its own then, and its successor may start beside it. */
+  podUid?: string | undefined;
   /** Where the container runtime looks for CDI specs. */
   cdiFolder: string;
   /** Holds the checkpoint. */
@@ -73,7 +77,8 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   const events = createEventRecorder({ client, component: driverName, instance: nodeName, timing });
   const status = createDeviceStatusWriter({ client, timing, onError: report.statusError });
   const onPrepared = status.push;
-  const preparation = createPreparation({ pool: nodeName, machine, store, readClaim, onPrepared });
+  const lock = await lockOf(options);
+  const preparation = createPreparation({ pool: nodeName, machine, store, readClaim, onPrepared, ...lock });
   if (memory.lost !== undefined) report.lost(memory.lost);
   const upkeep = startUpkeep({
     ...{ memory, preparation, store, machine, cdiFolder, timing, readClaim },
@@ -90,6 +95,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   };
   const sockets = await openKubeletSockets(
     options.kubeletFolder,
+    options.podUid,
     {
       prepare: report.timed("prepare", async (claims, call: CallState) =>
         upkeep.isRebuilding() ? rebuilding(claims) : preparation.prepare(claims, call),
@@ -101,7 +107,10 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
     },
     report.registration,
   );
-  const slices = startSliceController({ ...{ client, nodeName, machine, timing }, ...report.slices });
+  const slices = startSliceController({
+    ...{ client, nodeName, machine, timing, hasSuccessor: successorOf(options) },
+    ...report.slices,
+  });
   const unsubscribe = machine.onChange(report.devices);
   report.devices();
   return {
@@ -113,6 +122,20 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
       await events.close();
     },
   };
+}
+
+/** Two of the driver's processes may run at once only where their sockets have names of their own. */
+async function lockOf({ kubeletFolder, podUid }: NodeAgentOptions): Promise<{ lock?: FileLock }> {
+  if (podUid === undefined) return {};
+  const { folder, lock } = socketPaths(kubeletFolder, podUid);
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  return { lock: await openFileLock(lock) };
+}
+
+function successorOf({ kubeletFolder, podUid }: NodeAgentOptions): (() => Promise<boolean>) | undefined {
+  if (podUid === undefined) return undefined;
+  const { folder, dra } = socketPaths(kubeletFolder, podUid);
+  return () => hasSuccessor(folder, dra);
 }
 
 /** A consistent read of a claim; undefined: there is none. */
@@ -170,6 +193,12 @@ function createReports({ metrics, log, machine }: NodeAgentOptions, preparedClai
         published = true;
         metrics.sliceWrites.inc(writes);
         if (writes > 0) log.info({ slices, writes }, "slices published");
+      },
+      onStandBy(standsBy: boolean) {
+        // The slices are there: it is up to the successor to be ready.
+        published = true;
+        const what = standsBy ? "leaves the slices to it" : "is gone; publishing slices again";
+        log.info({}, `a younger process of this driver ${what}`);
       },
       onError: (message: string) => failed("slices", message),
     },

@@ -4,6 +4,7 @@ import { cdiDeviceId, isClaimUid } from "./cdi.ts";
 import { allocatedDevices, ClaimError } from "./claim.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { CallState } from "./dra-server.ts";
+import type { FileLock } from "./file-lock.ts";
 import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
@@ -32,6 +33,8 @@ export interface PreparationOptions {
   store: ClaimStore;
   /** A consistent read; undefined: there is no such claim. */
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  /** Held while a batch is worked on, if another process of this driver may be at work, too. */
+  lock?: FileLock;
   /** After the answer is decided. */
   onPrepared(claim: PreparedClaim): void;
 }
@@ -50,6 +53,7 @@ interface UnprepareJob {
 interface ExclusiveJob {
   type: "exclusive";
   work(): Promise<void>;
+  fail(error: Error): void;
 }
 type Job = PrepareJob | UnprepareJob | ExclusiveJob;
 
@@ -62,13 +66,31 @@ export function createPreparation(options: PreparationOptions): Preparation {
     unprepare: (claims) => answered((done) => queue.push({ type: "unprepare", claims, done }), claims),
     exclusively: (work) =>
       new Promise<void>((resolve, reject) => {
-        queue.push({ type: "exclusive", work: () => work().then(resolve, reject) });
+        queue.push({ type: "exclusive", work: () => work().then(resolve, reject), fail: reject });
       }),
     undo,
     idle: queue.idle,
   };
 
   async function run(batch: readonly Job[]): Promise<void> {
+    if (options.lock === undefined) return runLocked(batch);
+    try {
+      await options.lock.hold(async () => {
+        await store.reload();
+        await runLocked(batch);
+      });
+    } catch (error) {
+      for (const job of batch) refuse(job, error as Error);
+    }
+  }
+
+  function refuse(job: Job, error: Error): void {
+    if (job.type === "exclusive") job.fail(error);
+    else if (job.type === "unprepare") job.done(new Map(job.claims.map(({ uid }) => [uid, { error: error.message }])));
+    else job.done(new Map(job.claims.map(({ uid }) => [uid, { devices: [], error: error.message }])));
+  }
+
+  async function runLocked(batch: readonly Job[]): Promise<void> {
     const prepares = batch.filter((job) => job.type === "prepare");
     if (prepares.length > 0) await prepareBatch(prepares);
     const unprepares = batch.filter((job) => job.type === "unprepare");

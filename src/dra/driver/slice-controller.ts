@@ -19,16 +19,25 @@ export interface SliceControllerOptions {
   nodeName: string;
   machine: Machine;
   timing: Timing;
+  /**
+   * A younger process of this driver publishes: two that see different devices would undo each other's work for ever. Asked
+   * before every round; default: never.
+   */
+  hasSuccessor?: (() => Promise<boolean>) | undefined;
   onWritten(written: Written): void;
+  /** Leaves the slices to the successor, or no longer does. */
+  onStandBy(standsBy: boolean): void;
   onError(message: string): void;
 }
 
 /** Changes come in flocks: one round deals with what happens within this time. */
 const settleMs = 100;
 const backoffMs = { first: 1_000, most: 30_000 };
+/** How often one that stands by looks whether its successor is still there. */
+const standByMs = 2_000;
 
 export function startSliceController(options: SliceControllerOptions): SliceController {
-  const { client, nodeName, machine, timing } = options;
+  const { client, nodeName, machine, timing, hasSuccessor = async () => false } = options;
   const ended = new AbortController();
   /** Content as wanted → what the API server makes of it, when it drops fields: else each round would write again. */
   const adopted = new Map<string, ResourceSlice["spec"]>();
@@ -65,15 +74,22 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
 
   async function run(): Promise<void> {
     let pauseMs = backoffMs.first;
+    let standsBy = false;
     while (!ended.signal.aborted) {
       await changed.promise;
       await timing.sleep(settleMs, ended.signal);
       if (ended.signal.aborted) return;
       changed = Promise.withResolvers<void>();
       try {
-        await publish();
+        const succeeded: boolean = await hasSuccessor();
+        if (succeeded !== standsBy) options.onStandBy(succeeded);
+        standsBy = succeeded;
+        if (!standsBy) await publish();
         published.resolve();
         pauseMs = backoffMs.first;
+        if (!standsBy) continue;
+        notice();
+        await timing.sleep(standByMs, ended.signal);
       } catch (error) {
         if (ended.signal.aborted) return;
         options.onError(`publishing ResourceSlices: ${error instanceof Error ? error.message : String(error)}`);

@@ -40,14 +40,20 @@ export async function listenUnix(server: Server, path: string): Promise<UnixServ
   };
 }
 
-/** A socket file outlives its process when that is killed, and then nobody can bind it. */
-async function removeStale(path: string): Promise<void> {
+/** A socket file outlives its process when that is killed, and then nobody can bind it. Throws if somebody answers. */
+export async function removeStale(path: string): Promise<void> {
   const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOENT") throw error;
   });
   if (there === undefined) return;
   if (!there.isSocket()) throw new Error(`${path}: is not a socket; remove it`);
-  const answered = await new Promise<boolean>((resolve, reject) => {
+  if (await isAnswered(path)) throw new Error(`socket ${path}: another process answers there; stop it first`);
+  await rm(path, { force: true });
+}
+
+/** Somebody listens on the socket. Rejects when that cannot be told. */
+export function isAnswered(path: string): Promise<boolean> {
+  return new Promise<boolean>((resolve, reject) => {
     const probe = createConnection(path);
     probe.once("connect", () => {
       probe.destroy();
@@ -59,6 +65,4 @@ async function removeStale(path: string): Promise<void> {
       else reject(new Error(`socket ${path}: ${error.message}; remove it`));
     });
   });
-  if (answered) throw new Error(`socket ${path}: another process answers there; stop it first`);
-  await rm(path, { force: true });
 }

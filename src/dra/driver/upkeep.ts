@@ -58,8 +58,11 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
   }
 
   async function rebuild(lost: NonNullable<Memory["lost"]>): Promise<void> {
-    for (const claim of await rebuildClaims(options)) store.claims.set(claim.uid, claim);
-    await store.save();
+    const rebuilt = await rebuildClaims(options);
+    await options.preparation.exclusively(async () => {
+      for (const claim of rebuilt) if (!store.claims.has(claim.uid)) store.claims.set(claim.uid, claim);
+      await store.save();
+    });
     rebuilding = false;
     options.onRebuilt(lost);
   }

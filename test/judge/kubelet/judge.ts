@@ -35,17 +35,21 @@ interface Answer {
 const attemptMs = 200;
 const patienceMs = 20_000;
 
+/** Versions of Kubernetes whose kubelet judges, each with Go modules of its own. */
+const kubeletModules = { "1.36.3": "go", "1.37.1": "go-1.37" } as const;
+
 /** `folders`: the kubelet's, whose `plugins_registry` is watched, and one for its own state. */
 export async function openKubeletJudge(
-  kubernetes: "1.36",
+  kubernetes: keyof typeof kubeletModules,
   kubeconfig: string,
   node: string,
   folders: { kubelet: string; state: string },
 ): Promise<KubeletJudge> {
   const registry = join(folders.kubelet, "plugins_registry");
   await Promise.all([mkdir(registry, { recursive: true }), mkdir(folders.state, { recursive: true })]);
-  const module = fileURLToPath(new URL(`${kubernetes}/`, import.meta.url));
-  const program = await buildGoProgram(module, "the kubelet's own code cannot judge the driver");
+  const source = fileURLToPath(new URL(".", import.meta.url));
+  const refusal = "the kubelet's own code cannot judge the driver";
+  const program = await buildGoProgram(source, refusal, kubeletModules[kubernetes]);
   const process = spawn(program, [kubeconfig], { stdio: ["pipe", "pipe", "ignore"] });
   const call = caller(process);
   const ofPod = (name: string) => (pod: string) => call({ do: name, namespace: "team", pod });

@@ -65,6 +65,7 @@ describe("a command line that is not understood exits with 2 and says what to wr
     ["node-agent", "--node-name NAME is missing; give the name of this Node"],
     ["node-agent --node-name n --inventory tpu", "--inventory tpu: write auto, nvidia, amd or simulated:NODE_TYPE"],
     ["node-agent --node-name n --inventory simulated:tpu", "has no node type tpu; use one of gb200-nvl72, dgx-h100"],
+    ["node-agent --node-name n --pod-uid ../x", "--pod-uid ../x is no UID; give metadata.uid of the pod"],
     ["node-agent --node-name n --metrics-address x", "--metrics-address x is not HOST:PORT"],
     ["simulate-fleet", "--fleet FILE is missing"],
     ["simulate-fleet --fleet", "flag --fleet needs a value: --fleet=FILE"],

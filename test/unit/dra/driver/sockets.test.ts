@@ -1,10 +1,13 @@
-import { mkdir, readFile, stat, writeFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { createConnection, createServer } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { DeviceHealthMessage, RegistrationStatus } from "../../../../src/dra/driver/grpc.ts";
 import { watchHealth } from "../../../../src/dra/driver/health.ts";
-import { type KubeletSockets, openKubeletSockets } from "../../../../src/dra/driver/kubelet-sockets.ts";
+import { type KubeletSockets, openKubeletSockets, socketPaths } from "../../../../src/dra/driver/kubelet-sockets.ts";
+import { hasSuccessor } from "../../../../src/dra/driver/successor.ts";
 import { systemTiming } from "../../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
 import { connectKubelet, type KubeletClient } from "../../../support/kubelet-client.ts";
@@ -17,11 +20,13 @@ const pathOf = (name: string): string => join(driver.folder, name);
 const draPath = (): string => pathOf("plugins/gpu.kllama.ai/dra.sock");
 const registrationPath = (): string => pathOf("plugins_registry/gpu.kllama.ai-reg.sock");
 
-function open(folder = driver.folder): Promise<KubeletSockets> {
+function open(folder = driver.folder, podUid?: string): Promise<KubeletSockets> {
   const { prepare, unprepare } = driver.preparation;
   const health = (send: (devices: DeviceHealthMessage[]) => void) =>
     watchHealth(driver.machine, node, systemTiming, send);
-  return openKubeletSockets(folder, { prepare, unprepare, watchHealth: health }, (status) => statuses.push(status));
+  return openKubeletSockets(folder, podUid, { prepare, unprepare, watchHealth: health }, (status) =>
+    statuses.push(status),
+  );
 }
 
 beforeEach(async () => {
@@ -135,6 +140,91 @@ describe("sockets", () => {
     await writeFile(join(folder, "plugins/gpu.kllama.ai/dra.sock"), "precious");
     await expect(open(folder)).rejects.toThrow("is not a socket");
     expect(await readFile(join(folder, "plugins/gpu.kllama.ai/dra.sock"), "utf8")).toBe("precious");
+  });
+});
+
+describe("in a rolling update", () => {
+  const registration = (uid: string) => pathOf(`plugins_registry/gpu.kllama.ai-${uid}-reg.sock`);
+  const dra = (uid: string) => pathOf(`plugins/gpu.kllama.ai/dra-${uid}.sock`);
+  const folder = (): string => pathOf("plugins/gpu.kllama.ai");
+  /** What a process that is killed leaves: a socket on which nobody listens. */
+  async function leaveBehind(path: string): Promise<void> {
+    const program = `require("node:net").createServer().listen(process.argv[1], () => process.kill(process.pid, "SIGKILL"))`;
+    await new Promise((resolve) => spawn(process.execPath, ["-e", program, path]).once("exit", resolve));
+  }
+
+  test("two processes have sockets of their own; each takes only its own away", async () => {
+    const [first, second] = [await open(driver.folder, "uid-1"), await open(driver.folder, "uid-2")];
+    for (const uid of ["uid-1", "uid-2"]) {
+      const client = connectKubelet(registration(uid), dra(uid));
+      expect((await client.getInfo()).endpoint).toBe(dra(uid));
+      expect(await client.prepare([])).toEqual({});
+      client.close();
+    }
+    await first.close();
+    expect((await readdir(pathOf("plugins_registry"))).toSorted()).toEqual([
+      "gpu.kllama.ai-reg.sock",
+      "gpu.kllama.ai-uid-2-reg.sock",
+    ]);
+    expect((await readdir(folder())).toSorted()).toEqual(["dra-uid-2.sock", "dra.sock"]);
+    await second.close();
+    // One without a UID of its own was there all the time.
+    expect((await kubelet.getInfo()).endpoint).toBe(draPath());
+  });
+
+  test("sockets of those that were killed go, others' and those of living ones stay", async () => {
+    const others = [pathOf("plugins_registry/gpu.kllama.ai.example.org-reg.sock"), join(folder(), "other.sock")];
+    for (const path of [registration("dead"), dra("dead"), ...others]) await leaveBehind(path);
+    const young = await open(driver.folder, "young");
+    for (const path of [registration("dead"), dra("dead")]) expect(existsSync(path)).toBe(false);
+    for (const path of [...others, draPath(), registrationPath()]) expect(existsSync(path)).toBe(true);
+    await young.close();
+  });
+
+  test("the youngest that answers is the successor of all others", async () => {
+    const succeeded = (uid: string) => hasSuccessor(folder(), dra(uid));
+    const old = await open(driver.folder, "old");
+    const young = await open(driver.folder, "young");
+    // As if a second lay between them: neighbours may have the same time.
+    for (const [uid, at] of Object.entries({ old: 1, young: 2 })) await utimes(dra(uid), at, at);
+    await utimes(draPath(), 0, 0);
+    expect([await succeeded("old"), await succeeded("young")]).toEqual([true, false]);
+    await young.close();
+    expect(await succeeded("old")).toBe(false);
+    await leaveBehind(dra("young"));
+    expect(await succeeded("old")).toBe(false);
+    await old.close();
+  });
+
+  test("a call that is under way when the process is told to end is answered, and health streams end", async () => {
+    const go = Promise.withResolvers<void>();
+    const begun = Promise.withResolvers<void>();
+    const ended = await openKubeletSockets(
+      pathOf("ending"),
+      "uid",
+      {
+        async prepare() {
+          begun.resolve();
+          await go.promise;
+          return { a: { devices: [], error: "" } };
+        },
+        unprepare: async () => ({}),
+        watchHealth: (send) => watchHealth(driver.machine, node, systemTiming, send),
+      },
+      () => undefined,
+    );
+    const paths = socketPaths(pathOf("ending"), "uid");
+    const client = connectKubelet(paths.registration, paths.dra);
+    const heard = Promise.withResolvers<void>();
+    client.watchHealth("v1.DRAResourceHealth", () => heard.resolve());
+    const answer = client.prepare([{ namespace: "n", name: "a", uid: "a" }]);
+    await Promise.all([begun.promise, heard.promise]);
+    const closing = ended.close();
+    go.resolve();
+    expect(await answer).toEqual({ a: { devices: [], error: "" } });
+    await closing;
+    expect(existsSync(paths.dra)).toBe(false);
+    client.close();
   });
 });
 

@@ -218,7 +218,14 @@ func health(manager *dra.Manager, pod *v1.Pod, a *answer) {
 	for _, container := range pod.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, v1.ContainerStatus{Name: container.Name})
 	}
-	manager.UpdateAllocatedResourcesStatus(pod, status)
+	switch told := any(manager).(type) {
+	case interface{ UpdateAllocatedResourcesStatus(*v1.Pod, *v1.PodStatus) }: // 1.36
+		told.UpdateAllocatedResourcesStatus(pod, status)
+	case interface {
+		UpdateAllocatedResourcesStatus(klog.Logger, *v1.Pod, *v1.PodStatus)
+	}: // 1.37
+		told.UpdateAllocatedResourcesStatus(klog.Background(), pod, status)
+	}
 	a.Health = map[string][]string{}
 	for _, container := range status.ContainerStatuses {
 		for _, resource := range container.AllocatedResourcesStatus {

@@ -1,5 +1,5 @@
 // The kubelet's own code, to judge the DRA driver by.
-module kllama.ai/test/judge/kubelet/1.36
+module kllama.ai/test/judge/kubelet
 
 go 1.26.0
 
