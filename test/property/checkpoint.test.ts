@@ -56,7 +56,16 @@ test("a checkpoint reads as it was written; damaged in any way it is called corr
 test("a later version's file is called newer, and a later release's fields are kept", () => {
   const text = encodeCheckpoint({ bootId: "b", claims: [] });
   expect(decodeCheckpoint(Buffer.from(text.replace('"version":1', '"version":2'))).kind).toBe("newer");
-  const claims = [{ namespace: "n", name: "c", uid: "u", state: "Completed", devices: [], later: { field: 1 } }];
+  const claims = [
+    {
+      namespace: "n",
+      name: "c",
+      uid: "00000000-0000-4000-8000-000000000000",
+      state: "Completed",
+      devices: [],
+      later: { field: 1 },
+    },
+  ];
   const later = { bootId: "b", claims, another: true } as never;
   expect(decodeCheckpoint(Buffer.from(encodeCheckpoint(later)))).toEqual({ kind: "sound", checkpoint: later });
 });

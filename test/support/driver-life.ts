@@ -6,24 +6,24 @@ import { type DriverScene, node } from "./driver.ts";
 
 /** What a driver that was just started tells of its upkeep. */
 export interface Awakening {
-  /** Why the checkpoint had to be rebuilt, once for each time that it says so. */
-  rebuilt: string[];
+  /** Each time that it says that the checkpoint was rebuilt: why, and where the old one is kept. */
+  rebuilt: { why: string; aside: string | undefined }[];
   undone: number;
   strays: number;
 }
 
 /** The upkeep of a driver at its start, as the node agent does it: rebuilds a lost checkpoint, and reconciles once. */
 export async function awaken(driver: DriverScene): Promise<Awakening> {
-  const { memory, preparation, store, cdiFolder, claims } = driver;
+  const { memory, preparation, store, checkpoint, cdiFolder, claims } = driver;
   const machine = watchForeignPartitions(driver.machine, () => store.claims.values(), systemTiming);
-  const rebuilt: string[] = [];
+  const rebuilt: Awakening["rebuilt"] = [];
   const { promise, resolve, reject } = Promise.withResolvers<Awakening>();
   const upkeep = startUpkeep({
-    ...{ memory, preparation, store, machine, cdiFolder, timing: systemTiming, pool: node },
+    ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing: systemTiming, pool: node },
     readClaim: async (_, name) => claims.get(name),
     findForeign: machine.findForeign,
     onPresent: () => undefined,
-    onRebuilt: ({ why }) => void rebuilt.push(why),
+    onRebuilt: ({ why }, aside) => void rebuilt.push({ why, aside }),
     onRepairs: (repairs) => resolve({ ...repairs, rebuilt }),
     onError: (part, error) => reject(new Error(`${part}: ${String(error)}`)),
   });

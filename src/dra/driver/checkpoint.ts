@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { isClaimUid } from "./cdi.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
 
 /**
@@ -26,7 +27,8 @@ const body = z.looseObject({
     z.looseObject({
       namespace: z.string(),
       name: z.string(),
-      uid: z.string(),
+      // It becomes a file name.
+      uid: z.string().refine(isClaimUid, "is not a UID"),
       state: z.enum(["Started", "Completed", "Aborted"]),
       devices: z.array(
         z.looseObject({

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { cdiSpec, specFile } from "./cdi.ts";
 import { decodeCheckpoint, encodeCheckpoint } from "./checkpoint.ts";
 import { type OnEffect, readIfThere, removeFile, replaceFile } from "./durable-files.ts";
+import { fileError } from "./file-error.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
 
 /** The claims that this node holds prepared: in memory, in the checkpoint file, and as CDI specs. */
@@ -38,16 +39,29 @@ export function createClaimStore(options: StoreOptions, claims: readonly Prepare
     claims: byUid,
     async save() {
       const content = encodeCheckpoint({ bootId, claims: [...byUid.values()] });
-      await replaceFile(checkpoint, content, { durable: true, onEffect: effect("checkpoint") });
+      await replaceFile(checkpoint, content, { durable: true, onEffect: effect("checkpoint") }).catch(
+        (error: Error) => {
+          throw fileError(`checkpoint ${checkpoint} cannot be written`, error);
+        },
+      );
       known = content;
     },
     async writeSpec(claim) {
       const path = join(cdiFolder, specFile(claim.uid));
       const content = `${JSON.stringify(cdiSpec(claim))}\n`;
-      const there = await readIfThere(path);
+      // Whatever keeps it from being read, it is replaced.
+      const there = await readIfThere(path).catch(() => undefined);
       if (there?.toString("utf8") === content) return;
       // Not durable: a reboot ends the containers, and their claims are prepared anew.
-      await replaceFile(path, content, { durable: false, onEffect: effect("spec") });
+      await replaceFile(path, content, { durable: false, onEffect: effect("spec") }).catch((error: Error) => {
+        throw fileError(`claim ${claim.namespace}/${claim.name}: CDI spec ${path} cannot be written`, error);
+      });
+    },
+    async removeSpec(claimUid) {
+      const path = join(cdiFolder, specFile(claimUid));
+      await removeFile(path, effect("spec")).catch((error: Error) => {
+        throw fileError(`CDI spec ${path} cannot be removed`, error);
+      });
     },
     async reload() {
       const bytes = await readIfThere(checkpoint);
@@ -64,6 +78,5 @@ export function createClaimStore(options: StoreOptions, claims: readonly Prepare
       for (const claim of reading.checkpoint.claims) byUid.set(claim.uid, claim);
       known = content;
     },
-    removeSpec: (claimUid) => removeFile(join(cdiFolder, specFile(claimUid)), effect("spec")),
   };
 }

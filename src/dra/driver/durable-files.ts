@@ -30,7 +30,8 @@ export async function replaceFile(
     onEffect("rename");
     if (durable) await syncFolder(folder);
   } catch (error) {
-    await rm(temporary, { force: true });
+    // What refused the file may refuse this as well: the first error is the one that tells.
+    await rm(temporary, { force: true }).catch(() => undefined);
     throw error;
   }
 }
@@ -53,24 +54,30 @@ export async function readIfThere(path: string): Promise<Buffer | undefined> {
   }
 }
 
-/** Names in a folder; none when the folder does not exist. */
+/** Names in a folder; none when the folder does not exist, or is none. */
 export async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return [];
     throw error;
   }
 }
 
-/** Puts a file aside under the first free name `PATH.WHY-N`; returns that name. */
-export async function setAside(path: string, why: string): Promise<string> {
+/** Puts aside whatever is at a path, under the first free name `PATH.WHY-N`; returns that name, undefined if nothing was there. */
+export async function setAside(path: string, why: string): Promise<string | undefined> {
   const taken = new Set((await namesIn(dirname(path))).map((name) => join(dirname(path), name)));
   let number = 1;
   while (taken.has(`${path}.${why}-${number}`)) number++;
   const aside = `${path}.${why}-${number}`;
-  await rename(path, aside);
-  return aside;
+  try {
+    await rename(path, aside);
+    return aside;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
 }
 
 /** A rename is on the disk once its folder is. */

@@ -81,28 +81,30 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   const preparation = createPreparation({ pool: nodeName, machine, store, readClaim, onPrepared, ...lock });
   if (memory.lost !== undefined) report.lost(memory.lost);
   const upkeep = startUpkeep({
-    ...{ memory, preparation, store, machine, cdiFolder, timing, readClaim },
+    ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, readClaim },
     pool: nodeName,
     findForeign: machine.findForeign,
     onPresent: (claim, object) => (tellsDevices(object, claim) ? undefined : status.push(claim)),
-    onRebuilt: ({ why, aside }) => events.record(rebuiltEvent(nodeName, why, aside, store.claims.size)),
+    onRebuilt: ({ why }, aside) => events.record(rebuiltEvent(nodeName, why, aside, store.claims.size)),
     onRepairs: report.repairs,
     onError: report.upkeepError,
   });
-  const rebuilding = (claims: readonly ClaimReference[]) => {
-    const error = "the node agent is rebuilding its checkpoint; the kubelet asks again";
+  const refused = (claims: readonly ClaimReference[], why: string) => {
+    const error = `the node agent is rebuilding its checkpoint (${why}); the kubelet asks again`;
     return Object.fromEntries(claims.map(({ uid }) => [uid, { devices: [], error }]));
   };
   const sockets = await openKubeletSockets(
     options.kubeletFolder,
     options.podUid,
     {
-      prepare: report.timed("prepare", async (claims, call: CallState) =>
-        upkeep.isRebuilding() ? rebuilding(claims) : preparation.prepare(claims, call),
-      ),
-      unprepare: report.timed("unprepare", async (claims) =>
-        upkeep.isRebuilding() ? rebuilding(claims) : preparation.unprepare(claims),
-      ),
+      prepare: report.timed("prepare", async (claims, call: CallState) => {
+        const why = upkeep.rebuilding();
+        return why === undefined ? preparation.prepare(claims, call) : refused(claims, why);
+      }),
+      unprepare: report.timed("unprepare", async (claims) => {
+        const why = upkeep.rebuilding();
+        return why === undefined ? preparation.unprepare(claims) : refused(claims, why);
+      }),
       watchHealth: (send) => watchHealth(machine, nodeName, timing, send),
     },
     report.registration,

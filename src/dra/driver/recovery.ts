@@ -1,10 +1,10 @@
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { claimOfFile, claimOfSpec } from "./cdi.ts";
-import { decodeCheckpoint } from "./checkpoint.ts";
+import { type CheckpointReading, decodeCheckpoint } from "./checkpoint.ts";
 import { allocatedDevices, ClaimError } from "./claim.ts";
-import { namesIn, readIfThere, setAside } from "./durable-files.ts";
+import { namesIn, setAside } from "./durable-files.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
@@ -15,21 +15,56 @@ import { type PreparedClaim, type PreparedPartition, preparedDevice } from "./pr
 export interface Memory {
   claims: readonly PreparedClaim[];
   /** Present: the checkpoint cannot tell; `rebuildClaims` has to, before anything is prepared. */
-  lost?: { why: string; aside?: string };
+  lost?: Lost;
 }
 
-/** Reads the checkpoint. One that cannot be used is put aside; one from before the last boot says that nothing exists. */
+export interface Lost {
+  why: string;
+  /** Absent: nothing is there. */
+  kind?: "corrupt" | "newer" | "unreadable";
+}
+
+/** 10,000 claims have 10 MB. */
+const maxBytes = 64 * 2 ** 20;
+
+/** Reads the checkpoint and changes nothing. One from before the last boot says that nothing exists. Never rejects. */
 export async function readMemory(checkpoint: string, cdiFolder: string, bootId: string): Promise<Memory> {
-  const bytes = await readIfThere(checkpoint);
-  if (bytes === undefined) {
+  const reading = await readCheckpoint(checkpoint);
+  if (reading === undefined) return withoutCheckpoint(cdiFolder);
+  if (reading.kind !== "sound") return { claims: [], lost: reading };
+  return { claims: reading.checkpoint.bootId === bootId ? reading.checkpoint.claims : [] };
+}
+
+/** Puts aside what is in the checkpoint's place and is none. @returns its new name, if there was anything. */
+export async function putAside(checkpoint: string): Promise<string | undefined> {
+  const reading = await readCheckpoint(checkpoint);
+  // Another process of this driver may have written a sound one meanwhile.
+  return reading === undefined || reading.kind === "sound" ? undefined : setAside(checkpoint, reading.kind);
+}
+
+type Reading = CheckpointReading | { kind: "unreadable"; why: string };
+
+/** undefined: there is none. */
+async function readCheckpoint(path: string): Promise<Reading | undefined> {
+  try {
+    const there = await stat(path);
+    // Whoever reads a pipe waits for ever.
+    if (!there.isFile()) return { kind: "unreadable", why: "it is no file" };
+    if (there.size > maxBytes) return { kind: "corrupt", why: `it has ${there.size} bytes` };
+    return decodeCheckpoint(await readFile(path));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    return { kind: "unreadable", why: (error as Error).message };
+  }
+}
+
+async function withoutCheckpoint(cdiFolder: string): Promise<Memory> {
+  try {
     const specs = (await namesIn(cdiFolder)).filter((file) => claimOfFile(file) !== undefined);
     return specs.length === 0 ? { claims: [] } : { claims: [], lost: { why: "it does not exist, but CDI specs do" } };
+  } catch (error) {
+    return { claims: [], lost: { why: `it does not exist, and ${(error as Error).message}` } };
   }
-  const reading = decodeCheckpoint(bytes);
-  if (reading.kind !== "sound") {
-    return { claims: [], lost: { why: reading.why, aside: await setAside(checkpoint, reading.kind) } };
-  }
-  return { claims: reading.checkpoint.bootId === bootId ? reading.checkpoint.claims : [] };
 }
 
 export interface RebuildOptions {
@@ -93,8 +128,9 @@ async function findPartition(machine: Machine, gpuUuid: string, partition: Prepa
   return true;
 }
 
-/** undefined: not JSON. */
+/** undefined: not JSON, or no file. */
 async function readJson(path: string): Promise<unknown> {
+  if (!(await stat(path)).isFile()) return undefined;
   const text = await readFile(path, "utf8");
   try {
     return JSON.parse(text);

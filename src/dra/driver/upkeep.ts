@@ -5,7 +5,7 @@ import type { Machine } from "./machine.ts";
 import type { Preparation } from "./preparation.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
 import { createReconciler, type Repairs } from "./reconcile.ts";
-import { type Memory, rebuildClaims } from "./recovery.ts";
+import { type Lost, type Memory, putAside, rebuildClaims } from "./recovery.ts";
 
 export interface UpkeepOptions {
   memory: Memory;
@@ -13,20 +13,22 @@ export interface UpkeepOptions {
   store: ClaimStore;
   machine: Machine;
   pool: string;
+  checkpoint: string;
   cdiFolder: string;
   timing: Timing;
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
   findForeign(): Promise<void>;
-  onRebuilt(lost: NonNullable<Memory["lost"]>): void;
+  /** `aside`: where the old checkpoint is kept. */
+  onRebuilt(lost: Lost, aside: string | undefined): void;
   onRepairs(repairs: Repairs): void;
   onError(part: "recovery" | "reconcile", error: unknown): void;
 }
 
 export interface Upkeep {
-  /** The checkpoint is being rebuilt: nobody knows yet which devices are in use. */
-  isRebuilding(): boolean;
+  /** The checkpoint is being rebuilt, for this reason: nobody knows yet which devices are in use. undefined: it is not. */
+  rebuilding(): string | undefined;
   stop(): Promise<void>;
 }
 
@@ -37,10 +39,11 @@ const retryMs = 2_000;
 export function startUpkeep(options: UpkeepOptions): Upkeep {
   const { store, timing, memory } = options;
   const ended = new AbortController();
-  let rebuilding = memory.lost !== undefined;
+  let rebuilding = memory.lost?.why;
+  let aside: string | undefined;
   const running = run();
   return {
-    isRebuilding: () => rebuilding,
+    rebuilding: () => rebuilding,
     async stop() {
       ended.abort();
       await running;
@@ -57,14 +60,16 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
     }
   }
 
-  async function rebuild(lost: NonNullable<Memory["lost"]>): Promise<void> {
+  async function rebuild(lost: Lost): Promise<void> {
     const rebuilt = await rebuildClaims(options);
+    // Not before: a restart in the meantime has to find what this one found.
+    aside ??= await putAside(options.checkpoint);
     await options.preparation.exclusively(async () => {
       for (const claim of rebuilt) if (!store.claims.has(claim.uid)) store.claims.set(claim.uid, claim);
       await store.save();
     });
-    rebuilding = false;
-    options.onRebuilt(lost);
+    rebuilding = undefined;
+    options.onRebuilt(lost, aside);
   }
 
   async function untilItWorks(part: "recovery" | "reconcile", work: () => Promise<void>): Promise<void> {
@@ -73,6 +78,7 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
         return await work();
       } catch (error) {
         options.onError(part, error);
+        if (part === "recovery") rebuilding = `${memory.lost?.why}; the last try: ${(error as Error).message}`;
         await timing.sleep(retryMs, ended.signal);
       }
     }

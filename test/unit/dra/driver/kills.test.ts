@@ -16,9 +16,9 @@ import { act, awaken, type Deed } from "../../../support/driver-life.ts";
 
 /**
  * The driver is killed with SIGKILL right after a step that changes a disk or a board, at every such step in turn. Whoever
- * comes after it must find all that is left over, and lose nothing. `npm run driver-kills` dies 200 times; without it a slice.
+ * comes after it must find all that is left over, and lose nothing. `npm run driver-faults` dies 200 times; without it a slice.
  */
-const kills = Number(process.env["KLLAMA_DRIVER_KILLS"] ?? 6);
+const kills = process.env["KLLAMA_DRIVER_FAULTS"] === "all" ? 200 : 6;
 
 const child = fileURLToPath(new URL("../../../support/driver-child.ts", import.meta.url));
 const type = "dgx-a100-mig";

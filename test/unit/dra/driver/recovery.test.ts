@@ -1,6 +1,6 @@
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { specFile } from "../../../../src/dra/driver/cdi.ts";
 import { watchForeignPartitions } from "../../../../src/dra/driver/foreign-partitions.ts";
 import type { DeviceHealthMessage } from "../../../../src/dra/driver/grpc.ts";
@@ -8,8 +8,11 @@ import { watchHealth } from "../../../../src/dra/driver/health.ts";
 import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
 import { readMemory, rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
 import { poolSlices } from "../../../../src/dra/driver/slices.ts";
+import { startUpkeep } from "../../../../src/dra/driver/upkeep.ts";
 import { systemTiming } from "../../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, node, openScene } from "../../../support/driver.ts";
+import { awaken } from "../../../support/driver-life.ts";
+import { createVirtualTiming } from "../../../support/virtual-timing.ts";
 
 const opened: DriverScene[] = [];
 
@@ -56,8 +59,7 @@ describe("a checkpoint that is", () => {
     const known = [...before.store.claims.values()];
     await writeFile(before.checkpoint, harm(await readFile(before.checkpoint, "utf8")));
     const memory = await readMemory(before.checkpoint, before.cdiFolder, "boot");
-    expect(memory.lost?.aside).toBe(`${before.checkpoint}.${why}-1`);
-    expect(await readdir(before.folder)).toContain(`checkpoint.json.${why}-1`);
+    expect(memory.lost?.kind).toBe(why);
     const rebuilt = await rebuild(before);
     const byName = (claims: readonly { name: string }[]) => claims.toSorted((a, b) => (a.name < b.name ? -1 : 1));
     expect(byName(rebuilt)).toMatchObject(
@@ -79,10 +81,47 @@ describe("a checkpoint that is", () => {
   test("put aside twice keeps both", async () => {
     const before = await prepared();
     for (const number of [1, 2]) {
-      await writeFile(before.checkpoint, "x");
-      const { lost } = await readMemory(before.checkpoint, before.cdiFolder, "boot");
-      expect(lost?.aside).toBe(`${before.checkpoint}.corrupt-${number}`);
+      await writeFile(before.checkpoint, `x${number}`);
+      const { rebuilt } = await awaken(await restarted(before));
+      expect(rebuilt).toEqual([{ why: expect.any(String), aside: `${before.checkpoint}.corrupt-${number}` }]);
+      expect(await readFile(`${before.checkpoint}.corrupt-${number}`, "utf8")).toBe(`x${number}`);
     }
+  });
+
+  test("damaged when the API server is away is refused with the reason, kept as it is, and rebuilt later", async () => {
+    const before = await prepared();
+    await writeFile(before.checkpoint, "x");
+    const after = await restarted(before);
+    const { memory, preparation, store, checkpoint, cdiFolder, machine, claims } = after;
+    const timing = createVirtualTiming();
+    let away = true;
+    const rebuilt: unknown[] = [];
+    const upkeep = startUpkeep({
+      ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, pool: node },
+      readClaim: async (_, name) => {
+        if (away) throw new Error("the API server is away");
+        return claims.get(name);
+      },
+      findForeign: async () => undefined,
+      onPresent: () => undefined,
+      onRebuilt: (...what) => rebuilt.push(what),
+      onRepairs: () => undefined,
+      onError: () => undefined,
+    });
+    await vi.waitFor(() =>
+      expect(upkeep.rebuilding()).toBe(
+        "the first line is not that of a checkpoint; the last try: the API server is away",
+      ),
+    );
+    expect(await readFile(checkpoint, "utf8")).toBe("x");
+    away = false;
+    await vi.waitFor(async () => {
+      await timing.advance(2_000);
+      expect(rebuilt).toHaveLength(1);
+    });
+    expect(upkeep.rebuilding()).toBeUndefined();
+    expect(store.claims.size).toBe(2);
+    await upkeep.stop();
   });
 });
 
