@@ -1,6 +1,6 @@
 import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
 import { driverName } from "../api/names.ts";
-import { type GangRecord, type GangState, heldPods, newGangState } from "../gang/lifecycle/state.ts";
+import { type GangRecord, type GangState, heldPods } from "../gang/lifecycle/state.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { assembleInventory, type NodeInventory } from "../topology/inventory.ts";
 import { type ClusterModel, createClusterModel, type HeldPod } from "../topology/model.ts";
@@ -16,25 +16,6 @@ export interface ClusterState {
   slices: readonly SliceRecord[];
   deviceClasses: readonly DeviceClassRecord[];
   topologies: readonly { name: string; spec: ClusterTopologySpec }[];
-}
-
-/** Gangs as the lifecycle would know them when it began at this moment, by `namespace/name`. */
-export function gangStates(state: ClusterState): ReadonlyMap<string, GangState> {
-  const states = new Map<string, GangState>();
-  for (const gang of state.gangs) {
-    const key = `${gang.namespace}/${gang.name}`;
-    states.set(key, { ...newGangState(key), gang });
-  }
-  const claims = new Map(state.claims.map((claim) => [`${claim.namespace}/${claim.name}`, claim]));
-  for (const pod of state.pods) {
-    const found = states.get(`${pod.namespace}/${pod.gang}`);
-    found?.pods.set(pod.uid, pod);
-    for (const { claimName } of pod.claims) {
-      const claim = claims.get(`${pod.namespace}/${claimName}`);
-      if (claim !== undefined) found?.claims.set(claim.name, claim);
-    }
-  }
-  return states;
 }
 
 /** The planner's model of the cluster: what is free, and what pods, claims and gangs hold. */

@@ -1,11 +1,8 @@
 import process from "node:process";
 import { text } from "node:stream/consumers";
-import { fileURLToPath } from "node:url";
 import { driverName } from "../api/names.ts";
 import { wantsColor } from "./color.ts";
 import { defineCommand, UsageError } from "./command.ts";
-
-const deviceClassesFile = fileURLToPath(new URL("../../deploy/device-classes.yaml", import.meta.url));
 
 export const planCommand = defineCommand({
   name: "plan",
@@ -83,7 +80,6 @@ export const planCommand = defineCommand({
       explain: values.explain ?? false,
       managedDrivers: values["managed-driver"] ?? [driverName],
       color: wantsColor(values["no-color"] ?? false, streams),
-      deviceClassesFile,
       stdin: () => text(process.stdin),
       streams,
     });

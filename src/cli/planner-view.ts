@@ -1,11 +1,12 @@
 import type { PlacedPod, Placement, Rejection } from "../api/placement.ts";
 import { groupOf, roleIn, unitFor } from "../extender/pending-plans.ts";
 import { type PlacedGang, placementCost, podPlace, sharedDomains } from "../gang/cost.ts";
+import { gangStates } from "../gang/lifecycle/gang-states.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { type PlanUnit, plan, singlePodGang } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { PodRecord } from "../topology/records.ts";
-import { type ClusterState, gangStates, modelOf } from "./cluster-state.ts";
+import { type ClusterState, modelOf } from "./cluster-state.ts";
 
 /** A gang and where its pods are. */
 export interface Placed {

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { capacityCommand } from "./capacity-command.ts";
 import { type Command, type Streams, UsageError } from "./command.ts";
 import { demoCommand } from "./demo-command.ts";
 import { nodeAgentCommand } from "./node-agent-command.ts";
@@ -14,6 +15,7 @@ import { nearest } from "./text.ts";
 export const commands: readonly Command[] = [
   demoCommand,
   planCommand,
+  capacityCommand,
   snapshotCommand,
   plannerCommand,
   operatorCommand,
@@ -60,7 +62,8 @@ Examples:
   # What a command can do
   kllama planner --help
 
-Exit codes: 0 done, 1 failed, 2 the command line or the input was not understood, 3 something is not placed (plan).
+Exit codes: 0 done, 1 failed, 2 the command line or the input was not understood, 3 something is not placed (plan,
+capacity).
 `;
 }
 

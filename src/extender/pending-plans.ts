@@ -2,9 +2,10 @@ import type { GangPhase } from "../api/gang.ts";
 import { keptPods } from "../gang/lifecycle/members.ts";
 import { avoiding } from "../gang/lifecycle/refusals.ts";
 import type { Context, GangState } from "../gang/lifecycle/state.ts";
-import type { GangRequest, PlanUnit } from "../gang/plan.ts";
+import { type GangRequest, type PlanUnit, singlePodGang } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { comparePlain } from "../topology/natural-order.ts";
+import type { PodRecord } from "../topology/records.ts";
 
 /** Gangs that are planned together, or why none of them can be planned yet. */
 export type UnitAnswer = { unit: PlanUnit; keys: string[] } | { waiting: string };
@@ -100,6 +101,14 @@ export interface Queued {
 /** Names a pod without a Gang in the queue: a Gang may have its name. */
 export function podKey({ namespace, name }: { namespace: string; name: string }): string {
   return `${namespace}/${name} (pod)`;
+}
+
+/** The pod as a gang of its own; labels of whoever owns it mean nothing in it. */
+export function lonePod(pod: PodRecord): GangRequest {
+  const { podSet: _, ...rest } = pod;
+  const member = { ...rest, index: 0 };
+  const { namespace, name, priority, createdAtMs } = pod;
+  return { namespace, name, spec: singlePodGang(member), priority, createdAtMs, pods: [member], placed: [] };
 }
 
 /** Higher priority first, then older, then by name. */

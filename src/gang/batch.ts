@@ -1,6 +1,6 @@
 import type { Placement, RejectionReason } from "../api/placement.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import { type GangPlan, type GangRequest, type PlanResult, type PlanUnit, plan } from "./plan.ts";
+import { type GangPlan, type GangRequest, type PlanOptions, type PlanResult, type PlanUnit, plan } from "./plan.ts";
 
 /** Where plans that nobody has begun to carry out are kept, so that later ones see them taken. */
 export interface BatchHolds {
@@ -40,7 +40,7 @@ const jointBudget = 5_000;
  * and 5 free nodes, gangs of 3 and 3 that took both racks make room for a gang of 5. Nobody loses its place, whatever the
  * priorities: a joint plan places all of them or counts for nothing.
  */
-export function createBatch(model: ClusterModel, holds: BatchHolds): Batch {
+export function createBatch(model: ClusterModel, holds: BatchHolds, options: PlanOptions = {}): Batch {
   /** Units of this batch that are placed and may be moved, in queue order. Groups stay: one rules over all its unit. */
   const movable: Placed[] = [];
   let tries = maxTries;
@@ -68,7 +68,7 @@ export function createBatch(model: ClusterModel, holds: BatchHolds): Batch {
   /** Moves `others` if they and the unit fit together; else all is as before. */
   function tryTogether(others: readonly Placed[], unit: PlanUnit, gangs: readonly GangRequest[]) {
     for (const other of others) for (const gang of other.unit.gangs) holds.giveBack(gang);
-    const result = plan(model, { gangs }, { budget: jointBudget });
+    const result = plan(model, { gangs }, { budget: Math.min(jointBudget, options.budget ?? jointBudget) });
     if ("plans" in result && others.every((other) => isWhole(other, result.plans))) {
       movable.splice(-others.length);
       for (const each of [...others.map((other) => other.unit), unit]) {
@@ -84,7 +84,7 @@ export function createBatch(model: ClusterModel, holds: BatchHolds): Batch {
 
   return {
     plan(unit) {
-      const result = plan(model, unit);
+      const result = plan(model, unit, options);
       if ("plans" in result) {
         takeAll(unit, result.plans);
         if (unit.placementGroup === undefined && result.plans.length > 0) movable.push({ unit, plans: result.plans });

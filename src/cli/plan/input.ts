@@ -28,6 +28,15 @@ export interface PlanInput {
   readonly refused: ReadonlyMap<string, Rejection>;
   /** UIDs of claims that were made from templates. */
   readonly made: ReadonlySet<string>;
+  /** `Gang namespace/name`, `Pod namespace/name` → the object of the input that it comes from. */
+  readonly sources: ReadonlyMap<string, InputObject>;
+}
+
+/** An object as people name it. */
+interface InputObject {
+  readonly kind: string;
+  readonly namespace: string;
+  readonly name: string;
 }
 
 /** Objects of one origin. `planned`: what controllers would make of them is made. */
@@ -95,7 +104,19 @@ export function assembleInput(origins: readonly Origin[], deviceClasses: readonl
   const topologies = [...adaptPodGroups(store, notes, problems)];
   const made = makeClaims(store, notes);
   const state = project(store, topologies, problems);
-  return { state, problems, notes, refused, made };
+  return { state, problems, notes, refused, made, sources: sourcesOf(store) };
+}
+
+function sourcesOf(store: Store): Map<string, InputObject> {
+  const sources = new Map<string, InputObject>();
+  for (const kind of ["Gang", "Pod"]) {
+    for (const [key, { source }] of entriesOf(store, kind)) {
+      if (source === undefined) continue;
+      const { kind: from, metadata } = withNamespace(source.object);
+      sources.set(`${kind} ${key}`, { kind: from, namespace: metadata.namespace ?? "", name: metadata.name });
+    }
+  }
+  return sources;
 }
 
 function isUsed({ apiVersion, kind }: KindedObject): boolean {

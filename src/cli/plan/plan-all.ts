@@ -2,6 +2,7 @@ import type { PlacedPod, Placement, PlanOutput, Rejection, RejectionReason } fro
 import {
   byQueueOrder,
   groupOf,
+  lonePod,
   podKey,
   priorityOf,
   type Queued,
@@ -10,14 +11,15 @@ import {
 } from "../../extender/pending-plans.ts";
 import { createBatch } from "../../gang/batch.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
+import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
-import { type GangRequest, type PlanResult, type PlanUnit, singlePodGang } from "../../gang/plan.ts";
+import type { GangRequest, PlanResult, PlanUnit } from "../../gang/plan.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
 import type { ClusterModel } from "../../topology/model.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { type ClusterState, gangStates, holdGang, modelOf } from "../cluster-state.ts";
+import { type ClusterState, holdGang, modelOf } from "../cluster-state.ts";
 import { orphanRejection } from "../placements.ts";
 import { createPlannerView } from "../planner-view.ts";
 
@@ -200,14 +202,6 @@ function queueOf(
     } else if (!states.has(key) && !refused.has(key)) rejections.set(key, orphanRejection(pod));
   }
   return queue.sort(byQueueOrder);
-}
-
-/** The pod as a gang of its own; labels of whoever owns it mean nothing in it. */
-function lonePod(pod: PodRecord): GangRequest {
-  const { podSet: _, ...rest } = pod;
-  const member = { ...rest, index: 0 };
-  const { namespace, name, priority, createdAtMs } = pod;
-  return { namespace, name, spec: singlePodGang(member), priority, createdAtMs, pods: [member], placed: [] };
 }
 
 function lonePodOf({ pods: [pod] }: GangRequest): PodRecord | undefined {

@@ -1,17 +1,12 @@
-import { readFile } from "node:fs/promises";
 import type { Placement, PlanOutput } from "../../api/placement.ts";
-import { type DocumentProblem, readDocuments, readFiles, type SourceObject } from "../../kube/documents.ts";
-import { readManifests } from "../../kube/manifests.ts";
-import { parseFleet } from "../../simulator/fleet.ts";
 import { simulatedNode } from "../../simulator/names.ts";
-import { fleetNodes, nodeManifest, nodeSlices } from "../../simulator/objects.ts";
 import type { ClusterState } from "../cluster-state.ts";
-import { nodeInventories } from "../cluster-state.ts";
 import type { Streams } from "../command.ts";
 import { drawPlacements } from "../picture.ts";
 import { placementsOf } from "../placements.ts";
-import { assembleInput, type Origin, type PlanInput } from "./input.ts";
+import type { PlanInput } from "./input.ts";
 import { planAll } from "./plan-all.ts";
+import { assembleOrigins, fleetOrigin, ownDeviceClasses, problemLine, readOrigin } from "./read-input.ts";
 import { planText } from "./text.ts";
 
 export interface RunPlanOptions {
@@ -23,8 +18,6 @@ export interface RunPlanOptions {
   explain: boolean;
   managedDrivers: readonly string[];
   color: boolean;
-  /** kllama's own device classes. */
-  deviceClassesFile: string;
   stdin: () => Promise<string>;
   streams: Streams;
 }
@@ -46,65 +39,19 @@ export async function runPlan(options: RunPlanOptions): Promise<number> {
   progress.end();
   const output = withOwnNames(result, input);
   for (const note of input.notes) streams.stderr.write(`kllama plan: ${note}\n`);
-  for (const problem of input.problems) streams.stderr.write(`${placed(problem)}${problem.reason}\n`);
+  for (const problem of input.problems) streams.stderr.write(`${problemLine(problem)}\n`);
   streams.stdout.write(rendered(output, input.state, options));
   if (input.problems.length > 0) return 2;
   return output.rejections.length > 0 ? 3 : 0;
 }
 
-function placed({ file, line }: DocumentProblem): string {
-  return line === 0 ? `${file}: ` : `${file}:${line}: `;
-}
-
-async function readInput({ paths, snapshot, fleet, stdin, deviceClassesFile }: RunPlanOptions): Promise<PlanInput> {
-  const origins: Origin[] = fleet === undefined ? [] : [{ planned: true, objects: await fleetObjects(fleet) }];
-  const problems: DocumentProblem[] = [];
-  for (const [names, planned] of [
-    [snapshot === undefined ? [] : [snapshot], false],
-    [paths, true],
-  ] as const) {
-    if (names.length === 0) continue;
-    const read = await readFiles(names, stdin);
-    const documents = read.files.map(({ file, text }) => readDocuments(file, text));
-    problems.push(...read.problems, ...documents.flatMap((each) => each.problems));
-    origins.push({ planned, objects: documents.flatMap(({ objects }) => objects) });
-  }
-  const deviceClasses = (await readManifests([deviceClassesFile])).map(({ object }) => object);
-  const input = assembleInput(origins, deviceClasses);
-  input.problems.unshift(...problems);
-  const pools = poolProblems(input.state, origins);
-  // On a live cluster a driver may be in the middle of publishing its slices.
-  if (snapshot === undefined) input.problems.push(...pools);
-  else input.notes.push(...pools.map(({ reason }) => reason));
-  return input;
-}
-
-/** What the machines of a fleet file publish. */
-async function fleetObjects(file: string): Promise<SourceObject[]> {
-  const nodes = fleetNodes(parseFleet(await readFile(file, "utf8"), file));
-  const objects = nodes.flatMap((node) => [
-    nodeManifest(node),
-    ...nodeSlices(node, { nodeUid: node.name, generation: 1 }),
-  ]);
-  return objects.map((object) => ({ object: object as SourceObject["object"], file, line: () => 1 }));
-}
-
-/** Pools of which nothing can be given, at the first of their slices. */
-function poolProblems(state: ClusterState, origins: readonly Origin[]): DocumentProblem[] {
-  const problems = new Map<string, DocumentProblem>();
-  for (const inventory of nodeInventories(state).values()) {
-    for (const { driver, pool, message } of inventory.problems) {
-      const source = origins
-        .flatMap(({ objects }) => objects)
-        .find(({ object }) => {
-          const { spec } = object as unknown as { spec?: { driver?: string; pool?: { name?: string } } };
-          return object.kind === "ResourceSlice" && spec?.driver === driver && spec.pool?.name === pool;
-        });
-      const reason = `ResourceSlice ${source?.object.metadata.name ?? ""}: ${message}`;
-      problems.set(message, { file: source?.file ?? "", line: source?.line(["spec", "pool"]) ?? 0, reason });
-    }
-  }
-  return [...problems.values()];
+async function readInput({ paths, snapshot, fleet, stdin }: RunPlanOptions): Promise<PlanInput> {
+  const origins = [
+    ...(fleet === undefined ? [] : [await fleetOrigin(fleet)]),
+    ...(snapshot === undefined ? [] : [await readOrigin([snapshot], false, stdin)]),
+    ...(paths.length === 0 ? [] : [await readOrigin(paths, true, stdin)]),
+  ];
+  return assembleOrigins(origins, await ownDeviceClasses(), snapshot !== undefined);
 }
 
 /** A claim that exists in no cluster goes by its name in the pod. */

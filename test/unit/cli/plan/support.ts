@@ -11,8 +11,15 @@ interface Ran {
   stderr: string;
 }
 
-/** Runs `kllama plan` on files with these contents; `FOLDER` in arguments is where they are, and is cut from stderr. */
-export async function planFiles(files: Record<string, string>, args = "-f FOLDER -o json"): Promise<Ran> {
+/**
+ * Runs `kllama plan`, or another command, on files with these contents; `FOLDER` in arguments is where they are, and is
+ * cut from stderr.
+ */
+export async function planFiles(
+  files: Record<string, string>,
+  args = "-f FOLDER -o json",
+  command = "plan",
+): Promise<Ran> {
   const folder = mkdtempSync(join(tmpdir(), "kllama-plan-"));
   const out: string[] = [];
   const err: string[] = [];
@@ -26,7 +33,7 @@ export async function planFiles(files: Record<string, string>, args = "-f FOLDER
   try {
     for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text);
     const words = args.replaceAll("FOLDER", folder).split(" ");
-    const code = await runCli(["plan", ...words], { stdout: sink(out), stderr: sink(err), env: {} });
+    const code = await runCli([command, ...words], { stdout: sink(out), stderr: sink(err), env: {} });
     return { code, stdout: out.join(""), stderr: err.join("").replaceAll(`${folder}/`, "") };
   } finally {
     rmSync(folder, { recursive: true });
