@@ -3,11 +3,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Writable } from "node:stream";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
 import { runCli } from "../../src/cli/run.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, useScene } from "../support/scene.ts";
-import { claimTemplate, gang, type Workload } from "../support/workloads.ts";
+import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
 
 /** Racks of 6 and 5 nodes would be two sizes: three racks of 4, for gangs of 2, 3, 4 and 3 that each want one. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 12, nodesPerRack: 4, gpusPerNode: 4 }) });
@@ -97,6 +98,45 @@ test("a snapshot replays to the placement that the planner then makes, without a
   const besides = await kllama("plan", "--snapshot", file, "-f", more, "-o", "json");
   expect(JSON.parse(besides.stdout).placements).toContainEqual(expect.objectContaining({ gang: "more" }));
 });
+
+test("as many as capacity says are placed, and not one more", async () => {
+  await freshNamespace();
+  await apply(claimTemplate("four", 4));
+  const spec = { podSets: [{ name: "ranks", count: 2 }], constraints: [{ level: "rack" }] };
+  await createGang("running", 3, { ...spec, podSets: [{ name: "ranks", count: 3 }] });
+  await scheduled("running");
+  const asked = [
+    claimTemplate("four", 4),
+    gang("asked", spec),
+    member("asked", "ranks", 0, "four"),
+    member("asked", "ranks", 1, "four"),
+  ];
+  const [work, dump] = [join(folder, "work.json"), join(folder, "then.json")];
+  await writeFile(work, JSON.stringify({ apiVersion: "v1", kind: "List", items: asked.map(inNamespace) }));
+  const cluster = ["--kubeconfig", scene.stack.plane.admin.path];
+
+  const live = await kllama("capacity", ...cluster, "-f", work, "-o", "json");
+  const output = JSON.parse(live.stdout) as CapacityOutput;
+  // Racks of 4 nodes: one node is left beside the gang of 3, and two gangs of 2 go into each of the others.
+  expect([live.code, live.stderr, output.answers[0]?.copies, output.answers[0]?.stoppedBy]).toEqual([0, "", 4, "room"]);
+  expect(output.free[0]).toMatchObject({ deviceClass: "gpu.kllama.ai", total: 48, free: 36, nodesByFree: { 4: 9 } });
+  await kllama("snapshot", ...cluster, "-o", dump);
+  expect((await kllama("capacity", "--snapshot", dump, "-f", work, "-o", "json")).stdout).toBe(live.stdout);
+
+  for (const name of ["g1", "g2", "g3", "g4", "g5"]) await createGang(name, 2, spec);
+  const phases = () =>
+    gangs()
+      .map(({ status }) => status?.phase)
+      .sort();
+  await until(
+    "four are scheduled and one waits",
+    () => phases().join() === "Pending,Scheduled,Scheduled,Scheduled,Scheduled,Scheduled",
+  );
+});
+
+function inNamespace(object: Workload): Workload {
+  return { ...object, metadata: { ...object.metadata, namespace: scene.namespace() } };
+}
 
 function withoutVersions(text: string): string {
   return text.replaceAll(/"(resourceVersion|renewTime)":"\d*"/g, "").replaceAll(/"lastHeartbeatTime":"[^"]*",?/g, "");

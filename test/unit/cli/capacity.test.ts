@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { CapacityAnswer, CapacityOutput } from "../../../src/api/capacity.ts";
 import { gang, gangOf, json, node, planFiles, pod, rack, template } from "./plan/support.ts";
@@ -124,6 +125,16 @@ describe("how often", () => {
     for (const [one, two] of devices) expect(one).toBe(two);
     expect(new Set(devices.slice(1).flat()).size).toBe(2);
   });
+});
+
+test("the README's command prints what the README says", async () => {
+  const readme = readFileSync(new URL("../../../README.md", import.meta.url), "utf8");
+  const [, args = "", says] = /^bin\/kllama capacity (.*?) +# (\d+ times): two in each NVL72 rack$/m.exec(readme) ?? [];
+  const { code, stdout } = await planFiles({}, args, "capacity");
+  expect(code).toBe(0);
+  expect(stdout).toMatch(new RegExp(`^Fits\\n {2}PlacementGroup llama-pd/llama-pd {2}${says}\\n`));
+  const racks = [...stdout.matchAll(/decode-1: .* on (nvl72-\d)/g)].map(([, name]) => name);
+  expect(racks).toEqual(["nvl72-0", "nvl72-0", "nvl72-1", "nvl72-1"]);
 });
 
 describe("what counts as taken", () => {
