@@ -1,4 +1,5 @@
 import process from "node:process";
+import { hungExtender } from "./hung-extender.ts";
 import { planBench } from "./plan.ts";
 import { throughput } from "./throughput.ts";
 
@@ -11,12 +12,16 @@ const benchmarks: Record<string, { summary: string; run: (args: string[]) => Pro
     summary: "milliseconds of one plan, from 10 to 100,000 nodes, empty to nearly full",
     run: planBench,
   },
+  "hung-extender": {
+    summary: "what plain pods lose while 64 released members wait for an extender that hangs",
+    run: hungExtender,
+  },
 };
 
 const [name = "--help", ...args] = process.argv.slice(2);
 const benchmark = benchmarks[name];
 if (benchmark === undefined) {
-  const known = Object.entries(benchmarks).map(([key, { summary }]) => `  ${key.padEnd(12)} ${summary}`);
+  const known = Object.entries(benchmarks).map(([key, { summary }]) => `  ${key.padEnd(14)} ${summary}`);
   const help = `usage: npm run bench -- NAME [FLAGS]\n\n${known.join("\n")}\n\nnpm run bench -- NAME --help tells the flags.\n`;
   if (name === "--help" || name === "-h") process.stdout.write(help);
   else {

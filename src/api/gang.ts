@@ -104,7 +104,7 @@ export const gangSpec = withRules(
       .max(86_400)
       .default(600)
       .describe(
-        "Seconds within which a reserved gang must be bound; then its reservation is given back and it is planned anew. If by then fewer than minCount members could be bound, those are deleted. Default 600.",
+        "Seconds within which a reserved gang must be bound once its members are released; at least 15 when kube-scheduler has tried them before, because it tries again up to 10 s later. Then its reservation is given back and it is planned anew. If by then fewer than minCount members could be bound, those are deleted. Default 600.",
       ),
     disruption: z
       .enum(["All"])

@@ -62,6 +62,8 @@ export const rejectionReasons = [
   "NoNodeMatches",
   "NoDomainFits",
   "WaitingForPlacementGroup",
+  "GangTooLarge",
+  "NamespaceLimit",
   "BudgetExceeded",
   /** Its reservation was given back; a new plan follows. The planner itself never says so. */
   "Revoked",

@@ -56,6 +56,26 @@ const flags = {
     describe:
       "Time between two audits, give or take a fifth: fresh lists of claims, pods and Gangs are compared with what is known, differences are logged, counted and put right. 0: none.",
   },
+  "released-pods": {
+    type: "string",
+    value: "N",
+    default: "64",
+    describe:
+      "Members of gangs that are released to kube-scheduler and not yet bound at a time; a larger gang is released alone.",
+  },
+  "max-gang-pods": {
+    type: "string",
+    value: "N",
+    default: "2000",
+    describe: "Pods that one gang may have, at most 2000; a larger one is refused with the reason GangTooLarge.",
+  },
+  "max-namespace-pods": {
+    type: "string",
+    value: "N",
+    default: "10000",
+    describe:
+      "Pods that the gangs of one namespace may hold places for; beyond it they are refused with the reason NamespaceLimit.",
+  },
 } as const;
 
 export const plannerCommand = defineCommand({
@@ -76,6 +96,7 @@ export const plannerCommand = defineCommand({
     const listen = parseListen("listen", values.listen);
     const tls = await readTls(values, listen.host);
     const auditPeriodMs = parseSeconds("audit-seconds", values["audit-seconds"]) * 1000;
+    const plannerLimits = readLimits(values);
     const log = createLog("planner", values["log-level"]);
     const die = failpoint(process.env["KLLAMA_FAILPOINT"]);
     return serve(log, async (fail) => {
@@ -111,6 +132,7 @@ export const plannerCommand = defineCommand({
         auditPeriodMs,
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
+        plannerLimits,
         ...(die === undefined ? {} : { onWritten: (effect) => die(effectName(effect)) }),
         onLost: () => fail("the Lease was lost: another replica plans now; exit, so that a fresh process stands by"),
       });
@@ -137,6 +159,19 @@ function parseSeconds(flag: string, text: string): number {
     throw new UsageError(`--${flag} ${text} is not a number of seconds from 0 up; write for example 600`);
   }
   return Number(text);
+}
+
+function readLimits(values: FlagValues<typeof flags>) {
+  const read = (flag: "released-pods" | "max-gang-pods" | "max-namespace-pods"): number => {
+    const value = Number(values[flag]);
+    if (Number.isSafeInteger(value) && value > 0) return value;
+    throw new UsageError(`--${flag} ${values[flag]} is not a positive whole number`);
+  };
+  return {
+    releasedPods: read("released-pods"),
+    gangPods: read("max-gang-pods"),
+    namespacePods: read("max-namespace-pods"),
+  };
 }
 
 function isLoopback(host: string): boolean {

@@ -1,6 +1,7 @@
 import type { PlacedPod, Placement, RejectionReason } from "../api/placement.ts";
 import { type Batch, createBatch } from "../gang/batch.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
+import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
   type Context,
   type Effect,
@@ -12,6 +13,7 @@ import {
   memberKey,
   newGangState,
   type Outcome,
+  releasedPods,
 } from "../gang/lifecycle/state.ts";
 import { step } from "../gang/lifecycle/step.ts";
 import { slotKey, validateGang } from "../gang/members.ts";
@@ -20,6 +22,15 @@ import type { ClusterModel, HeldPod } from "../topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
 import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
+import {
+  createHeldPlaces,
+  defaultLimits,
+  type HeldPlaces,
+  limitFaults,
+  namespaceOf,
+  type PlannerLimits,
+  placementFault,
+} from "./limits.ts";
 import { byQueueOrder, groupOf, priorityOf, type Queued, roleIn, unitFor } from "./pending-plans.ts";
 import { createSingles, type Singles } from "./singles.ts";
 
@@ -39,7 +50,15 @@ export interface CoordinatorPorts {
   planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
   /** kube-scheduler does not let a pod go where it was planned. */
   planRefused(what: { pod: string; node: string; message: string }): void;
+  /** Something that kllama should have been asked for came past it. */
+  bypassed(how: Bypass): void;
 }
+
+/**
+ * `ungated`: a pod with claims on managed devices that has no gate. `unmarked`: a pod with a gang's label that kube-scheduler
+ * binds without asking. `bound`: a member that somebody else bound.
+ */
+type Bypass = "ungated" | "unmarked" | "bound";
 
 /**
  * Owns the model of the cluster and the state of every gang, and turns what is observed into effects. Everything is
@@ -80,7 +99,7 @@ export interface Coordinator {
   flush(): void;
   /** Starts deciding: before, the world is only watched. */
   activate(): void;
-  stats(): { gangs: number; arrivals: number; planning: number };
+  stats(): { gangs: number; arrivals: number; planning: number; released: number; awaitingRelease: number };
 }
 
 interface Entry {
@@ -93,6 +112,9 @@ interface Entry {
 /** Writes that answer one bind call belong to the call. */
 const callOwner = "call:";
 
+/** As long as kube-scheduler waits for a bind call: who is not bound then will not be bound by waiting for others. */
+const releasePatienceMs = 30_000;
+
 /** Planning may not hold the event loop for longer than this before others get their turn. */
 const planningSliceMs = 25;
 
@@ -100,7 +122,10 @@ export function createCoordinator(
   model: ClusterModel,
   managedDrivers: ReadonlySet<string>,
   ports: CoordinatorPorts,
+  limits: PlannerLimits = defaultLimits,
 ): Coordinator {
+  const window: ReleaseWindow = createReleaseWindow(limits.releasedPods, releasePatienceMs);
+  const heldPlaces: HeldPlaces = createHeldPlaces();
   const entries = new Map<string, Entry>();
   const groups = new Map<string, PlacementGroupRecord>();
   const gangOfPod = new Map<string, string>();
@@ -164,8 +189,24 @@ export function createCoordinator(
     }
     singles.forget(pod.uid);
     gangOfPod.set(pod.uid, key);
+    if (before === undefined) noteBypass(pod);
+    noteBinding(pod, key);
     tell(key, { type: "pod", pod });
     for (const { claimName } of pod.claims) if (claimName !== undefined) watchClaim(pod.namespace, claimName, key);
+  }
+
+  /** Once per pod, as it is when it is first seen or joins the gang. */
+  function noteBypass(pod: PodRecord): void {
+    if (!pod.bindMarker && pod.nodeName === undefined && !pod.terminal) ports.bypassed("unmarked");
+  }
+
+  /** Bound without our write, while its gang was not committed: by a scheduler without the extender, or by hand. */
+  function noteBinding(pod: PodRecord, key: string): void {
+    const state = entries.get(key)?.state;
+    const before = state?.pods.get(pod.uid);
+    if (before === undefined || before.nodeName !== undefined || pod.nodeName === undefined) return;
+    const phase = state?.gang?.status.phase;
+    if (phase !== "Binding" && phase !== "Scheduled" && state?.bound.has(pod.uid) !== true) ports.bypassed("bound");
   }
 
   function leaveGang(uid: string, key: string): void {
@@ -296,7 +337,28 @@ export function createCoordinator(
       nodeFits,
       devicesFree,
       groupReady,
+      mayRelease,
     };
+  }
+
+  function mayRelease(state: GangState, pods: number): boolean {
+    const group = groupNamed(state);
+    const companions = group === undefined ? [] : groupMembers(group).map(({ key }) => key);
+    return window.request(state.key, pods, companions, ports.nowMs());
+  }
+
+  /** After each decision: who is bound, revoked or gone makes room for others. */
+  function trackRelease(state: GangState): void {
+    window.occupy(state.key, releasedPods(state), ports.nowMs());
+    if (state.gang?.status.phase !== "Reserved") window.withdraw(state.key);
+  }
+
+  function admitReleases(): void {
+    const order = (a: string, b: string): number => {
+      const [first, second] = [entries.get(a)?.state, entries.get(b)?.state];
+      return first === undefined || second === undefined ? 0 : byQueueOrder(queued(first), queued(second));
+    };
+    for (const key of window.admit(order, ports.nowMs())) dirty.add(key);
   }
 
   function nodeFits(name: string): boolean {
@@ -330,6 +392,7 @@ export function createCoordinator(
     found.state = result.state;
     holdInModel(found);
     for (const effect of result.effects) perform(found.state, effect);
+    trackRelease(found.state);
     alarms.set(key, result.wakeAtMs);
     if (found.state.rejection === undefined) refused.delete(key);
     else refused.add(key);
@@ -341,11 +404,12 @@ export function createCoordinator(
     if (held === found.held || (held.length === 0 && (found.held ?? []).length === 0)) return;
     found.held = held;
     const { key } = found.state;
+    heldPlaces.set(key, held.length);
     if (held.length === 0) model.release(key);
     else
       model.hold(
         key,
-        key.slice(0, key.indexOf("/")),
+        namespaceOf(key),
         held.map((placed) => toHeldPod(found.state, placed)),
       );
   }
@@ -408,9 +472,10 @@ export function createCoordinator(
   function holdForNow(key: string, pods: readonly PlacedPod[]): void {
     const state = entries.get(key)?.state;
     if (state === undefined) return;
+    heldPlaces.set(key, pods.length);
     model.hold(
       key,
-      key.slice(0, key.indexOf("/")),
+      namespaceOf(key),
       pods.map((placed) => toHeldPod(state, placed)),
     );
   }
@@ -426,6 +491,7 @@ export function createCoordinator(
       refuse(state, "WaitingForPlacementGroup", answer.waiting);
       return [];
     }
+    if (overLimit(answer.keys)) return [];
     const startMs = ports.nowMs();
     const result = batch.plan(answer.unit);
     const milliseconds = ports.nowMs() - startMs;
@@ -442,6 +508,22 @@ export function createCoordinator(
     return [];
   }
 
+  /** Refuses the gangs of a unit if one of them is over a limit of this installation. */
+  function overLimit(keys: readonly string[]): boolean {
+    const states = keys.map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
+    const faults = limitFaults(states, heldPlaces, limits);
+    if (faults.every((fault) => fault === undefined)) return false;
+    for (const [i, state] of states.entries()) {
+      wantsPlan.delete(state.key);
+      const fault = faults[i] ?? {
+        reason: "WaitingForPlacementGroup" as const,
+        message: "another gang of the PlacementGroup is over a limit",
+      };
+      refuse(state, fault.reason, fault.message);
+    }
+    return true;
+  }
+
   /**
    * Gangs of a group become complete one by one. Those that were refused, for want of the others or of room, are still
    * ready when their members are the same; they do not ask again by themselves.
@@ -453,12 +535,18 @@ export function createCoordinator(
 
   /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
   function acceptPlan(key: string, placement: Placement | undefined): void {
+    const state = entries.get(key)?.state;
     if (placement !== undefined && placement.pods.length > 0) {
+      const fault = state === undefined ? undefined : placementFault(state, placement);
+      if (state !== undefined && fault !== undefined) {
+        holdForNow(key, entries.get(key)?.held ?? []);
+        refuse(state, fault.reason, fault.message);
+        return;
+      }
       tell(key, { type: "planned", placement });
       decideFor(key);
       return;
     }
-    const state = entries.get(key)?.state;
     if (state !== undefined) refuse(state, "InsufficientDevices", "the members beyond minCount wait for room");
   }
 
@@ -480,8 +568,9 @@ export function createCoordinator(
       const keys = [...dirty];
       dirty.clear();
       for (const key of keys) decideFor(key);
-      singles.flush();
-      if (dirty.size === 0) inTime = planWaiting();
+      const singlesInTime = singles.flush();
+      if (dirty.size === 0) admitReleases();
+      if (dirty.size === 0) inTime = planWaiting() && singlesInTime;
     } while ((dirty.size > 0 || singles.isDirty()) && inTime);
     flushing = false;
     if (inTime) scheduleNext();
@@ -499,7 +588,9 @@ export function createCoordinator(
   function scheduleNext(): void {
     const nowMs = ports.nowMs();
     const next =
-      model.capacityVersion !== seenCapacity || dirty.size > 0 ? nowMs : Math.min(alarms.next(), singles.wakeAtMs());
+      model.capacityVersion !== seenCapacity || dirty.size > 0
+        ? nowMs
+        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs));
     if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - nowMs));
   }
 
@@ -595,7 +686,8 @@ export function createCoordinator(
     stats() {
       let arrivals = 0;
       for (const { state } of entries.values()) arrivals += state.arrivals.size;
-      return { gangs: entries.size, arrivals, planning: wantsPlan.size };
+      const { pods: released, waiting: awaitingRelease } = window.stats(ports.nowMs());
+      return { gangs: entries.size, arrivals, planning: wantsPlan.size, released, awaitingRelease };
     },
   };
 

@@ -13,6 +13,7 @@ import { runAudits } from "./auditor.ts";
 import { type Coordinator, type CoordinatorPorts, createCoordinator } from "./coordinator.ts";
 import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
+import { defaultLimits, type PlannerLimits } from "./limits.ts";
 import type { PlannerMetrics } from "./metrics.ts";
 import type { ExtenderBackend } from "./server.ts";
 import type { Fence } from "./term.ts";
@@ -34,6 +35,7 @@ export interface EngineOptions {
   onLost: () => void;
   /** kube-scheduler gives up a bind call after `httpTimeout` (30 s); we answer before. */
   holdBindMs?: number;
+  plannerLimits?: Partial<PlannerLimits>;
   /** Writes to the API server under way at a time. */
   writeLimit?: number;
   /** Time between two audits of what is known; default 600,000, 0: none. */
@@ -84,6 +86,7 @@ export function startEngine(options: EngineOptions): Engine {
     model,
     new Set(drivers),
     ports({ timing, queue, recorder, calls, metrics, log, closing: closing.signal, flush: () => coordinator.flush() }),
+    { ...defaultLimits, ...options.plannerLimits },
   );
   const watches = createWatches(
     client,
@@ -236,6 +239,7 @@ function ports(parts: {
         "kube-scheduler refused a place that was planned; it is planned anew without the node",
       );
     },
+    bypassed: (how) => metrics.bypasses.inc({ how }),
   };
 }
 

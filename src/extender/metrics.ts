@@ -14,6 +14,9 @@ export interface PlannerMetrics {
   gangs: Gauge;
   arrivals: Gauge;
   leader: Gauge;
+  bypasses: Counter<"how">;
+  releasedPods: Gauge;
+  awaitingRelease: Gauge;
   staleSeconds: Gauge<"kind">;
   invalidObjects: Counter<"kind">;
   audits: Counter<"outcome">;
@@ -79,6 +82,22 @@ export function createPlannerMetrics(): PlannerMetrics {
     gangs: new Gauge({ name: "kllama_gangs", help: "Gangs known.", registers }),
     arrivals: new Gauge({ name: "kllama_barrier_arrivals", help: "Bind calls held at the barrier.", registers }),
     leader: new Gauge({ name: "kllama_planner_leader", help: "1 while this replica plans.", registers }),
+    bypasses: new Counter({
+      name: "kllama_bypasses_total",
+      help: "Pods that came past kllama: ungated (claims on managed devices without the gate), unmarked (a gang's label without the marker resource), bound (a member bound by somebody else).",
+      labelNames: ["how"],
+      registers,
+    }),
+    releasedPods: new Gauge({
+      name: "kllama_released_pods",
+      help: "Members that are released and not yet bound, as the release window counts them.",
+      registers,
+    }),
+    awaitingRelease: new Gauge({
+      name: "kllama_gangs_awaiting_release",
+      help: "Reserved gangs that wait for room in the release window.",
+      registers,
+    }),
     staleSeconds: new Gauge({
       name: "kllama_store_staleness_seconds",
       help: "Time since the API server was last heard about a kind.",

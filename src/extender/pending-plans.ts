@@ -1,5 +1,5 @@
 import type { GangPhase } from "../api/gang.ts";
-import { keptPods } from "../gang/lifecycle/members.ts";
+import { keptPods, livePods } from "../gang/lifecycle/members.ts";
 import { avoiding } from "../gang/lifecycle/refusals.ts";
 import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import { type GangRequest, type PlanUnit, singlePodGang } from "../gang/plan.ts";
@@ -118,6 +118,7 @@ export function byQueueOrder(a: Queued, b: Queued): number {
 
 /** The lowest of its pods': PriorityClasses are bounded by quota, a field of the Gang would not be. */
 export function priorityOf(state: GangState): number {
+  if (state.priority !== undefined && state.priority !== Number.POSITIVE_INFINITY) return state.priority;
   let lowest = Number.POSITIVE_INFINITY;
   for (const pod of state.pods.values()) lowest = Math.min(lowest, pod.priority);
   return lowest === Number.POSITIVE_INFINITY ? 0 : lowest;
@@ -126,8 +127,7 @@ export function priorityOf(state: GangState): number {
 function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: string): GangRequest {
   const { gang } = state;
   if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
-  const live = [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
-  const pods = live.map((pod) => avoiding(pod, state.avoided));
+  const pods = livePods(state).map((pod) => avoiding(pod, state.avoided));
   return {
     namespace: gang.namespace,
     name: gang.name,

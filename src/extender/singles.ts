@@ -2,6 +2,7 @@ import { gangGate } from "../api/names.ts";
 import type { Placement } from "../api/placement.ts";
 import { claimOwnership } from "../dra/allocator/class-drivers.ts";
 import type { Batch } from "../gang/batch.ts";
+import { hasAllClaims } from "../gang/lifecycle/claims.ts";
 import { tellPod } from "../gang/lifecycle/orphans.ts";
 import { avoid, avoiding, expireAvoided, refusalSettlesMs } from "../gang/lifecycle/refusals.ts";
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
@@ -24,7 +25,8 @@ export interface Singles {
   written(effect: WriteEffect, owner: string, outcome: Outcome): boolean;
   wakeRefused(): void;
   activate(): void;
-  flush(): void;
+  /** @returns false when time was up before everything was decided. */
+  flush(): boolean;
   isDirty(): boolean;
   wakeAtMs(): number;
   /** Pods that ask for a plan. */
@@ -35,7 +37,11 @@ export interface Singles {
   giveBack(gang: GangRequest): boolean;
 }
 
-const refusedPauseMs = 250;
+const firstRefusedPauseMs = 250;
+/** Pods that can never fit ask again whenever anything is freed: the more often in vain, the less often. */
+const lastRefusedPauseMs = 8_000;
+/** Gangs and kube-scheduler's calls wait no longer than this for pods that are no members. */
+const sliceMs = 10;
 
 export function createSingles(
   model: ClusterModel,
@@ -120,6 +126,18 @@ export function createSingles(
     if (uids.size === 0) podsOfClaim.delete(key);
   }
 
+  /** A pod without a gate costs kube-scheduler a cycle and an event each time it tries, until it is answered. */
+  function ungatedFirst(uids: readonly string[]): string[] {
+    const gated = (uid: string): number => (states.get(uid)?.pod.gates.includes(gangGate) === true ? 1 : 0);
+    return uids.toSorted((a, b) => gated(a) - gated(b));
+  }
+
+  function countBypass(state: SingleState, managed: boolean): void {
+    if (state.judged === true || !hasAllClaims(state.pod, state.claims)) return;
+    state.judged = true;
+    if (managed && !state.pod.gates.includes(gangGate)) ports.bypassed("ungated");
+  }
+
   function isManaged(state: SingleState): boolean {
     const classes = model.view.deviceClasses;
     return [...state.claims.values()].some(
@@ -131,11 +149,13 @@ export function createSingles(
     wantsPlan.delete(uid);
     const nowMs = ports.nowMs();
     if (expireAvoided(state.avoided, nowMs)) delete state.rejectedAt;
+    const managed = isManaged(state);
+    countBypass(state, managed);
     const { effects, wakeAtMs } = decideSingle(state, {
       nowMs,
       capacityVersion: model.capacityVersion,
       nodeFits: (name) => model.node(name)?.ready === true && model.node(name)?.unschedulable === false,
-      managed: isManaged(state),
+      managed,
     });
     const expiresAtMs = state.rejectedAt === undefined ? [] : state.avoided.values();
     const nextMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, ...expiresAtMs);
@@ -188,12 +208,14 @@ export function createSingles(
     }
     const rejection = result.rejections[0];
     ports.planned("rejected", milliseconds, result.explored, rejection?.reason ?? "");
-    state.rejectedAt = { capacityVersion: model.capacityVersion, nextMs: startMs + refusedPauseMs };
+    const times = (state.rejectedAt?.times ?? 0) + 1;
+    const pauseMs = Math.min(lastRefusedPauseMs, firstRefusedPauseMs * 2 ** (times - 1));
+    const note = rejection?.message ?? "";
+    const said = state.rejectedAt?.note === note;
+    state.rejectedAt = { capacityVersion: model.capacityVersion, nextMs: startMs + pauseMs, times, note };
     const { namespace, name } = state.pod;
-    ports.event(
-      { kind: "Pod", namespace, name, uid },
-      { reason: `Pod${rejection?.reason}`, note: rejection?.message ?? "", warning: true },
-    );
+    if (said) return;
+    ports.event({ kind: "Pod", namespace, name, uid }, { reason: `Pod${rejection?.reason}`, note, warning: true });
   }
 
   /**
@@ -246,14 +268,16 @@ export function createSingles(
     flush() {
       const nowMs = ports.nowMs();
       for (const [uid, atMs] of wakes) if (atMs <= nowMs) dirty.add(uid);
+      // What a decision marks (a plan that was made) is decided in the same call, and is a round of its own.
       for (let round = 0; dirty.size > 0 && round < 3; round++) {
-        const uids = [...dirty];
-        dirty.clear();
-        for (const uid of uids) {
+        for (const uid of ungatedFirst([...dirty])) {
+          if (ports.nowMs() - nowMs > sliceMs) return false;
+          dirty.delete(uid);
           const state = states.get(uid);
           if (state !== undefined) decide(uid, state);
         }
       }
+      return true;
     },
     isDirty: () => dirty.size > 0,
     waiting: () =>

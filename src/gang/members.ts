@@ -27,6 +27,9 @@ export function minCountOf(podSet: GangPodSet): number {
 /**
  * Gives every live member its slot. A pod keeps the slot it has in `placed`; else its index label says; pods without
  * one fill free slots in natural order of their names, those first whose place is held.
+ *
+ * Of rivals for a slot the pod wins whose controller has most pods of the gang, then the older one: whoever adds a pod
+ * with somebody's label to a namespace takes no member's place.
  */
 export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: readonly PlacedPod[]): MemberSlots {
   const slots = new Map<string, PodRecord>();
@@ -35,7 +38,7 @@ export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: 
   const placedByName = new Map(placed.map((each) => [each.pod, each]));
   const unnumbered = new Map<string, PodRecord[]>();
 
-  for (const pod of pods.toSorted((a, b) => compareNatural(a.name, b.name) || compareNatural(a.uid, b.uid))) {
+  for (const pod of inOrderOfClaim(pods, placedByName)) {
     const podSet = known.get(pod.podSet ?? (spec.podSets.length === 1 ? spec.podSets[0]!.name : ""));
     if (!podSet) {
       problems.push(unknownPodSet(pod, spec));
@@ -44,13 +47,22 @@ export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: 
     const held = placedByName.get(pod.name);
     const index = held?.podSet === podSet.name ? held.index : pod.index;
     if (index === undefined) {
-      unnumbered.set(podSet.name, [...(unnumbered.get(podSet.name) ?? []), pod]);
+      const others = unnumbered.get(podSet.name);
+      if (others === undefined) unnumbered.set(podSet.name, [pod]);
+      else others.push(pod);
       continue;
     }
-    const other = slots.get(slotKey(podSet.name, index));
+    const key = slotKey(podSet.name, index);
+    const rival = slots.get(key);
     if (index >= podSet.count) problems.push(indexTooLarge(pod, index, podSet));
-    else if (other) problems.push(duplicateIndex(pod, other, index, podSet));
-    else slots.set(slotKey(podSet.name, index), pod);
+    else if (rival === undefined) slots.set(key, pod);
+    else {
+      const alike = pod.owner?.uid === rival.owner?.uid && placedByName.has(pod.name) === placedByName.has(rival.name);
+      const younger = alike && pod.createdAtMs < rival.createdAtMs ? rival : pod;
+      const older = younger === pod ? rival : pod;
+      slots.set(key, older);
+      problems.push(duplicateIndex(younger, older, index, podSet));
+    }
   }
   for (const podSet of spec.podSets) {
     const free = freeSlots(podSet, slots, placed);
@@ -61,6 +73,17 @@ export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: 
     }
   }
   return { slots, problems, missing: missingMembers(spec, slots) };
+}
+
+/** Pods that have a place first, then those whose controller has most of them; those alike in natural order of names. */
+function inOrderOfClaim(pods: readonly PodRecord[], placed: ReadonlyMap<string, PlacedPod>): PodRecord[] {
+  const siblings = new Map<string, number>();
+  for (const { owner } of pods) siblings.set(owner?.uid ?? "", (siblings.get(owner?.uid ?? "") ?? 0) + 1);
+  const weight = ({ name, owner }: PodRecord): number =>
+    placed.has(name) ? pods.length + 1 : (siblings.get(owner?.uid ?? "") ?? 0);
+  return pods.toSorted(
+    (a, b) => weight(b) - weight(a) || compareNatural(a.name, b.name) || compareNatural(a.uid, b.uid),
+  );
 }
 
 function freeSlots(podSet: GangPodSet, slots: ReadonlyMap<string, PodRecord>, placed: readonly PlacedPod[]): number[] {

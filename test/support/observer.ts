@@ -3,6 +3,7 @@ import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kuberne
 import { gangLabel, schedulingGroup, version } from "../../src/api/names.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
+import { projectPod } from "../../src/kube/project.ts";
 import { createReflector, type Reflector } from "../../src/kube/reflector.ts";
 
 /**
@@ -142,15 +143,20 @@ function doubleDevices(history: readonly Revision[]): string[] {
   return found;
 }
 
-/** resourceVersions of one etcd are one order over all kinds: the Gang's newest status before a binding must be committed. */
+/**
+ * resourceVersions of one etcd are one order over all kinds: the Gang's newest status before a binding must be committed.
+ * A pod that was created without the label, and asks for no marker, is no member, whatever label is put on it later.
+ */
 function uncommittedBindings(pods: readonly Revision[], gangs: readonly Revision[]): string[] {
   const found: string[] = [];
+  const isMember = new Map<string, boolean>();
   const seen = new Set<string>();
   for (const { object, version: boundAt } of [...pods].sort(byVersion)) {
     const pod = object as Pod;
     const uid = pod.metadata.uid ?? "";
     const gang = pod.metadata.labels?.[gangLabel];
-    if (gang === undefined || pod.spec.nodeName === undefined || seen.has(uid)) continue;
+    if (!isMember.has(uid)) isMember.set(uid, gang !== undefined || projectPod(pod).bindMarker);
+    if (gang === undefined || isMember.get(uid) !== true || pod.spec.nodeName === undefined || seen.has(uid)) continue;
     seen.add(uid);
     const key = `${pod.metadata.namespace}/${gang}`;
     const before = gangs.filter((revision) => revision.key === key && revision.version < boundAt);

@@ -2,6 +2,7 @@ import { gangSpec } from "../../src/api/gang.ts";
 import { gangGate, schedulingGroup } from "../../src/api/names.ts";
 import { type Coordinator, createCoordinator } from "../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../src/extender/effects.ts";
+import { defaultLimits, type PlannerLimits } from "../../src/extender/limits.ts";
 import { podConsumer } from "../../src/gang/lifecycle/claims.ts";
 import type { GangRecord, Outcome } from "../../src/gang/lifecycle/state.ts";
 import { createClusterModel } from "../../src/topology/model.ts";
@@ -15,6 +16,7 @@ import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/
 export interface WorldOptions {
   nodes: number;
   devicesPerNode: number;
+  limits?: Partial<PlannerLimits>;
   gangs: { name: string; pods: number; devices: number; timeoutSeconds?: number; minCount?: number }[];
 }
 
@@ -38,6 +40,8 @@ export class World {
   private readonly options: WorldOptions;
   private watches: Record<Kind, Change[]> = { gangs: [], pods: [], claims: [], nodes: [] };
   private writes: { effect: WriteEffect; owner: string }[] = [];
+  /** Most members that were released and not bound at a time. */
+  mostReleased = 0;
   /** Writes that the planner asked for so far. */
   asked = 0;
   private calls: BindCall[] = [];
@@ -84,29 +88,35 @@ export class World {
       selectors: [{ cel: { expression: `device.driver == "${driver}"` } }],
       config: [],
     });
-    const coordinator = createCoordinator(model, new Set([driver]), {
-      write: (effect, owner) => {
-        const said = effect.type === "writeStatus" ? `${effect.status.phase} ${effect.status.explanation ?? ""}` : "";
-        this.trace.push(`ask ${owner} ${effect.id} ${said}`.trimEnd());
-        this.checkDecision(effect, owner);
-        this.writes.push({ effect, owner });
-        this.asked += 1;
+    const coordinator = createCoordinator(
+      model,
+      new Set([driver]),
+      {
+        write: (effect, owner) => {
+          const said = effect.type === "writeStatus" ? `${effect.status.phase} ${effect.status.explanation ?? ""}` : "";
+          this.trace.push(`ask ${owner} ${effect.id} ${said}`.trimEnd());
+          this.checkDecision(effect, owner);
+          this.writes.push({ effect, owner });
+          this.asked += 1;
+        },
+        event: () => undefined,
+        answer: (call, error) => {
+          this.trace.push(`answer ${call} ${error ?? "bound"}`);
+          const held = this.calls.find((each) => each.call === call);
+          if (held !== undefined && error !== undefined) this.backOff(held.pod);
+          this.calls = this.calls.filter((held) => held.call !== call);
+        },
+        nowMs: () => this.nowMs,
+        nowIso: () => new Date(this.nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
+        schedule: (delayMs) => {
+          this.wakeAtMs = Math.min(this.wakeAtMs, this.nowMs + delayMs);
+        },
+        planned: () => undefined,
+        planRefused: () => undefined,
+        bypassed: () => undefined,
       },
-      event: () => undefined,
-      answer: (call, error) => {
-        this.trace.push(`answer ${call} ${error ?? "bound"}`);
-        const held = this.calls.find((each) => each.call === call);
-        if (held !== undefined && error !== undefined) this.backOff(held.pod);
-        this.calls = this.calls.filter((held) => held.call !== call);
-      },
-      nowMs: () => this.nowMs,
-      nowIso: () => new Date(this.nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
-      schedule: (delayMs) => {
-        this.wakeAtMs = Math.min(this.wakeAtMs, this.nowMs + delayMs);
-      },
-      planned: () => undefined,
-      planRefused: () => undefined,
-    });
+      { ...defaultLimits, ...this.options.limits },
+    );
     this.coordinator = coordinator;
     for (const each of this.nodes.values()) coordinator.observeNode(each);
     for (const each of this.slices) model.upsertSlice(each);
@@ -155,8 +165,8 @@ export class World {
   }
 
   /** Everything happens, nothing fails any more, until nothing is left to happen. Throws when that takes for ever. */
-  settle(): void {
-    for (let round = 0; round < 20_000; round++) {
+  settle(rounds = 20_000): void {
+    for (let round = 0; round < rounds; round++) {
       const action = this.nextHonest();
       if (action === undefined) return;
       action();
@@ -304,6 +314,7 @@ export class World {
       case "releasePod": {
         const pod = this.pods.get(effect.pod.uid);
         if (pod === undefined) return notFound;
+        this.mostReleased = Math.max(this.mostReleased, 1 + this.releasedPods());
         const nominated = effect.node === "" ? {} : { nominatedNodeName: effect.node };
         return {
           outcome: done,
@@ -330,6 +341,10 @@ export class World {
         return { outcome: done };
       }
     }
+  }
+
+  private releasedPods(): number {
+    return [...this.pods.values()].filter((pod) => pod.gates.length === 0 && pod.nodeName === undefined).length;
   }
 
   /** Invariant 1: no device in two claims, ever. */

@@ -12,6 +12,7 @@ import {
   projectTopology,
 } from "../../kube/project.ts";
 import { builtInTopology } from "../../topology/levels.ts";
+import type { PodRecord } from "../../topology/records.ts";
 import type { ClusterState } from "../cluster-state.ts";
 import { checked, fieldName, isCustom } from "./check.ts";
 import { claimsFor, isOneByOne, type KindedObject, ofCluster, podsOf } from "./expand.ts";
@@ -322,13 +323,18 @@ function project(
   return {
     gangs: all("Gang", projectGang).map(youngest),
     groups: all("PlacementGroup", projectPlacementGroup),
-    pods: all("Pod", (raw: Pod) => youngest(projectPod(priorityOf(raw)))),
+    pods: all("Pod", (raw: Pod) => youngest(asAdmitted(projectPod(priorityOf(raw))))),
     claims: all("ResourceClaim", projectClaim),
     nodes: all("Node", (raw: Node) => projectNode(asKubeletWould(raw))),
     slices: all("ResourceSlice", projectSlice),
     deviceClasses: all("DeviceClass", projectDeviceClass),
     topologies: [...all("ClusterTopology", projectTopology), ...adapted],
   };
+}
+
+/** What was not created yet is still to be admitted, which adds the marker of members. */
+function asAdmitted(pod: PodRecord): PodRecord {
+  return pod.createdAtMs === 0 ? { ...pod, bindMarker: pod.gang !== undefined } : pod;
 }
 
 /** What was not created yet waits behind all that was. */

@@ -13,7 +13,7 @@ import {
   withReservation,
 } from "./claims.ts";
 import { lostClaimText, lostGraceMs, tellClaimless } from "./lost-claims.ts";
-import { isBoundTo, isHomeless, livePods, membersOf, runningPods } from "./members.ts";
+import { isBoundTo, isHomeless, livePods, membersOf, runningPods, unmarkedPods } from "./members.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
 import { expireAvoided, heed, patienceMs, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
@@ -53,8 +53,10 @@ export function decide(state: GangState, context: Context): Decision {
 }
 
 function decidePhase(state: GangState, gang: GangRecord, context: Context): Decision {
-  if (gang.status.phase !== "Binding") delete state.bindingSinceMs;
-  switch (gang.status.phase ?? "Pending") {
+  const { phase } = gang.status;
+  if (phase !== "Binding") delete state.bindingSinceMs;
+  if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
+  switch (phase ?? "Pending") {
     case "Pending":
       return decidePending(state, gang, context);
     case "Reserved":
@@ -82,16 +84,20 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
   const unanswered = unansweredWrite(state);
   if (unanswered !== undefined) return { effects: [...effects, unanswered] };
   const slots = assignSlots(gang.spec, livePods(state), []);
-  const problems = [...gang.problems, ...slots.problems];
-  if (problems.length > 0) {
-    return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", problems.join("; "), context)] };
+  const waiting = waitingFor(state, gang, slots, context);
+  const strays = [...slots.problems, ...unmarkedPods(state)];
+  // Pods that have no place stop a gang only when it is not complete without them: else anybody's could.
+  if (gang.problems.length > 0 || (waiting !== undefined && slots.problems.length > 0)) {
+    const said = [...gang.problems, ...strays].join("; ");
+    return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", said, context)] };
   }
+  state.priority = lowestPriority(slots);
+  effects.push(...sayStrays(state, strays));
   const running = runningPods(state);
   if (shortPodSet(gang, running) === undefined) {
     return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }
-  const waiting = waitingFor(state, gang, slots, context);
-  if (waiting !== undefined) return settle(state, gang, waiting, effects, context);
+  if (waiting !== undefined) return settle(state, gang, [waiting, ...strays].join("; "), effects, context);
   delete state.incomplete;
   if (state.planning) return { effects };
   const { rejection } = state;
@@ -102,6 +108,19 @@ function decidePending(state: GangState, gang: GangRecord, context: Context): De
   }
   if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
   return { effects: [...effects, { type: "plan", id: "plan" }] };
+}
+
+function lowestPriority({ slots }: MemberSlots): number {
+  return Math.min(...[...slots.values()].map((pod) => pod.priority));
+}
+
+/** One event for pods that carry the label and are left out, and another when they are others. */
+function sayStrays(state: GangState, strays: readonly string[]): Effect[] {
+  const note = strays.join("; ").slice(0, 1024);
+  if (note === (state.strays ?? "")) return [];
+  state.strays = note;
+  if (note === "") return [];
+  return [{ type: "event", id: "strays", reason: "GangPodIgnored", note, warning: true }];
 }
 
 /** The first pod set that lacks members with claims; undefined when the gang can be planned. */
@@ -175,16 +194,44 @@ function decideReserved(state: GangState, gang: GangRecord, context: Context): D
   }
   const reserving = sweep(state, members, context);
   for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
-  const deadline = (gang.reservedAtMs ?? context.nowMs) + gang.spec.scheduleTimeoutSeconds * 1000;
+  const deadline = deadlineOf(state, gang, context);
   const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
   if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod, context)) || members.length < placed.length) {
     return { effects: reserving, wakeAtMs };
   }
+  const gated = members.some(([, pod]) => pod.gates.includes(gangGate));
+  if (gated && !context.mayRelease(state, members.length)) return { effects: reserving };
+  state.releasedAtMs ??= gated ? context.nowMs : (gang.reservedAtMs ?? context.nowMs);
   const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
   if (context.groupReady(state) && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
     effects.push(writeBinding(state, gang, placed, context));
   }
   return { effects, wakeAtMs };
+}
+
+/**
+ * Its members have so long from their release on, which may come late: others are released first. Members that
+ * kube-scheduler has tried before have no gate any more, and it may try them again only after its longest back-off.
+ */
+function deadlineOf(state: GangState, gang: GangRecord, context: Context): number {
+  return Math.max(gang.reservedAtMs ?? context.nowMs, state.releasedAtMs ?? 0) + timeoutMs(gang);
+}
+
+function timeoutMs(gang: GangRecord): number {
+  const leastMs = (gang.status.attempts ?? 0) > 0 ? refusalSettlesMs : 0;
+  return Math.max(leastMs, gang.spec.scheduleTimeoutSeconds * 1000);
+}
+
+/** Nothing but our own release is wanting: no deadline runs. */
+function waitsForRelease(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  members: readonly [PlacedPod, PodRecord][],
+  context: Context,
+): boolean {
+  if (members.length < placed.length || state.releasedAtMs !== undefined) return false;
+  return members.every(([slot, pod]) => pod.gates.includes(gangGate) && isReserved(state, gang, slot, pod, context));
 }
 
 /** Why the reservation must be given up before the commit, if it must. */
@@ -195,11 +242,10 @@ function troubleBeforeCommit(
   members: [PlacedPod, PodRecord][],
   context: Context,
 ): { reason?: string; refusal?: Refusal; wakeAtMs?: number } {
-  const reservedAtMs = gang.reservedAtMs ?? context.nowMs;
-  const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
-  if (context.nowMs >= reservedAtMs + timeoutMs) {
+  const late = context.nowMs >= deadlineOf(state, gang, context);
+  if (late && !waitsForRelease(state, gang, placed, members, context)) {
     return {
-      reason: `not all members arrived within ${gang.spec.scheduleTimeoutSeconds} s (spec.scheduleTimeoutSeconds)`,
+      reason: `not all members arrived within ${timeoutMs(gang) / 1000} s (spec.scheduleTimeoutSeconds)`,
     };
   }
   if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
@@ -394,8 +440,7 @@ function decideBinding(state: GangState, gang: GangRecord, context: Context): De
 /** A planner that finds a committed gang after its time is over still gets the chance to finish it. */
 function bindingDeadline(state: GangState, gang: GangRecord, context: Context): number {
   state.bindingSinceMs ??= context.nowMs;
-  const timeoutMs = gang.spec.scheduleTimeoutSeconds * 1000;
-  return Math.max((gang.reservedAtMs ?? 0) + timeoutMs, state.bindingSinceMs + finishMs);
+  return Math.max(deadlineOf(state, gang, context), state.bindingSinceMs + finishMs);
 }
 
 /**
@@ -424,7 +469,7 @@ function disrupt({ namespace, name, uid }: PodRecord): Effect {
 
 function unboundText(state: GangState, gang: GangRecord, members: readonly [PlacedPod, PodRecord][]): string {
   const refused = members.find(([, pod]) => state.pace.has(`bind/${pod.uid}`))?.[1];
-  const text = `not all members could be bound within ${gang.spec.scheduleTimeoutSeconds} s (spec.scheduleTimeoutSeconds)`;
+  const text = `not all members could be bound within ${timeoutMs(gang) / 1000} s (spec.scheduleTimeoutSeconds)`;
   if (refused === undefined) return text;
   return `${text}: pod ${refused.name}: ${state.pace.get(`bind/${refused.uid}`)?.message}`;
 }

@@ -6,8 +6,22 @@ import { type Context, type GangRecord, type GangState, heldPods } from "./state
 
 /** Which live pod fills which place of a gang, and which places a plan must leave as they are. */
 
+/**
+ * Pods that may fill places: alive, and gated by admission at their creation, which left the marker on them. The label
+ * alone can be put on anybody's pod at any time, and without the marker kube-scheduler asks nobody before it binds.
+ */
 export function livePods(state: GangState): PodRecord[] {
-  return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting);
+  return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting && pod.bindMarker);
+}
+
+/** Pods with the gang's label that came past admission, each as a sentence with its remedy. */
+export function unmarkedPods(state: GangState): string[] {
+  return [...state.pods.values()]
+    .filter((pod) => !pod.bindMarker && !pod.terminal && !pod.deleting)
+    .map(
+      (pod) =>
+        `pod ${pod.name} is no member: it was created without the gang's label or before kllama's policies; create it again with the label`,
+    );
 }
 
 /** Placed slots with the live pod that fills each; slots without a pod are left out. */

@@ -22,7 +22,10 @@ export interface SingleState {
   /** The node that kube-scheduler refused last, and since when it does. */
   refused?: { node: string; sinceMs: number };
   avoided: AvoidedNodes;
-  rejectedAt?: { capacityVersion: number; nextMs: number };
+  /** The last refusal, how many there were in a row, and what was said. */
+  rejectedAt?: { capacityVersion: number; nextMs: number; times: number; note: string };
+  /** Whether it came past the gate has been looked at. */
+  judged?: boolean;
 }
 
 export interface SingleContext {

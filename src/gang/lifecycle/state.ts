@@ -64,6 +64,12 @@ export interface GangState {
   /** pod UID → released member that has not arrived at the barrier yet. */
   trials: Map<string, Trial>;
   avoided: AvoidedNodes;
+  /** When the members of the present reservation were let go: their time counts from here, not from the wait before. */
+  releasedAtMs?: number;
+  /** The lowest priority of the members, as of the last look at their places. */
+  priority?: number;
+  /** Pods that carry the gang's label and are no members, as they were last told. */
+  strays?: string;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
@@ -161,6 +167,8 @@ export interface Context {
   devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
   /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
   groupReady(state: GangState): boolean;
+  /** There is room among the pods that are released and not yet bound; else the gang is told when there is. */
+  mayRelease(state: GangState, pods: number): boolean;
 }
 
 export interface StepResult {
@@ -220,6 +228,18 @@ export function heldPods(state: GangState): readonly PlacedPod[] {
 export function unansweredWrite({ gang, unanswered }: GangState): StatusWrite | undefined {
   const current = unanswered?.gang.uid === gang?.uid && unanswered?.gang.resourceVersion === gang?.resourceVersion;
   return current ? unanswered : undefined;
+}
+
+/** Members that kube-scheduler has on its hands: released, by a write that may still be under way, and not bound. */
+export function releasedPods(state: GangState): number {
+  const phase = state.gang?.status.phase;
+  if (phase !== "Reserved" && phase !== "Binding") return 0;
+  let count = 0;
+  for (const pod of state.pods.values()) {
+    if (pod.nodeName !== undefined || state.bound.has(pod.uid) || pod.terminal || pod.deleting) continue;
+    if (pod.gates.length === 0 || state.inFlight.has(`release/${pod.uid}`)) count += 1;
+  }
+  return count;
 }
 
 /** Identifies the present members and whether they can be planned: when it changes, a refused gang is worth another plan. */

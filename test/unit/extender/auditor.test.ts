@@ -36,6 +36,7 @@ beforeEach(() => {
     schedule: () => undefined,
     planned: () => undefined,
     planRefused: () => undefined,
+    bypassed: () => undefined,
   });
   metrics = createPlannerMetrics();
   listed = { pods: [], resourceclaims: [], gangs: [] };

@@ -26,6 +26,7 @@ function setUp() {
     planned: () => {
       plans += 1;
     },
+    bypassed: () => undefined,
   };
   const model = clusterOf([]);
   const singles = createSingles(model, new Set([driver]), ports, () => undefined);

@@ -32,6 +32,7 @@ function context(more: Partial<Context> = {}): Context {
     nodeFits: () => true,
     devicesFree: () => true,
     groupReady: () => true,
+    mayRelease: () => true,
     ...more,
   };
 }
@@ -674,6 +675,65 @@ describe("a reserved gang that kube-scheduler refuses", () => {
     expect(said(waiting)).not.toContain("plan");
     expect(waiting.wakeAtMs).toBe(nowMs + 1_000);
     expect(said(step(waiting.state, [tick], context({ nowMs: nowMs + 1_000 })))).toContain("plan");
+  });
+});
+
+describe("a reserved gang that waits for room in the release window", () => {
+  const reserved = stateOf(gangIn("Reserved"), [pod(0), pod(1)], [held(0), held(1)]);
+  const full = { mayRelease: () => false };
+
+  test("lifts no gate, and no deadline runs meanwhile", () => {
+    const late = step(reserved, [tick], context({ ...full, nowMs: nowMs + 3_600_000 }));
+    expect(said(late)).toEqual([]);
+  });
+
+  test("has its whole time from its release on", () => {
+    const atMs = nowMs + 3_600_000;
+    const released = step(reserved, [tick], context({ nowMs: atMs }));
+    expect(said(released)).toEqual(["release g-0 to n0", "release g-1 to n1"]);
+    expect(said(step(released.state, [tick], context({ nowMs: atMs + 59_999 })))).toEqual([]);
+    expect(said(step(released.state, [tick], context({ nowMs: atMs + 60_000 })))[0]).toMatch(/^Revoked/);
+  });
+});
+
+describe("a reserved gang whose time is shorter than kube-scheduler's back-off", () => {
+  const spec = { ...gang().spec, scheduleTimeoutSeconds: 3 };
+  const lateAfter = (attempts: number | undefined, afterMs: number) => {
+    const status = { ...gangIn("Reserved").status, ...(attempts === undefined ? {} : { attempts }) };
+    const reserved = { ...gangIn("Reserved", {}, { reservedAtMs: nowMs }), spec, status };
+    const state = stateOf(reserved, [released(0), released(1)], [held(0), held(1)]);
+    return said(step(state, [tick], context({ nowMs: nowMs + afterMs })));
+  };
+
+  test("is given that time at first, and once its members were tried before as long as the next try takes", () => {
+    expect(lateAfter(undefined, 3_000)[0]).toMatch(/^Revoked: not all members arrived within 3 s/);
+    expect(lateAfter(1, 14_999)).toEqual([]);
+    expect(lateAfter(1, 15_000)[0]).toMatch(/^Revoked: not all members arrived within 15 s/);
+  });
+});
+
+describe("pods that carry the label and are no members", () => {
+  const members = [pod(0), pod(1)];
+  const claimed = [claim(0), claim(1)];
+  const forged = (more: object) => pod(1, { uid: "forged", name: "forged", claims: [], createdAtMs: 5, ...more });
+
+  test.each([
+    ["has the index of a member", {}, /both have index 1/],
+    ["has an index beyond the count", { index: 9 }, /index 9/],
+    ["names a pod set that there is not", { podSet: "x" }, /pod-set=x/],
+    ["got the label after its creation", { bindMarker: false }, /no member: it was created without the gang's label/],
+    ["runs, and got the label after its creation", { bindMarker: false, nodeName: "n9" }, /no member/],
+  ])("a pod that %s does not stop the gang, which says so once", (_title, more, reason) => {
+    const first = step(stateOf(gang(), [...members, forged(more)], claimed), [tick], context());
+    expect(first.effects.map((effect) => effect.type)).toEqual(["event", "plan"]);
+    expect(first.effects[0]).toMatchObject({ reason: "GangPodIgnored", note: expect.stringMatching(reason) });
+    expect(step(first.state, [tick], context()).effects).toEqual([]);
+  });
+
+  test("a pod without the marker fills no place", () => {
+    const short = stateOf(gang(), [pod(0), pod(1, { bindMarker: false })], claimed);
+    const later = step(step(short, [tick], context()).state, [tick], context({ nowMs: nowMs + 2_000 }));
+    expect(said(later)[0]).toMatch(/^Pending: pod set ranks: 1 of 2 pods exist; pod g-1 is no member/);
   });
 });
 

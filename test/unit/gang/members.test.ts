@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { GangSpec } from "../../../src/api/gang.ts";
+import { type GangSpec, gangSpec } from "../../../src/api/gang.ts";
 import type { PlacedPod } from "../../../src/api/placement.ts";
 import { assignSlots, validateGang } from "../../../src/gang/members.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
@@ -85,4 +85,28 @@ test("a Gang without faults has none, one with several has all of them", () => {
     "spec.podSets[0].slices[0].level is island, which the topology does not have; use one of region, zone, block, rack, nvlink-domain, host, numa, pcie-root, nvlink",
     "spec.podSets[1].name w is there twice; give every pod set its own name",
   ]);
+});
+
+describe("rivals for a place", () => {
+  const ranks = gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }] });
+  const owner = { kind: "StatefulSet", name: "a", uid: "set" };
+  const at = (name: string, index: number, more: object = {}) => podRecord(name, { podSet: "ranks", index, ...more });
+
+  test("the pod wins whose controller has most of them, however old and whatever its name", () => {
+    const pods = [at("a-0", 0, { owner, createdAtMs: 9 }), at("a-1", 1, { owner, createdAtMs: 9 }), at("A", 1)];
+    const { slots, problems } = assignSlots(ranks, pods, []);
+    expect([...slots.values()].map(({ name }) => name).sort()).toEqual(["a-0", "a-1"]);
+    expect(problems).toEqual([expect.stringContaining("A")]);
+  });
+
+  test("of pods without a controller the older wins", () => {
+    const pods = [at("b", 0, { createdAtMs: 1 }), at("a", 0, { createdAtMs: 2 })];
+    expect(assignSlots(ranks, pods, []).slots.get("ranks/0")?.name).toBe("b");
+  });
+
+  test("a pod that comes back to its place wins against one that is older", () => {
+    const placed = [{ pod: "b", podSet: "ranks", index: 0, node: "n", claims: [] }];
+    const pods = [at("a", 0, { createdAtMs: 1 }), at("b", 0, { createdAtMs: 2 })];
+    expect(assignSlots(ranks, pods, placed).slots.get("ranks/0")?.name).toBe("b");
+  });
 });

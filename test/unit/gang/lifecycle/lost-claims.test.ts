@@ -23,6 +23,7 @@ function context(nowMs: number): Context {
     nodeFits: () => true,
     devicesFree: () => true,
     groupReady: () => true,
+    mayRelease: () => true,
   };
 }
 

@@ -1,0 +1,156 @@
+import { describe, expect, test } from "vitest";
+import { resourcePath } from "../../src/kube/paths.ts";
+import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { isBound, isReady, useScene } from "../support/scene.ts";
+import { claimTemplate, create, createNamespace, gang, member, type Workload } from "../support/workloads.ts";
+
+/** Pods that are not kllama's, and pods that claim to be, beside gangs on a real control plane: two nodes of eight GPUs. */
+const scene = useScene({ fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }) });
+const { freshNamespace, namespace, apply, pods, claims, status, until, metric } = scene;
+const { membersOf, scheduled, createGang } = scene;
+
+const eventsOf = (name: string, reason: string) =>
+  scene.seen
+    .events()
+    .filter((each) => each.regarding?.namespace === namespace() && each.regarding.name === name)
+    .filter((each) => each.reason === reason);
+
+/** A pod with a claim that carries no label of ours, in a namespace that does not gate it. */
+const bypass = (name: string, template: string): Workload => ({
+  ...member("none", "ranks", 0, template),
+  metadata: { name },
+});
+
+/** 200 in `npm run neighbours`: kube-scheduler alone takes half a minute for those. */
+const bypasses = Number(process.env["KLLAMA_BYPASSES"] ?? 40);
+
+describe("bypass pods", () => {
+  test("that can never fit, however many, are counted, told why once, and starve no gang", async () => {
+    await freshNamespace();
+    const before = await metric("kllama_bypasses_total");
+    await apply(claimTemplate("nine", 9), claimTemplate("four", 4));
+    const names = Array.from({ length: bypasses }, (_, index) => `bypass-${index}`);
+    await Promise.all(names.map((name) => apply(bypass(name, "nine"))));
+    await expect.poll(() => metric("kllama_bypasses_total"), { timeout: 60_000 }).toBe(before + bypasses);
+    for (const name of ["one", "two"]) {
+      await createGang(name, 2);
+      await scheduled(name);
+      await until(`gang ${name} is ready`, () => membersOf(name).every(isReady));
+    }
+    const event = await until(
+      "a bypass pod is told why",
+      () => eventsOf("bypass-0", "PodNoMatchingDevice")[0] ?? eventsOf("bypass-0", "PodInsufficientDevices")[0],
+    );
+    expect(event.note).toBeDefined();
+    expect(pods().filter((each) => each.metadata.name.startsWith("bypass") && isBound(each))).toEqual([]);
+  });
+});
+
+describe("drivers of others", () => {
+  test("a claim on them is allocated by kube-scheduler and never written by kllama; mixed ones are refused", async () => {
+    await freshNamespace();
+    await publishForeignDevices("foreign-node-devices");
+    await apply(claimTemplate("theirs", 1, "other.example.com"), mixedTemplate("mixed"));
+    await apply(bypass("theirs", "theirs"));
+    await until("kube-scheduler binds it", () => pods().length === 1 && pods().every(isBound));
+    const claim = await until("its claim is allocated", () =>
+      claims().find((each) => each.metadata.ownerReferences?.[0]?.name === "theirs" && each.status?.allocation),
+    );
+    expect(claim.status?.allocation?.devices?.results?.[0]?.driver).toBe("other.example.com");
+    const managers = (claim.metadata as { managedFields?: { manager?: string }[] }).managedFields;
+    expect(managers?.map(({ manager }) => manager)).toContain("kube-scheduler");
+    expect(managers?.filter(({ manager }) => manager?.includes("kllama"))).toEqual([]);
+    await createGang("mixed", 1, {}, "mixed");
+    const refused = await until("the gang with a mixed claim is refused", () => status("mixed")?.explanation);
+    expect(status("mixed")?.conditions?.find((c) => c.type === "Planned")?.reason).toBe("MixedDrivers");
+    expect(refused).toContain("other.example.com");
+    expect(membersOf("mixed").filter(isBound)).toEqual([]);
+    const path = resourcePath({
+      group: "resource.k8s.io",
+      version: "v1",
+      resource: "resourceslices",
+      name: "foreign-node-devices",
+    });
+    await scene.stack.admin.request("DELETE", path);
+  });
+});
+
+describe("labels and Gangs of others", () => {
+  test("a forged member takes no place: the gang is scheduled with its own pods and says who was left out", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("four", 4));
+    await apply(gang("victim", { podSets: [{ name: "ranks", count: 2 }] }));
+    await apply(member("victim", "ranks", 0, "four"));
+    await apply({
+      ...member("victim", "ranks", 0, "four"),
+      metadata: { ...member("victim", "ranks", 0).metadata, name: "a-forged" },
+    });
+    await until("both have claims", () => claims().length === 2);
+    await apply(member("victim", "ranks", 1, "four"));
+    const { status: found } = await scheduled("victim");
+    expect(found?.placement?.pods.map((each) => each.pod).sort()).toHaveLength(2);
+    const event = await until("an event says who was left out", () => eventsOf("victim", "GangPodIgnored")[0]);
+    expect(event.note).toContain("both have index 0");
+    expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(2);
+  });
+
+  test("a label put on somebody's running pod makes it no member", async () => {
+    await freshNamespace();
+    await apply({ ...member("none", "ranks", 0), metadata: { name: "plain" } });
+    await until("the pod runs", () => pods().length === 1 && pods().every(isReady));
+    await apply(gang("grab", { podSets: [{ name: "ranks", count: 1 }] }));
+    const path = resourcePath({ group: "", version: "v1", resource: "pods", namespace: namespace(), name: "plain" });
+    await scene.stack.admin.request("PATCH", path, {
+      body: { metadata: { labels: { "scheduling.kllama.ai/gang": "grab" } } },
+      contentType: "application/merge-patch+json",
+    });
+    const said = await until("the gang says that it has no member", () => status("grab")?.explanation);
+    expect(said).toMatch(/^pod set ranks: 0 of 1 pods exist; pod plain is no member/);
+    expect(pods().map(isReady)).toEqual([true]);
+  });
+
+  test("a Gang of the same name in another namespace has no power over the pods", async () => {
+    await freshNamespace();
+    await createNamespace(scene.stack.admin, "tenant-b");
+    await apply(claimTemplate("four", 4), member("theirs", "ranks", 0, "four"));
+    await create(scene.stack.admin, "tenant-b", gang("theirs", { podSets: [{ name: "ranks", count: 1 }] }));
+    const said = await until(
+      "the other Gang finds nobody",
+      () => scene.seen.gang("tenant-b", "theirs")?.status?.explanation,
+    );
+    expect(said).toBe("pod set ranks: 0 of 1 pods exist");
+    expect(membersOf("theirs").filter(isBound)).toEqual([]);
+    await scene.stack.admin.request("DELETE", "/api/v1/namespaces/tenant-b");
+  });
+});
+
+async function publishForeignDevices(name: string): Promise<void> {
+  const deviceClass = {
+    apiVersion: "resource.k8s.io/v1",
+    kind: "DeviceClass",
+    metadata: { name: "other.example.com" },
+    spec: { selectors: [{ cel: { expression: 'device.driver == "other.example.com"' } }] },
+  };
+  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/deviceclasses", { body: deviceClass });
+  const nodeName = scene.fleet.nodes[0]?.name;
+  const slice = {
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceSlice",
+    metadata: { name },
+    spec: {
+      driver: "other.example.com",
+      nodeName,
+      pool: { name: nodeName, generation: 1, resourceSliceCount: 1 },
+      devices: [{ name: "card-0" }, { name: "card-1" }],
+    },
+  };
+  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/resourceslices", { body: slice });
+}
+
+function mixedTemplate(name: string): Workload {
+  const requests = ["gpu.kllama.ai", "other.example.com"].map((deviceClassName, index) => ({
+    name: `r${index}`,
+    exactly: { deviceClassName, count: 1 },
+  }));
+  return { ...claimTemplate(name, 1), spec: { spec: { devices: { requests } } } };
+}
