@@ -2,7 +2,7 @@ import type { KubernetesObject, Pod, ResourceClaim } from "../api/kubernetes.ts"
 import { claimFinalizer, gangCondition, gangGate, schedulingGroup, version } from "../api/names.ts";
 import type { ClaimReference, Effect, Outcome, PodReference } from "../gang/lifecycle/state.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
-import { resourcePath } from "../kube/paths.ts";
+import { claimPath, podPath, resourcePath } from "../kube/paths.ts";
 
 /** Effects that are writes to the API server; `plan`, `answer` and `event` stay inside the process. */
 export type WriteEffect = Exclude<Effect, { type: "plan" | "answer" | "event" | "planRefused" }>;
@@ -165,11 +165,6 @@ async function alreadyBound(client: KubeClient, effect: Of<"bind">, conflict: un
   throw conflict;
 }
 
-function podPath(pod: PodReference, subresource?: string): string {
-  const { namespace, name } = pod;
-  return resourcePath({ group: "", version: "v1", resource: "pods", namespace, name, subresource });
-}
-
 async function patchPod(client: KubeClient, pod: PodReference, body: object, subresource?: string): Promise<Pod> {
   return await client.request<Pod>("PATCH", podPath(pod, subresource), {
     body: { metadata: { uid: pod.uid }, ...body },
@@ -184,15 +179,4 @@ async function patchClaimStatus(
   body: object,
 ): Promise<ResourceClaim> {
   return await client.request<ResourceClaim>("PATCH", claimPath(effect.claim, "status"), { body });
-}
-
-function claimPath({ namespace, name }: ClaimReference, subresource?: string): string {
-  return resourcePath({
-    group: "resource.k8s.io",
-    version: "v1",
-    resource: "resourceclaims",
-    namespace,
-    name,
-    subresource,
-  });
 }

@@ -21,6 +21,22 @@ export function resourcePath(location: ResourceLocation): string {
   return `/${[...root, ...scope, resource, ...object, ...part].map(encodeSegment).join("/")}`;
 }
 
+interface Place {
+  namespace?: string | undefined;
+  name?: string | undefined;
+}
+
+/** Path of a pod, or of all pods (of all namespaces). */
+export function podPath({ namespace, name }: Place, subresource?: string): string {
+  return resourcePath({ group: "", version: "v1", resource: "pods", namespace, name, subresource });
+}
+
+/** Path of a ResourceClaim, or of all of them (in all namespaces). */
+export function claimPath({ namespace, name }: Place, subresource?: string): string {
+  const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims" };
+  return resourcePath({ ...location, namespace, name, subresource });
+}
+
 /** `.` and `..` survive encodeURIComponent and would be resolved away by URL parsers; no Kubernetes name is either. */
 function encodeSegment(segment: string): string {
   if (segment === "" || segment === "." || segment === "..") {

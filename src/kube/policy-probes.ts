@@ -2,15 +2,15 @@ import type { Pod, ResourceClaim } from "../api/kubernetes.ts";
 import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, memberMarker } from "../api/names.ts";
 import { isAlreadyExists, isNotFound, type KubeClient, KubeError } from "./client.ts";
 import { eventually } from "./eventually.ts";
-import { resourcePath } from "./paths.ts";
+import { claimPath, podPath, resourcePath } from "./paths.ts";
 
 const namespace = "kllama-system";
 const probeName = "kllama-policy-probe";
-const podsPath = resourcePath({ group: "", version: "v1", resource: "pods", namespace });
 const dra = { group: "resource.k8s.io", version: "v1" };
-const claimsPath = resourcePath({ ...dra, resource: "resourceclaims", namespace });
-const claimPath = resourcePath({ ...dra, resource: "resourceclaims", namespace, name: probeName });
-const claimStatusPath = `${claimPath}/status`;
+const podsPath = podPath({ namespace });
+const claimsPath = claimPath({ namespace });
+const probePath = claimPath({ namespace, name: probeName });
+const probeStatusPath = claimPath({ namespace, name: probeName }, "status");
 
 /** Says what a policy does not do yet; undefined when it does what it must. */
 type Probe = (client: KubeClient) => Promise<string | undefined>;
@@ -56,7 +56,7 @@ const probes: Record<string, Probe> = {
   },
   "account.scheduling.kllama.ai": (client) =>
     refused("account.scheduling.kllama.ai", () =>
-      client.request("PATCH", claimStatusPath, { query: dryRun, body: { status: { allocation: probeAllocation } } }),
+      client.request("PATCH", probeStatusPath, { query: dryRun, body: { status: { allocation: probeAllocation } } }),
     ),
   "extended-resources.scheduling.kllama.ai": (client) =>
     refused("extended-resources.scheduling.kllama.ai", () =>
@@ -156,8 +156,8 @@ async function createProbeClaim(client: KubeClient): Promise<void> {
 /** Takes the finalizer off itself: kube-controller-manager may not be running yet. */
 async function deleteProbeClaim(client: KubeClient): Promise<void> {
   try {
-    await client.request("PATCH", claimPath, { body: { metadata: { finalizers: null } } });
-    await client.request("DELETE", claimPath);
+    await client.request("PATCH", probePath, { body: { metadata: { finalizers: null } } });
+    await client.request("DELETE", probePath);
   } catch (error) {
     if (!isNotFound(error)) throw error;
   }

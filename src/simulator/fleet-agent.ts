@@ -1,7 +1,7 @@
 import type { Node, Pod, ResourceClaim } from "../api/kubernetes.ts";
 import { isNotFound, type KubeClient } from "../kube/client.ts";
 import { createEventRecorder } from "../kube/events.ts";
-import { resourcePath } from "../kube/paths.ts";
+import { claimPath, podPath } from "../kube/paths.ts";
 import { type Change, createReflector, type Reflector } from "../kube/reflector.ts";
 import { systemTiming, type Timing } from "../kube/timing.ts";
 import { loseDevice, loseNode, type NodeLoss, restoreDevice, restoreNode } from "./faults.ts";
@@ -148,9 +148,9 @@ function createAgent(options: AgentOptions): Agent {
 
   const reflectors = [
     reflect<Node, NodeState>("nodes", nodePath(), { labelSelector: simulatedSelector }, nodeState, nodeChange),
-    reflect<ResourceClaim, ObservedClaim>("claims", claimPath(), {}, observedClaim, claimChange),
+    reflect<ResourceClaim, ObservedClaim>("claims", claimPath({}), {}, observedClaim, claimChange),
     // Only bound pods: the others are not this agent's business and would be most of the traffic.
-    reflect<Pod, BoundPod | undefined>("pods", podPath(), { fieldSelector: "spec.nodeName!=" }, boundPod, podChange),
+    reflect<Pod, BoundPod | undefined>("pods", podPath({}), { fieldSelector: "spec.nodeName!=" }, boundPod, podChange),
   ];
 
   return {
@@ -271,10 +271,11 @@ function createAgent(options: AgentOptions): Agent {
     const pod = preparation.pod(problem.podUid);
     for (const known of [...users, ...(pod === undefined ? [] : [pod])]) {
       for (const { claimName } of known.claims) {
-        const claim = claimName && (await read<ResourceClaim>(claimPath(known.namespace, claimName)));
+        const claim =
+          claimName && (await read<ResourceClaim>(claimPath({ namespace: known.namespace, name: claimName })));
         if (claim) apply(preparation.claimChanged(observedClaim(claim)));
       }
-      const raw = await read<Pod>(podPath(known.namespace, known.name));
+      const raw = await read<Pod>(podPath(known));
       const current = raw?.metadata.uid === known.uid ? boundPod(raw) : undefined;
       apply(current === undefined ? preparation.podGone(known.uid, false) : preparation.podChanged(current));
     }
@@ -310,14 +311,6 @@ function createAgent(options: AgentOptions): Agent {
 
 function nodeState(raw: Node): NodeState {
   return { down: raw.metadata.labels?.[lostNodeLabel] === "true", losses: lossesOf(raw) };
-}
-
-function podPath(namespace?: string, name?: string): string {
-  return resourcePath({ group: "", version: "v1", resource: "pods", namespace, name });
-}
-
-function claimPath(namespace?: string, name?: string): string {
-  return resourcePath({ group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace, name });
 }
 
 function podName(pod: BoundPod): string {

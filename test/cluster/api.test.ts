@@ -10,7 +10,7 @@ import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { installManifests } from "../../src/kube/install.ts";
-import { resourcePath } from "../../src/kube/paths.ts";
+import { claimPath, podPath, resourcePath } from "../../src/kube/paths.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { follow } from "../support/follow.ts";
@@ -175,11 +175,11 @@ describe("mutation at creation", () => {
   });
 
   test("a claim gets the finalizer beside its own, and kube-controller-manager takes it off an unused claim", async () => {
-    const path = claimPath("team", "unused");
+    const path = claimPath({ namespace: "team", name: "unused" });
     const body = claimManifest("team", "unused", { finalizers: ["example.com/own"] });
-    const created = await create<ResourceClaim>(admin, claimsPath("team"), body);
+    const created = await create<ResourceClaim>(admin, claimPath({ namespace: "team" }), body);
     expect(created.metadata.finalizers?.toSorted()).toEqual(["example.com/own", claimFinalizer]);
-    const claims = await follow<ResourceClaim>(admin, claimsPath("team"));
+    const claims = await follow<ResourceClaim>(admin, claimPath({ namespace: "team" }));
     await admin.request("DELETE", path);
     const left = await claims.until("kube-controller-manager gives the claim up", (items) => {
       const finalizers = items.get("team/unused")?.metadata.finalizers;
@@ -212,7 +212,7 @@ describe("one allocator", () => {
   test("the planner allocates, reserves, lets go and allocates anew", async () => {
     await createClaim("planned");
     await allocate(planner, "planned", ours);
-    await planner.request("PATCH", claimPath("team", "planned", "status"), { body: reservation });
+    await planner.request("PATCH", claimPath({ namespace: "team", name: "planned" }, "status"), { body: reservation });
     await deallocate(planner, "planned");
     await allocate(planner, "planned", ours);
     await expect(allocate(planner, "planned", { ...ours, device: "gpu-1" })).rejects.toThrow(
@@ -247,14 +247,18 @@ describe("one allocator", () => {
   test("others write the rest of a status that holds our devices", async () => {
     const name = await createClaim();
     await allocate(planner, name, ours);
-    const path = claimPath("team", name, "status");
+    const path = claimPath({ namespace: "team", name }, "status");
     await expect(scheduler.request("PATCH", path, { body: reservation })).resolves.toMatchObject(reservation);
   });
 
   test("monitoring of our devices is anybody's to allocate", async () => {
     await createNamespace("monitoring", { "resource.kubernetes.io/admin-access": "true" });
-    await create(admin, claimsPath("monitoring"), claimManifest("monitoring", "watch", {}, { adminAccess: true }));
-    const path = claimPath("monitoring", "watch", "status");
+    await create(
+      admin,
+      claimPath({ namespace: "monitoring" }),
+      claimManifest("monitoring", "watch", {}, { adminAccess: true }),
+    );
+    const path = claimPath({ namespace: "monitoring", name: "watch" }, "status");
     await scheduler.request("PATCH", path, { body: allocationOf({ ...ours, adminAccess: true }) });
     await scheduler.request("PATCH", path, { body: { status: { allocation: null } } });
     await expect(
@@ -265,7 +269,10 @@ describe("one allocator", () => {
 
 describe("the finalizer of an allocated claim", () => {
   const strip = (client: KubeClient, name: string) =>
-    client.request("PATCH", claimPath("team", name), { query: dryRun, body: { metadata: { finalizers: null } } });
+    client.request("PATCH", claimPath({ namespace: "team", name }), {
+      query: dryRun,
+      body: { metadata: { finalizers: null } },
+    });
   const claimOn = async (driver: string) => {
     const planner = await accountClient("kllama-system", "kllama-planner");
     const name = await createClaim();
@@ -280,7 +287,7 @@ describe("the finalizer of an allocated claim", () => {
     );
     const other = { metadata: { labels: { changed: "yes" }, finalizers: [claimFinalizer, "example.com/more"] } };
     await expect(
-      admin.request("PATCH", claimPath("team", name), { query: dryRun, body: other }),
+      admin.request("PATCH", claimPath({ namespace: "team", name }), { query: dryRun, body: other }),
     ).resolves.toBeDefined();
   });
 
@@ -438,7 +445,7 @@ describe("accounts", () => {
     const planner = await accountClient("kllama-system", "kllama-planner");
     const name = await createClaim();
     await allocate(planner, name, { driver: "gpu.kllama.ai" }, { driver: "gpu.nvidia.com" });
-    const path = claimPath("team", name, "status");
+    const path = claimPath({ namespace: "team", name }, "status");
     const device = (driver: string) => ({ driver, pool: "node-0", device: "gpu-0" });
 
     await simulator.request("PATCH", path, { body: { status: { devices: [device("gpu.kllama.ai")] } } });
@@ -447,7 +454,7 @@ describe("accounts", () => {
     ).rejects.toThrow('resource="resourceclaims/driver"');
     await expect(deallocate(simulator, name)).rejects.toThrow('resource="resourceclaims/binding"');
     await deallocate(planner, name);
-    const cleared = await admin.request<ResourceClaim>("GET", claimPath("team", name));
+    const cleared = await admin.request<ResourceClaim>("GET", claimPath({ namespace: "team", name }));
     expect(cleared.status).toEqual({});
   });
 
@@ -460,12 +467,12 @@ describe("accounts", () => {
     await allocateOn(planner, here, "node-7");
     await allocateOn(planner, there, "node-8");
 
-    await expect(agent.request("PATCH", claimPath("team", here, "status"), { body: device })).resolves.toMatchObject(
-      device,
-    );
-    await expect(agent.request("PATCH", claimPath("team", there, "status"), { body: device })).rejects.toThrow(
-      'resource="resourceclaims/driver"',
-    );
+    await expect(
+      agent.request("PATCH", claimPath({ namespace: "team", name: here }, "status"), { body: device }),
+    ).resolves.toMatchObject(device);
+    await expect(
+      agent.request("PATCH", claimPath({ namespace: "team", name: there }, "status"), { body: device }),
+    ).rejects.toThrow('resource="resourceclaims/driver"');
   });
 });
 
@@ -568,22 +575,7 @@ function createPod({ namespace = "team", name = "pod", labels = {}, spec }: PodI
     { name: "second", image: "i" },
   ];
   const body = { apiVersion: "v1", kind: "Pod", metadata: { name, labels }, spec: { containers, ...spec } };
-  return create<Pod>(admin, resourcePath({ group: "", version: "v1", resource: "pods", namespace }), body, query);
-}
-
-function claimsPath(namespace: string): string {
-  return resourcePath({ group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace });
-}
-
-function claimPath(namespace: string, name: string, subresource?: string): string {
-  return resourcePath({
-    group: "resource.k8s.io",
-    version: "v1",
-    resource: "resourceclaims",
-    namespace,
-    name,
-    subresource,
-  });
+  return create<Pod>(admin, podPath({ namespace }), body, query);
 }
 
 function claimManifest(namespace: string, name: string, metadata = {}, exactly = {}): object {
@@ -599,7 +591,7 @@ function claimManifest(namespace: string, name: string, metadata = {}, exactly =
 let claimCount = 0;
 
 async function createClaim(name = `claim-${claimCount++}`): Promise<string> {
-  await create(admin, claimsPath("team"), claimManifest("team", name));
+  await create(admin, claimPath({ namespace: "team" }), claimManifest("team", name));
   return name;
 }
 
@@ -615,7 +607,7 @@ function allocationOf(...results: Result[]): object {
 }
 
 async function allocate(client: KubeClient, name: string, ...results: Result[]): Promise<void> {
-  await client.request("PATCH", claimPath("team", name, "status"), { body: allocationOf(...results) });
+  await client.request("PATCH", claimPath({ namespace: "team", name }, "status"), { body: allocationOf(...results) });
 }
 
 async function allocateOn(client: KubeClient, name: string, node: string): Promise<void> {
@@ -626,12 +618,12 @@ async function allocateOn(client: KubeClient, name: string, node: string): Promi
     nodeSelector: { nodeSelectorTerms: [{ matchFields }] },
     allocationTimestamp: "2026-01-01T00:00:00Z",
   };
-  await client.request("PATCH", claimPath("team", name, "status"), { body: { status: { allocation } } });
+  await client.request("PATCH", claimPath({ namespace: "team", name }, "status"), { body: { status: { allocation } } });
 }
 
 async function deallocate(client: KubeClient, name: string): Promise<void> {
   const body = { status: { allocation: null, reservedFor: null } };
-  await client.request("PATCH", claimPath("team", name, "status"), { body });
+  await client.request("PATCH", claimPath({ namespace: "team", name }, "status"), { body });
 }
 
 async function bindRole(role: string, user: string): Promise<void> {

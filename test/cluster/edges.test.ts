@@ -1,6 +1,5 @@
 import { describe, expect, test } from "vitest";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
-import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
@@ -15,20 +14,8 @@ import {
 
 /** What happens to a gang from outside: by kube-scheduler's death and by people. Four nodes with eight GPUs each. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, namespace, apply, drop, pod, claims, status, until, metric } = scene;
+const { freshNamespace, apply, drop, pod, claims, status, until, metric, podPath, claimPath } = scene;
 const { membersOf, scheduled, devicesOf, createGang } = scene;
-
-const podPath = (name: string, subresource?: string): string =>
-  resourcePath({ group: "", version: "v1", resource: "pods", namespace: namespace(), name, subresource });
-const claimPath = (name: string, subresource?: string): string =>
-  resourcePath({
-    group: "resource.k8s.io",
-    version: "v1",
-    resource: "resourceclaims",
-    namespace: namespace(),
-    name,
-    subresource,
-  });
 const guarded = (): ResourceClaim[] =>
   claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
 const allocated = (): ResourceClaim[] => claims().filter((claim) => claim.status?.allocation !== undefined);

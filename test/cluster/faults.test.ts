@@ -1,7 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
 import type { Gang } from "../../src/api/gang.ts";
 import type { Pod } from "../../src/api/kubernetes.ts";
-import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
@@ -19,7 +18,7 @@ import {
  * A gang is kept in `Reserved` by a scheduling gate of somebody else's on one of its members, which cannot arrive then.
  */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, namespace, apply, drop, pods, pod, claims, status, until } = scene;
+const { freshNamespace, namespace, apply, drop, pods, pod, claims, status, until, podPath } = scene;
 const { membersOf, scheduled, devicesOf, createGang, metric } = scene;
 
 const lost = new Set<string>();
@@ -42,10 +41,6 @@ async function restoreNode(node: string): Promise<void> {
 function onNode(workload: Workload, node: string): Workload {
   const nodeSelector = { "kubernetes.io/hostname": node };
   return { ...workload, spec: { ...(workload["spec"] as object), nodeSelector } };
-}
-
-function podPath(name: string): string {
-  return resourcePath({ group: "", version: "v1", resource: "pods", namespace: namespace(), name });
 }
 
 async function liftForeignGate(name: string): Promise<void> {

@@ -3,7 +3,7 @@ import { createClient, type KubeClient, KubeError } from "../../src/kube/client.
 import { type Connection, loadConnection } from "../../src/kube/connection.ts";
 import { createEventRecorder } from "../../src/kube/events.ts";
 import { createElector } from "../../src/kube/lease.ts";
-import { resourcePath } from "../../src/kube/paths.ts";
+import { podPath, resourcePath } from "../../src/kube/paths.ts";
 import { type Change, createReflector, type Reflector } from "../../src/kube/reflector.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { compactEtcd } from "../support/etcd.ts";
@@ -33,9 +33,6 @@ afterAll(async () => {
 });
 
 const core = { group: "", version: "v1" };
-const podsOf = (namespace: string): string => resourcePath({ ...core, resource: "pods", namespace });
-const podPath = (namespace: string, name: string, subresource?: string): string =>
-  resourcePath({ ...core, resource: "pods", namespace, name, subresource });
 
 /** A namespace in which pods may be created although no controller runs. */
 async function createNamespace(name: string): Promise<void> {
@@ -49,13 +46,13 @@ async function createPods(namespace: string, names: string[]): Promise<void> {
     metadata: { name },
     spec: { containers: [{ name: "main", image: "none" }] },
   });
-  await Promise.all(names.map((name) => direct.request("POST", podsOf(namespace), { body: body(name) })));
+  await Promise.all(names.map((name) => direct.request("POST", podPath({ namespace }), { body: body(name) })));
 }
 
 const setMessage = (namespace: string, name: string, message: string): Promise<unknown> =>
-  direct.request("PATCH", podPath(namespace, name, "status"), { body: { status: { message } } });
+  direct.request("PATCH", podPath({ namespace, name }, "status"), { body: { status: { message } } });
 const removePod = (namespace: string, name: string): Promise<unknown> =>
-  direct.request("DELETE", podPath(namespace, name), { body: { gracePeriodSeconds: 0 } });
+  direct.request("DELETE", podPath({ namespace, name }), { body: { gracePeriodSeconds: 0 } });
 
 /** A reflector of one namespace's pods, and a way to wait until it shows what is expected. */
 function follow(client: KubeClient, namespace: string) {
@@ -64,7 +61,7 @@ function follow(client: KubeClient, namespace: string) {
   let notify = (): void => {};
   const reflector = createReflector<Pod, Kept>({
     client,
-    path: podsOf(namespace),
+    path: podPath({ namespace }),
     name: "pods",
     project: ({ metadata, status }) => ({ uid: metadata.uid, message: status?.message }),
     onChange: (change) => {
@@ -166,11 +163,15 @@ describe("reflector over pods of a real API server", () => {
   });
 
   it("tells refusals apart", async () => {
-    const missing = await direct.request("GET", podPath("default", "missing")).catch((error: unknown) => error);
+    const missing = await direct
+      .request("GET", podPath({ namespace: "default", name: "missing" }))
+      .catch((error: unknown) => error);
     expect(missing).toMatchObject({ status: 404, reason: "NotFound" });
     const user = await loadConnection({ kubeconfigPath: (await plane.kubeconfigFor("nobody")).path });
     const nobody = createClient(user);
-    expect(await nobody.request("GET", podsOf("default")).catch((error: unknown) => error)).toMatchObject({
+    expect(
+      await nobody.request("GET", podPath({ namespace: "default" })).catch((error: unknown) => error),
+    ).toMatchObject({
       status: 403,
       reason: "Forbidden",
     });

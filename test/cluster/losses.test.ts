@@ -3,7 +3,6 @@ import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { kubeconfigOf } from "../../src/cli/system/system.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
-import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
@@ -18,14 +17,21 @@ import {
 
 /** What a gang loses, and what others spoil: nodes, claims, bindings, devices. Eight nodes with eight GPUs each. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 8, nodesPerRack: 2 }) });
-const { freshNamespace, namespace, apply, drop, pod, claims, status, until, metric, membersOf, scheduled } = scene;
-
-const podPath = (name: string, subresource?: string): string =>
-  resourcePath({ group: "", version: "v1", resource: "pods", namespace: namespace(), name, subresource });
-const claimPath = (name: string, subresource?: string): string => {
-  const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims" };
-  return resourcePath({ ...location, namespace: namespace(), name, subresource });
-};
+const {
+  freshNamespace,
+  namespace,
+  apply,
+  drop,
+  pod,
+  claims,
+  status,
+  until,
+  metric,
+  membersOf,
+  scheduled,
+  podPath,
+  claimPath,
+} = scene;
 const admin = (): KubeClient => scene.stack.admin;
 const isGuarded = ({ status }: ResourceClaim): boolean =>
   status?.reservedFor?.some(({ resource }) => resource === "gangs") ?? false;

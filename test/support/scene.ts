@@ -3,6 +3,7 @@ import type { Gang, GangStatus } from "../../src/api/gang.ts";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
 import { plannerMetrics, sumSeries } from "../../src/cli/system/metrics.ts";
+import { claimPath, podPath } from "../../src/kube/paths.ts";
 import type { FleetHandle } from "../../src/simulator/fleet-agent.ts";
 import { type Observer, observe } from "./observer.ts";
 import { type Stack, type StackOptions, startStack } from "./stack.ts";
@@ -28,6 +29,9 @@ export interface Scene {
   metric(name: string): Promise<number>;
   /** Pods with the label of the gang. */
   membersOf(gangName: string): Pod[];
+  /** Paths at the API server. */
+  podPath(name: string, subresource?: string): string;
+  claimPath(name: string, subresource?: string): string;
   scheduled(gangName: string): Promise<Gang>;
   /** The devices of a pod as its claims hold them: `pool/device`, sorted. */
   devicesOf(pod: Pod | undefined): string[];
@@ -99,6 +103,8 @@ export function useScene(options: StackOptions): Scene {
     },
     metric: async (name) => sumSeries(await plannerMetrics(stack.extender), name),
     membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
+    podPath: (name, subresource) => podPath({ namespace: ns, name }, subresource),
+    claimPath: (name, subresource) => claimPath({ namespace: ns, name }, subresource),
     scheduled: (name) =>
       seen.until(`gang ${name} is scheduled`, () => {
         const found = seen.gang(ns, name);
