@@ -17,50 +17,69 @@ import {
   reserveFor,
 } from "../support/driver-node.ts";
 import { type Followed, follow } from "../support/follow.ts";
+import { startOtherPlugin } from "../support/other-plugin.ts";
 
 /**
  * The kubelet's own code is the judge: its plugin manager finds the driver's sockets, its DRA manager prepares pods with it.
  * The cases are those of Kubernetes' `test/e2e_node/dra_test.go` and, for updates of the driver, of `test/e2e/dra/dra.go`;
- * docs/driver.md has the whole list. `npm run kubelet` plays them with both versions of Kubernetes, the slow ones as well.
+ * docs/driver.md has the whole list. `npm run kubelet` plays them on Kubernetes 1.37.
  */
-const wanted = process.env["KLLAMA_KUBELET"];
-const version = wanted === "1.37.1" ? wanted : "1.36.3";
+const version = judgedVersion(process.env["KLLAMA_KUBELET"] ?? "1.36.3");
 
 let plane: ControlPlane;
 let admin: KubeClient;
 let slices: Followed<ResourceSlice>;
+interface Machine {
+  driver: DriverNode;
+  kubelet: KubeletJudge;
+}
 let driver: DriverNode;
 let kubelet: KubeletJudge;
 let number = 0;
+/** What takes the kubelet long begins at once, and is judged at the end. */
+let left: Machine;
+let stuck: Machine & { refusal: Promise<Error | undefined> };
 
 const soon = { timeout: 10_000, interval: 50 };
 const slicesOf = ({ name }: DriverNode): ResourceSlice[] =>
   [...slices.items.values()].filter(({ spec }) => spec.nodeName === name);
 const idOf = (claim: ResourceClaim, request = "gpus"): string => `gpu.kllama.ai/claim=${claim.metadata.uid}-${request}`;
 
-/** A Node with the driver's folders and a kubelet that runs. */
-async function machine(type = "dgx-h100"): Promise<void> {
-  driver = await createDriverNode(plane, admin, `judged-${++number}`, type);
-  const folders = { kubelet: driver.kubeletFolder, state: join(driver.stateFolder, "kubelet") };
-  kubelet = await openKubeletJudge(version, plane.admin.path, driver.name, folders);
-  await kubelet.start();
+function judgedVersion(wanted: string): "1.36.3" | "1.37.1" {
+  if (wanted === "1.36.3" || wanted === "1.37.1") return wanted;
+  throw new Error(`KLLAMA_KUBELET=${wanted}: write 1.36.3 or 1.37.1`);
 }
 
-/** A pod on the node, with one claim on these devices, reserved for it. */
+/** A Node with the driver's folders and a kubelet that runs. */
+async function newMachine(type = "dgx-h100"): Promise<Machine> {
+  const made = await createDriverNode(plane, admin, `judged-${++number}`, type);
+  const folders = { kubelet: made.kubeletFolder, state: join(made.stateFolder, "kubelet") };
+  const judge = await openKubeletJudge(version, plane.admin.path, made.name, folders);
+  await judge.start();
+  return { driver: made, kubelet: judge };
+}
+
+async function machine(type?: string): Promise<void> {
+  ({ driver, kubelet } = await newMachine(type));
+}
+
+/** A pod on the node, with one claim on these devices, reserved for it; `of`: and on the other driver's. */
 async function pod(
   name: string,
   results: string[],
-  more: { requests?: (string | undefined)[] } = {},
+  more: { requests?: (string | undefined)[]; of?: string; on?: DriverNode; claim?: ResourceClaim } = {},
 ): Promise<ResourceClaim> {
-  const claim = await allocateClaim(admin, driver.name, `${driver.name}-${name}`, results);
-  const { requests = [undefined] } = more;
-  await reserveFor(admin, claim, `${driver.name}-${name}`, {
-    nodeName: driver.name,
+  const { requests = [undefined], on = driver } = more;
+  const claim = more.claim ?? (await allocateClaim(admin, on.name, `${on.name}-${name}`, results, more.of));
+  await reserveFor(admin, claim, `${on.name}-${name}`, {
+    nodeName: on.name,
     resourceClaims: [{ name: "gpus", resourceClaimName: claim.metadata.name }],
-    containers: requests.map((request, index) => ({
+    containers: (requests.length === 0 ? ["none"] : requests).map((request, index) => ({
       name: `c${index}`,
       image: "registry.k8s.io/pause:3.10",
-      resources: { claims: [{ name: "gpus", ...(request === undefined ? {} : { request }) }] },
+      ...(requests.length === 0
+        ? {}
+        : { resources: { claims: [{ name: "gpus", ...(request === undefined ? {} : { request }) }] } }),
     })),
   });
   return claim;
@@ -74,6 +93,23 @@ beforeAll(async () => {
   await admin.request("POST", "/api/v1/namespaces", { body: { metadata: { name: "team" } } });
   await admin.request("POST", "/api/v1/namespaces/team/serviceaccounts", { body: { metadata: { name: "default" } } });
   slices = await follow(admin, "/apis/resource.k8s.io/v1/resourceslices");
+  await machine("h100-pcie");
+  await driver.start();
+  await pod("p", ["gpus gpu-0"]);
+  await kubelet.prepareInTheEnd(named("p"));
+  await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+  await driver.kill("SIGTERM");
+  left = { driver, kubelet };
+  await machine("h100-pcie");
+  await driver.start();
+  for (const [index, name] of ["p", "slow"].entries()) await pod(name, [`gpus gpu-${index}`]);
+  await kubelet.prepareInTheEnd(named("p"));
+  driver.freeze(true);
+  const refusal = kubelet.prepare(named("slow")).then(
+    () => undefined,
+    (error: Error) => error,
+  );
+  stuck = { driver, kubelet, refusal };
 });
 
 afterEach(async () => {
@@ -82,6 +118,10 @@ afterEach(async () => {
 });
 
 afterAll(async () => {
+  for (const each of [left, stuck]) {
+    await each?.kubelet.close();
+    await each?.driver.remove();
+  }
   await slices?.stop();
   await admin?.close();
   await plane?.stop();
@@ -169,6 +209,20 @@ describe("preparing", () => {
     expect(await readdir(driver.cdiFolder)).toEqual([specFile(claim.metadata.uid!)]);
   });
 
+  test("must register after registration failure: GetInfo was not answered in time", async () => {
+    await machine();
+    await kubelet.stop();
+    await driver.start();
+    await pod("p", ["gpus gpu-0"]);
+    driver.freeze(true);
+    await kubelet.start();
+    await expect(kubelet.prepare(named("p"))).rejects.toThrow("gpu.kllama.ai");
+    // It gives up after a second, of which nothing tells.
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    driver.freeze(false);
+    await kubelet.prepareInTheEnd(named("p"));
+  });
+
   test("each container gets the devices of the requests that it names", async () => {
     await machine();
     await driver.start();
@@ -179,6 +233,22 @@ describe("preparing", () => {
       c1: [idOf(claim, "b")],
       c2: [idOf(claim, "a"), idOf(claim, "b")],
     });
+  });
+
+  test("must call NodePrepareResources even if not used by any container; pods that share a claim share its devices", async () => {
+    await machine();
+    await driver.start();
+    const claim = await pod("unused", ["gpus gpu-0"], { requests: [] });
+    await pod("sharer", [], { claim });
+    await kubelet.prepareInTheEnd(named("unused"));
+    expect(await readdir(driver.cdiFolder)).toEqual([specFile(claim.metadata.uid!)]);
+    await kubelet.prepare(named("sharer"));
+    expect(await kubelet.devices(named("unused"))).toEqual({});
+    expect(await kubelet.devices(named("sharer"))).toEqual({ c0: [idOf(claim)] });
+    await kubelet.unprepare(named("unused"));
+    expect(await readdir(driver.cdiFolder)).toHaveLength(1);
+    await kubelet.unprepare(named("sharer"));
+    expect(await readdir(driver.cdiFolder)).toEqual([]);
   });
 
   test("one pod's refusal keeps no other pod from starting", async () => {
@@ -208,15 +278,22 @@ describe("preparing", () => {
 });
 
 describe("unpreparing", () => {
-  test("must run pod if NodeUnprepareResources fails and then succeeds", async () => {
+  const forceDelete = async (name: string, claim: ResourceClaim): Promise<void> => {
+    await admin.request("DELETE", `/api/v1/namespaces/team/pods/${named(name)}`, { body: { gracePeriodSeconds: 0 } });
+    await admin.request("DELETE", `/apis/resource.k8s.io/v1/namespaces/team/resourceclaims/${claim.metadata.name}`);
+  };
+
+  test("must call NodeUnprepareResources for deleted pod; when it fails, again until it succeeds", async () => {
     await machine();
     await driver.start();
-    await pod("p", ["gpus gpu-0"]);
+    const claim = await pod("p", ["gpus gpu-0"]);
     await kubelet.prepareInTheEnd(named("p"));
     await driver.kill("SIGTERM");
+    await forceDelete("p", claim);
     await expect(kubelet.unprepare(named("p"))).rejects.toThrow();
     await driver.start();
     await kubelet.unprepareInTheEnd(named("p"));
+    expect(await readdir(driver.cdiFolder)).toEqual([]);
   });
 
   test("must call NodeUnprepareResources for deleted pod after Kubelet restart", async () => {
@@ -225,12 +302,53 @@ describe("unpreparing", () => {
     const claim = await pod("p", ["gpus gpu-0"]);
     await kubelet.prepareInTheEnd(named("p"));
     await kubelet.stop();
-    await admin.request("DELETE", `/api/v1/namespaces/team/pods/${named("p")}`, { body: { gracePeriodSeconds: 0 } });
-    await admin.request("DELETE", `/apis/resource.k8s.io/v1/namespaces/team/resourceclaims/${claim.metadata.name}`);
+    await forceDelete("p", claim);
     await kubelet.start();
     await kubelet.unprepareInTheEnd(named("p"));
     expect(await readdir(driver.cdiFolder)).toEqual([]);
   });
+});
+
+test("two plugins: what one fails or is at is asked for again, over kubelet restarts; ours gives the same answer each time", async () => {
+  await machine();
+  const other = await startOtherPlugin(driver.kubeletFolder);
+  try {
+    await driver.start();
+    const claim = await pod("p", ["gpus gpu-0"], { of: other.driver });
+    const ids = [idOf(claim), `${other.driver}/claim=${claim.metadata.uid}`].toSorted();
+    const called = (name: string) => other.calls.filter((call) => call === name).length;
+    const given = async () => [...new Set((await kubelet.devices(named("p")))["c0"])].toSorted();
+    const restart = async (): Promise<void> => {
+      await kubelet.stop();
+      await kubelet.start();
+    };
+    other.behave({ prepare: "fail" });
+    await vi.waitFor(
+      () => expect(kubelet.prepare(named("p"))).rejects.toThrow("the other plugin cannot prepare"),
+      soon,
+    );
+    other.behave({ prepare: "hang" });
+    const prepares = called("prepare");
+    const lost = kubelet.prepare(named("p")).catch(() => undefined);
+    await vi.waitFor(() => expect(called("prepare")).toBe(prepares + 1), soon);
+    await restart();
+    other.behave({ prepare: "answer" });
+    await kubelet.prepareInTheEnd(named("p"));
+    expect(await given()).toEqual(ids);
+    other.behave({ unprepare: "fail" });
+    await expect(kubelet.unprepare(named("p"))).rejects.toThrow("the other plugin cannot unprepare");
+    other.behave({ unprepare: "hang" });
+    const unprepares = called("unprepare");
+    void kubelet.unprepare(named("p")).catch(() => undefined);
+    await vi.waitFor(() => expect(called("unprepare")).toBe(unprepares + 1), soon);
+    await restart();
+    other.behave({ unprepare: "answer" });
+    await kubelet.unprepareInTheEnd(named("p"));
+    expect(await readdir(driver.cdiFolder)).toEqual([]);
+    void lost;
+  } finally {
+    await other.close();
+  }
 });
 
 describe("update of the driver", () => {
@@ -315,19 +433,6 @@ describe("slices", () => {
     }, soon);
   });
 
-  test("must be removed if plugin stops after registration", async () => {
-    await machine();
-    await driver.start();
-    await pod("p", ["gpus gpu-0"]);
-    await kubelet.prepareInTheEnd(named("p"));
-    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
-    await driver.kill("SIGTERM");
-    // The kubelet waits half a minute for the driver to come back.
-    await vi.waitFor(() => expect(slicesOf(driver)).toEqual([]), { timeout: 60_000, interval: 500 });
-    await driver.start();
-    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
-  });
-
   test("must not be removed if plugin restarts quickly enough", async () => {
     await machine();
     await driver.start();
@@ -360,6 +465,33 @@ describe("health", () => {
     await vi.waitFor(async () => expect(await kubelet.health(named("p"))).toEqual(told("Healthy", "Healthy")), soon);
   });
 
+  test("must use one gRPC connection for all calls and for health, also when pods come all at once", async () => {
+    await machine();
+    await driver.start();
+    const names = ["p0", "p1", "p2", "p3"];
+    for (const [index, name] of names.entries()) await pod(name, [`gpus gpu-${index}`]);
+    await Promise.all(names.map((name) => kubelet.prepareInTheEnd(named(name))));
+    // Inodes of accepted connections: state 3 in the kernel's list.
+    const connections = async (): Promise<(string | undefined)[]> =>
+      (await readFile("/proc/net/unix", "utf8"))
+        .split("\n")
+        .map((line) => line.trim().split(/\s+/))
+        .filter((fields) => fields[7] === driver.draSocket && fields[5] === "03")
+        .map((fields) => fields[6]);
+    const states = async () => Promise.all(names.map(async (name) => (await kubelet.health(named(name)))["c0"]?.[0]));
+    const first = await connections();
+    expect(first).toHaveLength(1);
+    const losses = Object.fromEntries(
+      names.map((_, index) => [`gpu-${index}`, { how: "taint", since: "2026-01-01T00:00:00Z" }]),
+    );
+    await writeFile(join(driver.stateFolder, "simulated-machine.json"), JSON.stringify({ instances: [], losses }));
+    await vi.waitFor(async () => {
+      for (const state of await states()) expect(state).toMatch(/ Unhealthy$/);
+    }, soon);
+    await Promise.all(names.map((name) => kubelet.unprepare(named(name))));
+    expect(await connections()).toEqual(first);
+  });
+
   test("should update health to Unknown when plugin stops and recover upon restart", async () => {
     await machine();
     await driver.start();
@@ -371,5 +503,28 @@ describe("health", () => {
     await vi.waitFor(async () => expect(await state()).toEqual(["Unknown"]), { timeout: 45_000, interval: 500 });
     await driver.start();
     await vi.waitFor(async () => expect(await state()).toEqual(["Healthy"]), soon);
+  });
+});
+
+describe("what takes the kubelet long", () => {
+  test("slices must be removed if plugin stops after registration; they come again with it", async () => {
+    ({ driver, kubelet } = left);
+    // The kubelet waits half a minute for the driver to come back.
+    await vi.waitFor(() => expect(slicesOf(driver)).toEqual([]), { timeout: 60_000, interval: 500 });
+    await driver.start();
+    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+  });
+
+  test("must keep pod in pending state if NodePrepareResources times out; the call stops, and the next one succeeds", async () => {
+    ({ driver, kubelet } = stuck);
+    const refusal = await stuck.refusal;
+    expect(refusal?.message).toContain("DeadlineExceeded");
+    const before = await readdir(driver.cdiFolder);
+    expect(before).toHaveLength(1);
+    driver.freeze(false);
+    await vi.waitFor(() => expect(driver.log().join("\n")).toContain("the call was cancelled"), soon);
+    expect(await readdir(driver.cdiFolder)).toEqual(before);
+    await kubelet.prepareInTheEnd(named("slow"));
+    expect(await readdir(driver.cdiFolder)).toHaveLength(2);
   });
 });

@@ -14,7 +14,10 @@ import { connectKubelet, type KubeletClient } from "./kubelet-client.ts";
 export interface DriverProcess {
   /** Starts it (again) and waits until its sockets are open. */
   start(environment?: Record<string, string>): Promise<void>;
+  /** Resolves when it is gone. */
   kill(signal: NodeJS.Signals): Promise<void>;
+  /** Stops it in its tracks, or lets it go on. */
+  freeze(frozen: boolean): void;
   /** Everything it logged, JSON lines. */
   log(): string[];
   /** The kubelet's side of its sockets as they are now; close it. */
@@ -75,6 +78,7 @@ export async function createDriverNode(
         child?.kill(signal);
         await child?.exited;
       },
+      freeze: (frozen) => child?.kill(frozen ? "SIGSTOP" : "SIGCONT"),
       log: () => readFileSync(join(logDir, "kllama-node-agent.log"), "utf8").trim().split("\n"),
       connect: () => connectKubelet(sockets.registration, sockets.dra),
     };
@@ -121,18 +125,26 @@ const claims = (name?: string, subresource?: string): string =>
     subresource,
   });
 
-/** Creates a claim and allocates it as a scheduler would. `results` as `claimObject` takes them. */
+/**
+ * Creates a claim and allocates it as a scheduler would. `results` as `claimObject` takes them; `of`: another driver that
+ * the claim holds device `other` of as well, by request `other`.
+ */
 export async function allocateClaim(
   admin: KubeClient,
   nodeName: string,
   name: string,
   results: readonly string[],
+  of?: string,
 ): Promise<ResourceClaim> {
   const { status } = claimObject(name, results, { pool: nodeName });
+  if (of !== undefined) {
+    status?.allocation?.devices?.results?.push({ request: "other", driver: of, pool: "other", device: "other" });
+  }
   // By this the API server knows whose node it is, and that its driver may write status.devices.
   const matchFields = [{ key: "metadata.name", operator: "In", values: [nodeName] }];
   const allocation = { ...status?.allocation, nodeSelector: { nodeSelectorTerms: [{ matchFields }] } };
-  const requests = [...new Set(results.map((text) => text.split(" ", 1)[0] ?? ""))];
+  const asked = [...results, ...(of === undefined ? [] : ["other "])];
+  const requests = [...new Set(asked.map((text) => text.split(" ", 1)[0] ?? ""))];
   await admin.request("POST", claims(), {
     body: {
       apiVersion: "resource.k8s.io/v1",
@@ -144,7 +156,7 @@ export async function allocateClaim(
             name: request,
             exactly: {
               deviceClassName: "gpu.kllama.ai",
-              count: results.filter((text) => text.startsWith(`${request} `)).length,
+              count: asked.filter((text) => text.startsWith(`${request} `)).length,
             },
           })),
         },
@@ -158,11 +170,12 @@ export function readClaim(admin: KubeClient, name: string): Promise<ResourceClai
   return admin.request<ResourceClaim>("GET", claims(name));
 }
 
-/** Creates the pod that uses a claim and enters it in `reservedFor`, as a scheduler would. */
+/** Creates the pod that uses a claim and enters it in `reservedFor`, beside others, as a scheduler would. */
 export async function reserveFor(admin: KubeClient, claim: ResourceClaim, name: string, spec: object): Promise<void> {
+  const { status } = await readClaim(admin, claim.metadata.name);
   const pod = await admin.request<KubernetesObject>("POST", "/api/v1/namespaces/team/pods", {
     body: { apiVersion: "v1", kind: "Pod", metadata: { name }, spec },
   });
-  const reservedFor = [{ resource: "pods", name, uid: pod.metadata.uid }];
+  const reservedFor = [...(status?.reservedFor ?? []), { resource: "pods", name, uid: pod.metadata.uid }];
   await admin.request("PATCH", claims(claim.metadata.name, "status"), { body: { status: { reservedFor } } });
 }

@@ -111,13 +111,18 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
     const query = { fieldSelector: poolSelector(nodeName) };
     const { items = [] } = await client.request<{ items?: ResourceSlice[] }>("GET", slicePath(), { query, signal });
     const nodeUid = node.metadata.uid ?? "";
+    const wanted = new Set<string>();
     const build = (generation: number): ResourceSlice[] =>
-      poolSlices(machine.inventory(), { nodeName, nodeUid, generation }).map(asKept);
+      poolSlices(machine.inventory(), { nodeName, nodeUid, generation }).map((slice) => {
+        wanted.add(contentKey(slice));
+        return asKept(slice);
+      });
     const written = await writeSlices(client, items, build);
     for (const dropped of written.dropped) {
       adopted.set(contentKey(dropped.sent), dropped.kept.spec);
       options.onError(droppedMessage(dropped));
     }
+    for (const key of adopted.keys()) if (!wanted.has(key)) adopted.delete(key);
     options.onWritten(written);
   }
 

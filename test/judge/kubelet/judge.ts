@@ -51,6 +51,7 @@ export async function openKubeletJudge(
   const refusal = "the kubelet's own code cannot judge the driver";
   const program = await buildGoProgram(source, refusal, kubeletModules[kubernetes]);
   const process = spawn(program, [kubeconfig], { stdio: ["pipe", "pipe", "ignore"] });
+  const exited = new Promise((resolve) => process.once("exit", resolve));
   const call = caller(process);
   const ofPod = (name: string) => (pod: string) => call({ do: name, namespace: "team", pod });
   const inTheEnd = (attempt: (pod: string) => Promise<unknown>) => async (pod: string) => {
@@ -76,7 +77,6 @@ export async function openKubeletJudge(
     devices: async (pod) => (await ofPod("devices")(pod)).devices ?? {},
     health: async (pod) => (await ofPod("health")(pod)).health ?? {},
     async close() {
-      const exited = new Promise((resolve) => process.once("exit", resolve));
       process.kill("SIGKILL");
       await exited;
     },
