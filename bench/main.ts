@@ -1,5 +1,6 @@
 import process from "node:process";
 import { hungExtender } from "./hung-extender.ts";
+import { openbBench } from "./openb.ts";
 import { planBench } from "./plan.ts";
 import { throughput } from "./throughput.ts";
 
@@ -15,6 +16,10 @@ const benchmarks: Record<string, { summary: string; run: (args: string[]) => Pro
   "hung-extender": {
     summary: "what plain pods lose while 64 released members wait for an extender that hangs",
     run: hungExtender,
+  },
+  openb: {
+    summary: "share of GPUs allocated on a trace of Alibaba, beside Random, BestFit and FGD",
+    run: openbBench,
   },
 };
 

@@ -12,11 +12,11 @@ import type { Random } from "../test/simulation/random.ts";
 
 /** Clusters and gangs for benchmarks of the planner alone: no API server, but records as a live one gives them. */
 
-const driver = "gpu.kllama.ai";
+export const driver = "gpu.kllama.ai";
 const namespace = "bench";
 
 /** An empty cluster with the device classes that kllama installs. */
-function emptyCluster(): ClusterModel {
+export function emptyCluster(): ClusterModel {
   const model = createClusterModel({ managedDrivers: [driver] });
   const text = readFileSync(new URL("../deploy/device-classes.yaml", import.meta.url), "utf8");
   for (const document of parseAllDocuments(text)) {

@@ -1,5 +1,5 @@
 import type { PlacedPod, Placement, RejectionReason } from "../api/placement.ts";
-import { type Batch, createBatch } from "../gang/batch.ts";
+import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -17,6 +17,7 @@ import {
 } from "../gang/lifecycle/state.ts";
 import { step } from "../gang/lifecycle/step.ts";
 import { slotKey, validateGang } from "../gang/members.ts";
+import { expectedWorkload } from "../gang/workload.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel, HeldPod } from "../topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
@@ -440,7 +441,7 @@ export function createCoordinator(
     const gangs = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
     const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
     const decided = new Map<string, Placement>();
-    const batch = createBatch(model, {
+    const holds: BatchHolds = {
       take(gang, placement) {
         if (singles.take(gang, placement)) return;
         const key = `${gang.namespace}/${gang.name}`;
@@ -454,7 +455,8 @@ export function createCoordinator(
         holdForNow(key, entries.get(key)?.held ?? []);
       },
       inTime,
-    });
+    };
+    const batch = createBatch(model, holds, { workload: expectedWorkload(model) });
     const unmoved: string[] = [];
     let done = true;
     for (const each of queue) {

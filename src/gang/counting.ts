@@ -1,4 +1,5 @@
 import { allocateTogether, isAllocationFailure, matchingDevices } from "../dra/allocator/allocate.ts";
+import { countShares } from "../dra/allocator/availability.ts";
 import { copyUsage, devicesByValue, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
 import type { NodeRecord } from "../topology/records.ts";
 import { chooseDevices, optionsFor, type Shape, type Together, takeDevices } from "./shape.ts";
@@ -17,6 +18,11 @@ export function countSlots(
 ): number {
   if (room === 0 || shape.claims.length === 0) return room;
   const before = usage();
+  const shares =
+    inventory.sharedDevices > 0 && optionsFor(shape, node, together).together?.length === 0
+      ? countShares(inventory, before, shape.claims)
+      : undefined;
+  if (shares !== undefined) return Math.min(room, shares);
   let trial = before;
   let slots = 0;
   for (; slots < room; slots++) {

@@ -2,9 +2,10 @@ import { type ClaimProblem, type CompiledClaim, compileClaim } from "../dra/allo
 import type { Fabric } from "../topology/fabric.ts";
 import { likeness } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
-import type { ClaimRecord } from "../topology/records.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import { createFragmentation, type Fragmentation, type WorkloadMix } from "./fragmentation.ts";
 import type { LazyOrder } from "./score.ts";
-import { roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { roomFor, type Shape, shapeOf, shapeRefusal } from "./shape.ts";
 import { createSlotCounts, type SlotCounts } from "./slot-counts.ts";
 import { createTightness, type Tightness, type TightnessKey } from "./tightness.ts";
 
@@ -19,8 +20,12 @@ export interface ShapeTable {
   readonly admits: Uint8Array;
   /** Sum of `slots` over all nodes. */
   readonly total: number;
+  /** Nodes that admit the shape and have devices which several claims may each have a part of. */
+  readonly sharing: number;
   /** Domain id → sum of `slots`, or of `spare`, over the nodes of the domain. */
   sums(fabric: Fabric, level: number, what: "slots" | "spare"): Int32Array;
+  /** How much one pod on a node makes the fragmentation grow; absent while no workload is known. */
+  readonly growth: ((node: number) => number) | undefined;
   /** Nodes with at least so many slots, tightest first, as the model has them. */
   tightest(fabric: Fabric, key: TightnessKey): LazyOrder<number>;
 }
@@ -30,10 +35,17 @@ interface MutableTable extends ShapeTable {
   spare: Int32Array;
   admits: Uint8Array;
   total: number;
+  sharing: number;
+  /** Node index → 1 where it counts for `sharing`. */
+  shares: Uint8Array;
   /** Model version of the last refresh. */
   seen: number;
   lastUse: number;
   sumCache: Map<Fabric, { structureVersion: number; slots: Int32Array[]; spare: Int32Array[] }>;
+  growth: ((node: number) => number) | undefined;
+  /** What `growth` rests on, and what it found: node → growth, NaN where it has to look again. */
+  fragmentation: Fragmentation | undefined;
+  growths: Float64Array;
   orders: { fabric: Fabric; structureVersion: number; key: TightnessKey; tightness: Tightness }[];
 }
 
@@ -47,10 +59,15 @@ function newTable(shape: Shape): MutableTable {
     spare: new Int32Array(0),
     admits: new Uint8Array(0),
     total: 0,
+    sharing: 0,
+    shares: new Uint8Array(0),
     seen: -1,
     lastUse: 0,
     sumCache: new Map(),
     orders: [],
+    growth: undefined,
+    fragmentation: undefined,
+    growths: new Float64Array(0),
     tightest(fabric, key) {
       const known = table.orders.find(
         (each) => each.fabric === fabric && each.key.least === key.least && each.key.first === key.first,
@@ -89,9 +106,8 @@ function refresh(table: MutableTable, view: ModelView, version: number, counts: 
   if (table.slots.length < count) {
     table.slots = copyInto(new Int32Array(count + 16), table.slots);
     table.spare = copyInto(new Int32Array(count + 16), table.spare);
-    const admits = new Uint8Array(count + 16);
-    admits.set(table.admits);
-    table.admits = admits;
+    table.admits = copyInto(new Uint8Array(count + 16), table.admits);
+    table.shares = copyInto(new Uint8Array(count + 16), table.shares);
   }
   for (const [fabric, cache] of table.sumCache) {
     if (cache.structureVersion !== fabric.structureVersion) table.sumCache.delete(fabric);
@@ -102,7 +118,7 @@ function refresh(table: MutableTable, view: ModelView, version: number, counts: 
   table.seen = version;
 }
 
-function copyInto(target: Int32Array<ArrayBuffer>, source: Int32Array): Int32Array<ArrayBuffer> {
+function copyInto<T extends Int32Array | Uint8Array>(target: T, source: T): T {
   target.set(source);
   return target;
 }
@@ -114,12 +130,31 @@ function refreshNode(table: MutableTable, view: ModelView, index: number, counts
   let spare = 0;
   if (admits && table.shape.claims.length > 0) for (const used of view.usage(index).used) if (used === 0) spare++;
   table.admits[index] = admits ? 1 : 0;
-  if (slots === table.slots[index] && spare === table.spare[index]) return;
+  const shares = admits && table.shape.claims.length > 0 && view.inventory(index).sharedDevices > 0 ? 1 : 0;
+  table.sharing += shares - table.shares[index]!;
+  table.shares[index] = shares;
+  const same = slots === table.slots[index] && spare === table.spare[index];
+  if (same && table.growth === undefined) return;
+  table.growths[index] = Number.NaN;
   addToSums(table, index, slots - table.slots[index]!, spare - table.spare[index]!);
   for (const { tightness } of table.orders) tightness.changed(index);
   table.total += slots - table.slots[index]!;
   table.slots[index] = slots;
   table.spare[index] = spare;
+}
+
+/** Other ideas of the workload make all nodes look different. */
+function setFragmentation(table: MutableTable, fragmentation: Fragmentation | undefined): void {
+  if (table.fragmentation === fragmentation && table.growths.length >= table.slots.length) return;
+  table.fragmentation = fragmentation;
+  table.orders = table.orders.filter(({ key }) => key.first !== "growth");
+  table.growths = new Float64Array(fragmentation === undefined ? 0 : table.slots.length).fill(Number.NaN);
+  table.growth =
+    fragmentation &&
+    ((node) => {
+      if (Number.isNaN(table.growths[node])) table.growths[node] = fragmentation.growth(node, table.shape);
+      return table.growths[node]!;
+    });
 }
 
 /** How many pods of the shape a node takes as it is, one after the other. */
@@ -145,9 +180,19 @@ export interface FitCache {
   compile(claim: ClaimRecord): CompiledClaim | ClaimProblem;
   /** The shape's table, up to date with the model. */
   table(shape: Shape): ShapeTable;
+  /** What pods to come will ask for, for all tables from now on; undefined: nothing is known of it. */
+  expect(workload: Workload | undefined): void;
 }
 
-const maxTables = 128;
+/** Pods that stand for all that come, with their claims, and how many are like each. */
+export type Workload = readonly {
+  readonly pod: PodRecord;
+  readonly claims: readonly ClaimRecord[];
+  readonly weight: number;
+}[];
+
+/** Tables take memory by nodes: many for small clusters, few for the largest. */
+const maxTables = (nodes: number): number => Math.max(128, Math.min(1024, Math.floor(2_000_000 / Math.max(1, nodes))));
 const maxCompiled = 4096;
 const caches = new WeakMap<ModelView, FitCache>();
 
@@ -160,6 +205,7 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
   const tables = new Map<string, MutableTable>();
   const counts = createSlotCounts();
   let classVersion = view.classVersion;
+  let expected: { workload: Workload; classVersion: number; fragmentation: Fragmentation } | undefined;
   let uses = 0;
   const cache: FitCache = {
     compile(claim) {
@@ -181,17 +227,33 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
     table(shape) {
       let table = tables.get(shape.key);
       if (!table) {
-        if (tables.size >= maxTables) tables.delete(oldest(tables));
+        if (tables.size >= maxTables(view.nodes.length)) tables.delete(oldest(tables));
         table = newTable(shape);
         tables.set(shape.key, table);
       }
       table.lastUse = ++uses;
       if (table.seen !== model.version) refresh(table, view, model.version, counts);
+      setFragmentation(table, expected?.fragmentation);
       return table;
+    },
+    expect(workload) {
+      if (workload === undefined || workload.length === 0) expected = undefined;
+      else if (expected?.workload !== workload || expected.classVersion !== view.classVersion) {
+        const fragmentation = createFragmentation(view, mixOf(workload, cache));
+        expected = { workload, classVersion: view.classVersion, fragmentation };
+      }
     },
   };
   caches.set(model.view, cache);
   return cache;
+}
+
+function mixOf(workload: Workload, cache: FitCache): WorkloadMix {
+  const total = workload.reduce((sum, { weight }) => sum + weight, 0);
+  return workload.flatMap(({ pod, claims, weight }) => {
+    const shape = shapeOf(pod, claims, cache, [], undefined);
+    return "reason" in shape ? [] : [{ shape, weight: weight / total }];
+  });
 }
 
 function oldest(tables: ReadonlyMap<string, MutableTable>): string {

@@ -54,7 +54,7 @@ export function createDomainLoads(problem: Problem): DomainLoads {
     const spare = Math.max(...tables.map((table) => table.sums(fabric, level, "spare")[domain]!));
     const key = `${[...counters.keys()].indexOf(fabric)} ${level} ${domain} ${present.map((table) => (table ? 1 : 0)).join("")}`;
     const demand = jointDemand(present, counter);
-    if (demand[0]! > spare) return false;
+    if (demand[0]! > spare && tables.every(({ sharing }) => sharing === 0)) return false;
     let limit = jointLimits.get(key);
     if (!limit) {
       limit = jointLimit(problem, present, fabric.nodeLevels[level]!.domains[domain]!.nodes);
@@ -154,7 +154,10 @@ function jointLimit(problem: Problem, tables: readonly (ShapeTable | undefined)[
       devices += shape.devices * slots[node]!;
       spare = Math.max(spare, free[node]!);
     }
-    if (step > 0) limit[0]! += Math.min(devices, Math.floor(spare / step) * step);
+    // One device may serve any number of pods where it is given in parts.
+    const parts = step > 0 && problem.view.inventory(node).sharedDevices > 0;
+    if (parts) limit[0] = Number.POSITIVE_INFINITY;
+    else if (step > 0) limit[0]! += Math.min(devices, Math.floor(spare / step) * step);
     const state = problem.view.nodes[node];
     if (!state) continue;
     for (let i = 0; i < names.length; i++) {

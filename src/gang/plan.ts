@@ -4,6 +4,7 @@ import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { PodRecord, Resources } from "../topology/records.ts";
 import { explainObstacles, explainSearch } from "./explain.ts";
+import { fitCache, type Workload } from "./fit.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { placementOf } from "./result.ts";
 import { type Solution, solveUnit } from "./solve.ts";
@@ -45,6 +46,11 @@ export interface PlanOptions {
    * domain, which a search without detours takes, do not count.
    */
   budget?: number;
+  /**
+   * What pods to come will ask for, by experience. Where it is known, a single pod goes where it leaves most of the free
+   * devices to them; else to the tightest node.
+   */
+  workload?: Workload;
 }
 
 const defaultBudget = 20_000;
@@ -54,6 +60,7 @@ const defaultBudget = 20_000;
  * unit give the same answer, in whatever order nodes, pods and gangs came.
  */
 export function plan(model: ClusterModel, unit: PlanUnit, options: PlanOptions = {}): PlanResult {
+  fitCache(model).expect(options.workload);
   const prepared = prepareUnit(model, unit);
   if (Array.isArray(prepared)) {
     return { rejections: explainObstacles(unit, prepared), explored: 0, budgetExceeded: false };

@@ -170,7 +170,9 @@ export function compactNodes(region: Region, count: number): number[] {
       count,
     );
   const { fabric, table } = region;
-  const single = table.tightest(fabric, { least: count, first: "slots" }).at(0);
+  // Fragmentation is known for one pod at a time.
+  const first = count === 1 && table.growth ? "growth" : "slots";
+  const single = table.tightest(fabric, { least: count, first }).at(0);
   if (single !== undefined) return [single];
   for (let l = fabric.nodeLevels.length - 1; l >= 0; l--) {
     const sums = table.sums(fabric, l, "slots");
@@ -195,7 +197,9 @@ function withRoom(region: Region, nodes: readonly number[]): number[] {
 }
 
 function tightestNode(region: Region, nodes: readonly number[], count: number): number | undefined {
-  const compare = compareNodes(region.fabric, region.table, region.room);
+  const tighter = compareNodes(region.fabric, region.table, region.room);
+  const growth = count === 1 ? region.table.growth : undefined;
+  const compare = growth ? (a: number, b: number) => growth(a) - growth(b) || tighter(a, b) : tighter;
   let best: number | undefined;
   for (const node of nodes) {
     if (region.room(node) >= count && (best === undefined || compare(node, best) < 0)) best = node;

@@ -1,4 +1,4 @@
-import { likeness } from "../topology/likeness.ts";
+import { likeness, useText } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import { countSlots } from "./counting.ts";
 import type { Shape } from "./shape.ts";
@@ -11,6 +11,8 @@ export interface SlotCounts {
 }
 
 const maxRemembered = 100_000;
+/** More pods with shares than this on one node are not told apart. */
+const maxShares = 1024;
 
 export function createSlotCounts(): SlotCounts {
   /** what a shape asks of devices → likeness and use of a node → slots */
@@ -33,14 +35,14 @@ export function createSlotCounts(): SlotCounts {
       const count = (most: number) => countSlots(shape, record, most, inventory, () => view.usage(node));
       const like = shape.reads && likeness(inventory, shape.reads);
       if (like === undefined) return count(room);
-      const inUse = useText(view.usage(node).used);
+      const inUse = useText(view.usage(node));
       if (inUse === undefined) return count(room);
       const known = countsOf(shape.deviceKey);
       const key = `${like} ${shape.bindingOn(record)} ${inUse}`;
       let slots = known.get(key);
       if (slots === undefined) {
-        // Every pod takes a device, or there would be nothing to read.
-        slots = count(inventory.devices.length);
+        // Every pod takes a device, or a share of one.
+        slots = count(inventory.sharedDevices > 0 ? maxShares : inventory.devices.length);
         known.set(key, slots);
         size++;
       }
@@ -51,18 +53,4 @@ export function createSlotCounts(): SlotCounts {
       size = 0;
     },
   };
-}
-
-/** Which devices are held, as a text; undefined where one is held twice, which only a fault elsewhere can make. */
-function useText(used: Uint8Array): string | undefined {
-  let text = "";
-  let bits = 0;
-  for (let device = 0; device < used.length; device++) {
-    if (used[device]! > 1) return undefined;
-    bits = bits * 2 + used[device]!;
-    if (device % 32 !== 31) continue;
-    text += `${bits},`;
-    bits = 0;
-  }
-  return `${text}${bits}`;
 }

@@ -6,8 +6,11 @@ import { compareSurroundings, type LazyOrder } from "./score.ts";
 export interface TightnessKey {
   /** Slots that a node must have. */
   readonly least: number;
-  /** Fewer slots before fewer spare devices, or the other way round. */
-  readonly first: "slots" | "spare";
+  /**
+   * Fewer slots before fewer spare devices, or the other way round; or before both, what one more pod makes of the
+   * fragmentation of the node (fewer slots come next).
+   */
+  readonly first: "slots" | "spare" | "growth";
 }
 
 /**
@@ -40,10 +43,12 @@ export function createTightness(fabric: Fabric, table: ShapeTable, { least, firs
 
   const comparison = () => {
     const surroundings = compareSurroundings(fabric, table, fabric.nodeLevels.length);
-    const { slots, spare } = table;
-    const [one, other] = first === "slots" ? [slots, spare] : [spare, slots];
-    return (a: number, b: number): number =>
+    const { slots, spare, growth } = table;
+    const [one, other] = first === "spare" ? [spare, slots] : [slots, spare];
+    const rest = (a: number, b: number): number =>
       one[a]! - one[b]! || other[a]! - other[b]! || surroundings(a, b) || fabric.rankOf(a) - fabric.rankOf(b);
+    if (first !== "growth" || growth === undefined) return rest;
+    return (a: number, b: number): number => growth(a) - growth(b) || rest(a, b);
   };
   type Compare = ReturnType<typeof comparison>;
   const bestOf = (part: Part, compare: Compare): number => {

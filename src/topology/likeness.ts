@@ -1,5 +1,5 @@
 import type { DeviceAttribute } from "../api/kubernetes.ts";
-import type { DeviceEntry, NodeInventory } from "./inventory.ts";
+import type { DeviceEntry, NodeInventory, NodeUsage } from "./inventory.ts";
 
 /** Counts up for ever, so that a forgotten number never comes back with another meaning. */
 let nextNumber = 0;
@@ -22,7 +22,7 @@ const remembered = new WeakMap<NodeInventory, Known>();
 export function likeness(inventory: NodeInventory, values: readonly string[]): number | undefined {
   let known = remembered.get(inventory);
   if (known === undefined) {
-    const incomparable = inventory.wide || inventory.problems.length > 0 || inventory.sharedDevices > 0;
+    const incomparable = inventory.wide || inventory.problems.length > 0;
     known = { plain: incomparable ? undefined : numberOf(plainText(inventory)), withValues: new Map() };
     remembered.set(inventory, known);
   }
@@ -62,7 +62,7 @@ function plainText({ devices, counterCapacity }: NodeInventory): string {
     const attributes = Object.entries(device.attributes ?? {}).map(([name, value]) =>
       attributeText(driver, name, value),
     );
-    const rest = [driver, reachable, group, counters, device.capacity, device.taints];
+    const rest = [driver, reachable, group, counters, device.capacity, device.taints, device.allowMultipleAllocations];
     return `${attributes.sort().join()} ${JSON.stringify(rest)}`;
   };
   return `${counterCapacity.join()};${devices.map(deviceText).join(";")}`;
@@ -73,4 +73,18 @@ function valuesText({ devices }: NodeInventory, values: readonly string[]): stri
     Object.entries(device.attributes ?? {}).filter(([name]) => values.includes(name.slice(name.indexOf("/") + 1))),
   );
   return JSON.stringify(wanted);
+}
+
+/** What is held on a node, as a text that is the same for like nodes in the same use; undefined where a device is held twice, which only a fault elsewhere can make. */
+export function useText({ used, shares, consumed }: NodeUsage): string | undefined {
+  let text = "";
+  let bits = 0;
+  for (let device = 0; device < used.length; device++) {
+    if (used[device]! > 1) return undefined;
+    bits = bits * 2 + used[device]!;
+    if (device % 32 !== 31) continue;
+    text += `${bits},`;
+    bits = 0;
+  }
+  return shares.length === 0 ? `${text}${bits}` : `${text}${bits} ${shares.join()} ${consumed.join()}`;
 }

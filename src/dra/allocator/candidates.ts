@@ -22,7 +22,7 @@ export interface Candidates {
 
 /** Share of a GPU's counters beyond which little is left for others; steers the order of trials only. */
 const nearlyAll = 0.75;
-const maxShapes = 64;
+const maxShapes = 256;
 /** Per inventory, by the selection's key. Selection depends on nothing else, so claims share it. */
 const remembered = new WeakMap<NodeInventory, Map<string, Candidates>>();
 

@@ -1,4 +1,5 @@
 import { type Consumption, copyUsage, type NodeInventory, type NodeUsage } from "../../topology/inventory.ts";
+import { consumedPart } from "./availability.ts";
 import { type AttributeColumn, attributeColumn, type Candidates, candidatesOf } from "./candidates.ts";
 import { type CompiledAlternative, type CompiledClaim, maxDevicesPerClaim } from "./claim.ts";
 import { countersFit, orderPartitions, orderPlacements, orderWhole, type PartitionState, take } from "./order.ts";
@@ -183,14 +184,11 @@ export function solve(search: Search, position: number): boolean {
   if (begins && search.dead.has(trace)) return false;
   for (const [choice, stepChoice] of step.choices.entries()) {
     const { claim } = step;
-    const { candidates } = stepChoice;
     const wanted = leastWanted(stepChoice);
     if (search.takenPerClaim[claim]! + wanted > maxDevicesPerClaim || stepChoice.unknowable) continue;
     const offered = offer(search, stepChoice, wanted);
     if (offered.length < wanted) continue;
-    const ordered = candidates.whole
-      ? orderWhole(offered, demandFrom(search, position, choice), candidates.usable, contextOf(search, step, choice))
-      : offered;
+    const ordered = orderOffered(search, step, position, choice, offered);
     if (pick(search, position, choice, wanted, ordered)) return true;
   }
   if (begins) search.dead.add(trace);
@@ -199,6 +197,23 @@ export function solve(search: Search, position: number): boolean {
 
 function traceOf({ taken }: Search, position: number): string {
   return `${position}:${taken.map(({ device }) => device).sort((a, b) => a - b)}`;
+}
+
+/** One share of one device goes where least is left, so that other devices stay whole. */
+function orderOffered(
+  search: Search,
+  step: Step,
+  position: number,
+  choice: number,
+  offered: readonly number[],
+): readonly number[] {
+  const { alternative, candidates } = step.choices[choice]!;
+  if (alternative.count === 1 && candidates.shares.size > 0) {
+    const part = new Map(offered.map((device) => [device, consumedPart(search.inventory, search.state, device)]));
+    return offered.toSorted((a, b) => part.get(b)! - part.get(a)! || a - b);
+  }
+  if (!candidates.whole) return offered;
+  return orderWhole(offered, demandFrom(search, position, choice), candidates.usable, contextOf(search, step, choice));
 }
 
 /** Devices that the choice could take now, without those whose value of a matching attribute too few others have. */

@@ -1,0 +1,180 @@
+import { isAllocationFailure } from "../dra/allocator/allocate.ts";
+import { consumedPart, takeableDevices } from "../dra/allocator/availability.ts";
+import type { CompiledClaim } from "../dra/allocator/claim.ts";
+import { copyUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { likeness, useText } from "../topology/likeness.ts";
+import type { ModelView } from "../topology/model.ts";
+import type { NodeRecord } from "../topology/records.ts";
+import { chooseDevices, roomFor, type Shape, shapeRefusal, takeDevices } from "./shape.ts";
+
+/** What pods to come will ask for, by experience: shapes with their shares of all pods. */
+export type WorkloadMix = readonly { readonly shape: Shape; readonly weight: number }[];
+
+/** Free GPUs of a node that pods of the mix cannot use: Weng et al., *Beware of Fragmentation*, USENIX ATC '23. */
+export interface Fragmentation {
+  /**
+   * How much one pod of the shape makes it grow on a node that takes it, in GPUs times the share of pods that cannot
+   * use them; it may shrink. Of nodes where it is the same, the one with fewer free GPUs has a little less.
+   */
+  growth(node: number, shape: Shape): number;
+}
+
+/** Shapes that ask the same of devices: how much of a node they can use is found out once for all. */
+interface Kind {
+  readonly claim: CompiledClaim;
+  readonly count: number;
+  readonly weight: number;
+  /** `position` in the mix. */
+  readonly variants: readonly { readonly position: number; readonly shape: Shape; readonly weight: number }[];
+}
+
+export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragmentation {
+  const kinds = kindsOf(mix);
+  const admissionOf = admissions(mix);
+  /** node → version of the node, fragments as it is */
+  const known = new Map<number, { version: number; fragments: number }>();
+
+  const fragments = (node: number, usage: NodeUsage, used: Readonly<Record<string, number>>): number => {
+    const { record } = view.nodes[node]!;
+    const inventory = view.inventory(node);
+    const free = freeParts(inventory, usage);
+    let all = 0;
+    for (const part of free) all += part;
+    if (all === 0) return 0;
+    const { admits } = admissionOf(record);
+    let sum = 0;
+    for (const { claim, count, weight, variants } of kinds) {
+      const takeable = takeableDevices(inventory, usage, claim);
+      let runnable = 0;
+      if (takeable.length >= count) {
+        for (const { position, shape, weight: each } of variants) {
+          if (admits[position] === 1 && roomFor(shape.demands, record.allocatable, used) > 0) runnable += each;
+        }
+      }
+      const groups = new Set(takeable.map((device) => inventory.devices[device]!.group));
+      let usable = 0;
+      for (const group of groups) usable += free[group]!;
+      sum += runnable * (all - usable) + (weight - runnable) * all;
+    }
+    return sum;
+  };
+  const fragmentsNow = (node: number): number => {
+    const version = view.nodeVersion(node);
+    const before = known.get(node);
+    if (before?.version === version) return before.fragments;
+    const now = fragments(node, view.usage(node), view.nodes[node]!.load.used);
+    known.set(node, { version, fragments: now });
+    return now;
+  };
+  const stateOf = stateText(view, mix, admissionOf);
+  /** shape → state of a node → growth */
+  const growths = new Map<string, Map<string, number>>();
+  const growth = (node: number, shape: Shape): number => {
+    const { record, load } = view.nodes[node]!;
+    const inventory = view.inventory(node);
+    let usage = view.usage(node);
+    if (shape.claims.length > 0) {
+      const choice = chooseDevices(shape, record, inventory, usage);
+      if (isAllocationFailure(choice)) return Number.POSITIVE_INFINITY;
+      usage = copyUsage(usage);
+      takeDevices(inventory, usage, choice, 1);
+    }
+    const used = { ...load.used };
+    for (const [name, amount] of shape.demands) used[name] = (used[name] ?? 0) + amount;
+    return rounded(fragments(node, usage, used) - fragmentsNow(node));
+  };
+  return {
+    growth(node, shape) {
+      const state = stateOf(node, shape);
+      if (state === undefined) return growth(node, shape);
+      let known = growths.get(shape.key);
+      if (known === undefined || known.size > maxStates) {
+        known = new Map();
+        if (growths.size > maxShapes) growths.clear();
+        growths.set(shape.key, known);
+      }
+      let found = known.get(state);
+      if (found === undefined) {
+        found = growth(node, shape);
+        known.set(state, found);
+      }
+      return found;
+    },
+  };
+}
+
+const maxShapes = 1024;
+const maxStates = 10_000;
+
+interface Admission {
+  /** Per shape of the mix: 1 where the node admits it. */
+  readonly admits: Uint8Array;
+  /** Equal for nodes that admit the same. */
+  readonly number: number;
+}
+
+function admissions(mix: WorkloadMix): (record: NodeRecord) => Admission {
+  const known = new WeakMap<NodeRecord, Admission>();
+  const numbers = new Map<string, number>();
+  return (record) => {
+    let admission = known.get(record);
+    if (admission === undefined) {
+      const admits = Uint8Array.from(mix, ({ shape }) => (shapeRefusal(shape, record) === undefined ? 1 : 0));
+      const text = admits.join("");
+      const number = numbers.get(text) ?? numbers.size;
+      numbers.set(text, number);
+      admission = { admits, number };
+      known.set(record, admission);
+    }
+    return admission;
+  };
+}
+
+/** Everything about a node on which the growth depends, as a text; undefined: it is like no other. */
+function stateText(view: ModelView, mix: WorkloadMix, admissionOf: (record: NodeRecord) => Admission) {
+  const names = [...new Set(mix.flatMap(({ shape }) => shape.demands.map(([name]) => name)))].sort();
+  const reads = [...new Set(mix.flatMap(({ shape }) => shape.reads ?? []))];
+  const tellable = mix.every(({ shape }) => shape.claims.length === 0 || shape.reads !== undefined);
+  return (node: number, shape: Shape): string | undefined => {
+    const { record, load } = view.nodes[node]!;
+    if (!tellable || (shape.claims.length > 0 && shape.reads === undefined)) return undefined;
+    const values = [...new Set([...reads, ...(shape.reads ?? [])])].sort();
+    const like = likeness(view.inventory(node), values);
+    const use = useText(view.usage(node));
+    if (like === undefined || use === undefined) return undefined;
+    const free = names.map((name) => (record.allocatable[name] ?? "") + (load.used[name] ? `-${load.used[name]}` : ""));
+    return `${like} ${use} ${free.join()} ${admissionOf(record).number} ${shape.bindingOn(record)}`;
+  };
+}
+
+function kindsOf(mix: WorkloadMix): Kind[] {
+  const positioned = mix.map((each, position) => ({ ...each, position }));
+  const byDevices = Map.groupBy(
+    positioned.filter(({ shape }) => shape.claims.length > 0),
+    ({ shape }) => shape.deviceKey,
+  );
+  return [...byDevices.values()].map((variants) => {
+    const { claims, devices } = variants[0]!.shape;
+    const weight = variants.reduce((sum, each) => sum + each.weight, 0);
+    return { claim: claims[0]!, count: devices, weight, variants };
+  });
+}
+
+/** Per group of devices (a GPU with its partitions, or a device of its own): how much of it nobody has, 0 to 1. */
+function freeParts(inventory: NodeInventory, usage: NodeUsage): Float64Array {
+  const free = new Float64Array(inventory.groups).fill(1);
+  for (const { index, group, counters, shared } of inventory.devices) {
+    let taken = usage.used[index]! > 0 && counters.length === 0 ? 1 : 0;
+    if (shared !== undefined && taken === 0) taken = consumedPart(inventory, usage, index);
+    for (const { counter } of counters) {
+      taken = Math.max(taken, usage.counterUsed[counter]! / Math.max(1, inventory.counterCapacity[counter]!));
+    }
+    free[group] = Math.min(free[group]!, 1 - taken);
+  }
+  return free;
+}
+
+/** Sums of the same parts in another order are equal. */
+function rounded(value: number): number {
+  return Math.round(value * 1e9) / 1e9;
+}
