@@ -1,20 +1,30 @@
 import { isAllocationFailure } from "../dra/allocator/allocate.ts";
-import { consumedPart, takeableDevices } from "../dra/allocator/availability.ts";
+import { freeParts, takeableDevices } from "../dra/allocator/availability.ts";
 import type { CompiledClaim } from "../dra/allocator/claim.ts";
-import { copyUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
+import { copyUsage, type NodeUsage } from "../topology/inventory.ts";
 import { likeness, useText } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { NodeRecord } from "../topology/records.ts";
+import { createScarcity, type Scarcity, sumOf } from "./scarcity.ts";
 import { chooseDevices, roomFor, type Shape, shapeRefusal, takeDevices } from "./shape.ts";
 
 /** What pods to come will ask for, by experience: shapes with their shares of all pods. */
 export type WorkloadMix = readonly { readonly shape: Shape; readonly weight: number }[];
 
+/**
+ * Weights beside the fragmentation, chosen on the first orders of arrival of `bench -- openb`. `scarcityWeight`: a GPU that
+ * pods to come want twice as much as others costs so much of a GPU more. `emptinessWeight`: so much for a whole free
+ * node's CPU, and for its GPUs, so that of nodes which are nearly as good the fullest is taken.
+ */
+const scarcityWeight = 0.3;
+const emptinessWeight = 0.02;
+
 /** Free GPUs of a node that pods of the mix cannot use: Weng et al., *Beware of Fragmentation*, USENIX ATC '23. */
 export interface Fragmentation {
   /**
-   * How much one pod of the shape makes it grow on a node that takes it, in GPUs times the share of pods that cannot
-   * use them; it may shrink. Of nodes where it is the same, the one with fewer free GPUs has a little less.
+   * What one pod of the shape costs pods to come on a node that takes it: how much the fragmentation grows, in GPUs
+   * times the share of pods that cannot use them (it may shrink), and a little for GPUs that others need more, and for
+   * what is left of the node.
    */
   growth(node: number, shape: Shape): number;
 }
@@ -38,8 +48,7 @@ export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragment
     const { record } = view.nodes[node]!;
     const inventory = view.inventory(node);
     const free = freeParts(inventory, usage);
-    let all = 0;
-    for (const part of free) all += part;
+    const all = sumOf(free);
     if (all === 0) return 0;
     const { admits } = admissionOf(record);
     let sum = 0;
@@ -66,6 +75,7 @@ export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragment
     known.set(node, { version, fragments: now });
     return now;
   };
+  let scarcity: Scarcity | undefined;
   const stateOf = stateText(view, mix, admissionOf);
   /** shape → state of a node → growth */
   const growths = new Map<string, Map<string, number>>();
@@ -81,7 +91,14 @@ export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragment
     }
     const used = { ...load.used };
     for (const [name, amount] of shape.demands) used[name] = (used[name] ?? 0) + amount;
-    return rounded(fragments(node, usage, used) - fragmentsNow(node));
+    scarcity ??= createScarcity(view, mix, admissionOf);
+    const { price, mostCpu, mostGroups } = scarcity;
+    const left = sumOf(freeParts(inventory, usage));
+    const taken = sumOf(freeParts(inventory, view.usage(node))) - left;
+    const cpuLeft = (record.allocatable["cpu"] ?? 0) - (used["cpu"] ?? 0);
+    const scarce = scarcityWeight * taken * price(node);
+    const empty = emptinessWeight * (cpuLeft / mostCpu + left / mostGroups);
+    return rounded(fragments(node, usage, used) - fragmentsNow(node) + scarce + empty);
   };
   return {
     growth(node, shape) {
@@ -132,7 +149,7 @@ function admissions(mix: WorkloadMix): (record: NodeRecord) => Admission {
 
 /** Everything about a node on which the growth depends, as a text; undefined: it is like no other. */
 function stateText(view: ModelView, mix: WorkloadMix, admissionOf: (record: NodeRecord) => Admission) {
-  const names = [...new Set(mix.flatMap(({ shape }) => shape.demands.map(([name]) => name)))].sort();
+  const names = [...new Set(["cpu", ...mix.flatMap(({ shape }) => shape.demands.map(([name]) => name))])].sort();
   const reads = [...new Set(mix.flatMap(({ shape }) => shape.reads ?? []))];
   const tellable = mix.every(({ shape }) => shape.claims.length === 0 || shape.reads !== undefined);
   return (node: number, shape: Shape): string | undefined => {
@@ -158,20 +175,6 @@ function kindsOf(mix: WorkloadMix): Kind[] {
     const weight = variants.reduce((sum, each) => sum + each.weight, 0);
     return { claim: claims[0]!, count: devices, weight, variants };
   });
-}
-
-/** Per group of devices (a GPU with its partitions, or a device of its own): how much of it nobody has, 0 to 1. */
-function freeParts(inventory: NodeInventory, usage: NodeUsage): Float64Array {
-  const free = new Float64Array(inventory.groups).fill(1);
-  for (const { index, group, counters, shared } of inventory.devices) {
-    let taken = usage.used[index]! > 0 && counters.length === 0 ? 1 : 0;
-    if (shared !== undefined && taken === 0) taken = consumedPart(inventory, usage, index);
-    for (const { counter } of counters) {
-      taken = Math.max(taken, usage.counterUsed[counter]! / Math.max(1, inventory.counterCapacity[counter]!));
-    }
-    free[group] = Math.min(free[group]!, 1 - taken);
-  }
-  return free;
 }
 
 /** Sums of the same parts in another order are equal. */

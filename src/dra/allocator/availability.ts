@@ -66,3 +66,17 @@ export function consumedPart({ devices }: NodeInventory, { consumed }: NodeUsage
   }
   return most;
 }
+
+/** Per group of devices (a GPU with its partitions, or a device of its own): how much of it nobody has, 0 to 1. */
+export function freeParts(inventory: NodeInventory, usage: NodeUsage): Float64Array {
+  const free = new Float64Array(inventory.groups).fill(1);
+  for (const { index, group, counters, shared } of inventory.devices) {
+    let taken = usage.used[index]! > 0 && counters.length === 0 ? 1 : 0;
+    if (shared !== undefined && taken === 0) taken = consumedPart(inventory, usage, index);
+    for (const { counter } of counters) {
+      taken = Math.max(taken, usage.counterUsed[counter]! / Math.max(1, inventory.counterCapacity[counter]!));
+    }
+    free[group] = Math.min(free[group]!, 1 - taken);
+  }
+  return free;
+}

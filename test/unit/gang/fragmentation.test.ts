@@ -48,6 +48,18 @@ describe("with a workload that is known, a single pod", () => {
     expect(picture(plan(model, unit, { workload: workload(model, [1, 8_000, 1]) }))).toEqual(["g-a-0@n2"]);
   });
 
+  test("leaves GPUs that others must have to those others", () => {
+    const model = clusterOf([
+      { name: "n1", gpus: 4, used: 1, more: { labels: { "gpu.model": "T4" } } },
+      { name: "n2", gpus: 4, more: { labels: { "gpu.model": "A10" } } },
+    ]);
+    const [anywhere] = workload(model, [1, 1_000, 1]);
+    const onlyT4 = { ...anywhere!, pod: { ...anywhere!.pod, nodeSelector: { "gpu.model": "T4" } } };
+    const unit = { gangs: [gangIn(model, "g", { a: { count: 1, gpus: 1 } })] };
+    expect(picture(plan(model, unit, { workload: [anywhere!] }))).toEqual(["g-a-0@n1[1]"]);
+    expect(picture(plan(model, unit, { workload: [anywhere!, onlyT4] }))).toEqual(["g-a-0@n2[0]"]);
+  });
+
   test("with a partition goes to a board that nobody could have whole", () => {
     const model = clusterOf([]);
     for (const name of ["n1", "n2"]) {
