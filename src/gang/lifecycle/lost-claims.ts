@@ -4,7 +4,7 @@ import { tellPod } from "./orphans.ts";
 import type { Context, Effect, GangState } from "./state.ts";
 
 /** A claim that is deleted and made anew is away for less than this. */
-export const lostGraceMs = 5_000;
+const lostGraceMs = 5_000;
 /** As long as kube-controller-manager's memory of what it created (a MutationCache of one hour), and a bit. */
 const forgottenMs = 3_660_000;
 
@@ -42,6 +42,18 @@ function lostClaim(pod: PodRecord, claims: ReadonlyMap<string, ClaimRecord>): st
   )?.claimName;
 }
 
-export function lostClaimText({ name }: PodRecord, claim: string): string {
+function lostClaimText({ name }: PodRecord, claim: string): string {
   return `ResourceClaim ${claim} of pod ${name} was deleted; delete the pod, so that it is created anew with another claim`;
+}
+
+/** Nothing is said of a claim that may be made anew at this moment. */
+export function lostClaimOf(
+  state: GangState,
+  pod: PodRecord,
+  context: Context,
+): { reason: string } | { reason?: never; wakeAtMs: number } | undefined {
+  const lost = state.claimless.get(pod.uid);
+  if (lost === undefined) return undefined;
+  const saidAtMs = lost.sinceMs + lostGraceMs;
+  return context.nowMs < saidAtMs ? { wakeAtMs: saidAtMs } : { reason: lostClaimText(pod, lost.claim) };
 }

@@ -1,6 +1,8 @@
 import type { GangPhase, GangPlacement, GangStatus } from "../../api/gang.ts";
 import type { Condition } from "../../api/kubernetes.ts";
-import type { Context, GangRecord } from "./state.ts";
+import type { PlacedPod } from "../../api/placement.ts";
+import { livePods } from "./members.ts";
+import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 
 export interface ConditionChange {
   type: "Planned" | "Scheduled" | "Degraded";
@@ -68,4 +70,30 @@ export function saysTheSame(gang: GangRecord, next: GangStatus): boolean {
       old.message === condition.message
     );
   });
+}
+
+/** A status write that moves the gang to a phase. */
+export function write(
+  state: GangState,
+  gang: GangRecord,
+  phase: StatusChange["phase"],
+  context: Context,
+  change: Omit<StatusChange, "phase" | "members">,
+): Effect {
+  const status = nextStatus(gang, { phase, members: membersText(state, gang), ...change }, context);
+  return { type: "writeStatus", id: "status", gang, status, transition: phase };
+}
+
+/** `BOUND/COUNT`, as `status.members` says it. */
+export function membersText(state: GangState, gang: GangRecord): string {
+  const bound = livePods(state).filter((pod) => pod.nodeName !== undefined || state.bound.has(pod.uid)).length;
+  return `${bound}/${totalCount(gang)}`;
+}
+
+export function totalCount(gang: GangRecord): number {
+  return gang.spec.podSets.reduce((sum, podSet) => sum + podSet.count, 0);
+}
+
+export function planText(pods: readonly PlacedPod[]): string {
+  return `${pods.length} pods on ${new Set(pods.map((pod) => pod.node)).size} nodes`;
 }

@@ -1,0 +1,123 @@
+import { gangGate } from "../../api/names.ts";
+import type { PlacedPod } from "../../api/placement.ts";
+import type { PodRecord } from "../../topology/records.ts";
+import { claimOf } from "./claims.ts";
+import { deadlineOf, timeoutMs } from "./deadline.ts";
+import type { Decision } from "./decision.ts";
+import { lostClaimOf } from "./lost-claims.ts";
+import { foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
+import { isBoundTo, membersOf } from "./members.ts";
+import { heed, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.ts";
+import { writeRevoked } from "./revoked.ts";
+import type { Context, Effect, GangRecord, GangState } from "./state.ts";
+import { write } from "./status.ts";
+import { sweep } from "./sweep.ts";
+
+/** A planned member that is gone may be on its way back (a StatefulSet recreates it within milliseconds). */
+const missingGraceMs = 5_000;
+
+/** The plan is written down: reserves and releases the members, and commits or revokes. */
+export function decideReserved(state: GangState, gang: GangRecord, context: Context): Decision {
+  const placed = gang.status.placement?.pods ?? [];
+  const members = membersOf(state, gang, placed);
+  const trouble = troubleBeforeCommit(state, gang, placed, members, context);
+  if (trouble.reason !== undefined) {
+    const heeded = trouble.refusal === undefined ? [] : [heed(state, trouble.refusal, context.nowMs)];
+    return { effects: [...heeded, writeRevoked(state, gang, trouble.reason, context)] };
+  }
+  const reserving = sweep(state, members, context);
+  for (const [slot, pod] of members) reserving.push(...reserveMember(state, gang, slot, pod, context));
+  const deadline = deadlineOf(state, gang, context);
+  const wakeAtMs = Math.min(deadline, trouble.wakeAtMs ?? deadline);
+  if (!members.every(([slot, pod]) => isReserved(state, gang, slot, pod, context)) || members.length < placed.length) {
+    return { effects: reserving, wakeAtMs };
+  }
+  const gated = members.some(([, pod]) => pod.gates.includes(gangGate));
+  if (gated && !context.mayRelease(state, members.length)) return { effects: reserving };
+  state.releasedAtMs ??= gated ? context.nowMs : (gang.reservedAtMs ?? context.nowMs);
+  const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
+  if (context.groupReady(state) && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
+    effects.push(writeBinding(state, gang, placed, context));
+  }
+  return { effects, wakeAtMs };
+}
+
+/** Nothing but our own release is wanting: no deadline runs. */
+function waitsForRelease(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  members: readonly [PlacedPod, PodRecord][],
+  context: Context,
+): boolean {
+  if (members.length < placed.length || state.releasedAtMs !== undefined) return false;
+  return members.every(([slot, pod]) => pod.gates.includes(gangGate) && isReserved(state, gang, slot, pod, context));
+}
+
+/** Why the reservation must be given up before the commit, if it must. */
+function troubleBeforeCommit(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  members: [PlacedPod, PodRecord][],
+  context: Context,
+): { reason?: string; refusal?: Refusal; wakeAtMs?: number } {
+  const late = context.nowMs >= deadlineOf(state, gang, context);
+  if (late && !waitsForRelease(state, gang, placed, members, context)) {
+    return {
+      reason: `not all members arrived within ${timeoutMs(gang) / 1000} s (spec.scheduleTimeoutSeconds)`,
+    };
+  }
+  if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
+  if (gang.status.observedGeneration !== gang.generation) return { reason: "the Gang's spec changed" };
+  const running = new Set(members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node)).map(([slot]) => slot));
+  const lost = placed.find((slot) => !context.nodeFits(slot.node) && !running.has(slot));
+  if (lost !== undefined) return { reason: `node ${lost.node} no longer fits pod ${lost.pod}` };
+  for (const [slot, pod] of members) {
+    if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
+      return { reason: `pod ${pod.name} was bound to node ${pod.nodeName} by somebody else` };
+    }
+    const foreign = foreignClaim(state, gang, slot, pod);
+    if (foreign !== undefined) return { reason: `claim ${foreign} was allocated by somebody else` };
+    const gone = lostClaimOf(state, pod, context);
+    if (gone !== undefined) return gone;
+    const failed = failedBinding(state, slot, pod);
+    if (failed !== undefined) return { reason: `pod ${pod.name} cannot be bound: ${failed}` };
+  }
+  const { refusal, ...wake } = refusedMember(state, members, context, refusalSettlesMs);
+  if (refusal !== undefined) return { reason: refusalText(refusal), refusal };
+  if (members.length === placed.length) {
+    delete state.missingSinceMs;
+    return wake;
+  }
+  state.missingSinceMs ??= context.nowMs;
+  const giveUpAtMs = state.missingSinceMs + missingGraceMs;
+  if (context.nowMs < giveUpAtMs) return { wakeAtMs: Math.min(giveUpAtMs, wake.wakeAtMs ?? giveUpAtMs) };
+  const present = new Set(members.map(([slot]) => slot));
+  const missing = placed.find((slot) => !present.has(slot));
+  return { reason: `pod ${missing?.pod} is gone` };
+}
+
+function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord): string | undefined {
+  const claims = slot.claims.map(({ reference }) => claimOf(pod, reference, state.claims));
+  return claims.find((claim) => claim?.bindingFailure !== undefined)?.bindingFailure;
+}
+
+function refusalText({ slot, pod, message }: Refusal): string {
+  return `kube-scheduler refuses pod ${pod.name} on node ${slot.node}: ${message}`;
+}
+
+function atBarrier(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {
+  return pod.nodeName === slot.node || state.arrivals.get(pod.uid)?.node === slot.node;
+}
+
+/** The commit: whoever moves `Reserved` to `Binding` by compare-and-swap has won against every revocation. */
+function writeBinding(state: GangState, gang: GangRecord, placed: PlacedPod[], context: Context): Effect {
+  return write(state, gang, "Binding", context, {
+    placement: gang.status.placement,
+    reservedAt: gang.status.reservedAt,
+    conditions: [
+      { type: "Scheduled", status: "False", reason: "Binding", message: `all ${placed.length} members arrived` },
+    ],
+  });
+}

@@ -1,0 +1,143 @@
+import type { PlacedPod } from "../../api/placement.ts";
+import type { PodRecord } from "../../topology/records.ts";
+import { assignSlots, minCountOf, slotKey } from "../members.ts";
+import { hasAllClaims } from "./claims.ts";
+import { answer, type Decision } from "./decision.ts";
+import { bindMember, foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
+import { isBoundTo, isHomeless, livePods, membersOf } from "./members.ts";
+import { heed, patienceMs, refusedMember } from "./refusals.ts";
+import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
+import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
+import { sweep } from "./sweep.ts";
+
+/** The gang runs: members that are recreated return to their places, others get a plan beside what runs. */
+export function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
+  const placed = wantedSlots(gang);
+  const members = membersOf(state, gang, placed);
+  const { refusal, ...wake } = refusedMember(state, members, context, patienceMs);
+  const heeded = refusal === undefined ? [] : [heed(state, refusal, context.nowMs)];
+  const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
+  const settled = members.filter((member) => !homeless.includes(member));
+  const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod) === undefined);
+  const effects: Effect[] = [...heeded, ...sweep(state, kept, context)];
+  for (const [slot, pod] of settled) {
+    if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
+    else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, context));
+  }
+  for (const [slot, pod] of homeless) {
+    const arrival = state.arrivals.get(pod.uid);
+    if (arrival === undefined) continue;
+    const why = context.nodeFits(slot.node)
+      ? `its place on node ${slot.node} lacks devices`
+      : `node ${slot.node} is gone`;
+    effects.push({ ...answer(pod.uid, arrival.call), error: `${why}; the pod is planned anew` });
+  }
+  if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
+  if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
+    if (state.replanAtMs > context.nowMs) {
+      return { effects, wakeAtMs: Math.min(state.replanAtMs, wake.wakeAtMs ?? state.replanAtMs) };
+    }
+    effects.push({ type: "plan", id: "plan" });
+  }
+  return { effects, ...wake };
+}
+
+/** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
+function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
+  if (!isReserved(state, gang, slot, pod, context)) {
+    return reserveMember(state, gang, slot, pod, context);
+  }
+  if (pod.gates.length > 0) return releaseMember(slot, pod);
+  // The gang is committed, so its barrier is open.
+  return state.arrivals.get(pod.uid)?.node === slot.node ? bindMember(state, slot, pod) : [];
+}
+
+/** Surplus members without a slot, and members whose node is gone, need a plan beside what runs. */
+function wantsPlan(
+  state: GangState,
+  gang: GangRecord,
+  placed: readonly PlacedPod[],
+  homeless: readonly [PlacedPod, PodRecord][],
+  context: Context,
+): boolean {
+  const slots = assignSlots(gang.spec, livePods(state), placed);
+  const taken = new Set(placed.map((slot) => slotKey(slot.podSet, slot.index)));
+  const surplus = [...slots.slots].some(
+    ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
+  );
+  if (homeless.some(([, pod]) => holdsDevices(state, pod))) return false;
+  if (!surplus && !homeless.some(([, pod]) => hasAllClaims(pod, state.claims))) return false;
+  const { rejection } = state;
+  if (rejection === undefined) return true;
+  return rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
+}
+
+/** What the member holds on its former node is given back before it is planned anew. */
+function holdsDevices(state: GangState, pod: PodRecord): boolean {
+  return pod.claims.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
+}
+
+/** Slots that the spec still wants: a smaller `count` lets go of the highest indices. */
+function wantedSlots(gang: GangRecord): PlacedPod[] {
+  const counts = new Map(gang.spec.podSets.map((podSet) => [podSet.name, podSet.count]));
+  return (gang.status.placement?.pods ?? []).filter((slot) => slot.index < (counts.get(slot.podSet) ?? 0));
+}
+
+/** @param running where members of a gang run that was never planned */
+export function writeScheduled(state: GangState, gang: GangRecord, context: Context, running?: PlacedPod[]): Effect[] {
+  const current = gang.status.phase === "Scheduled" ? wantedSlots(gang) : (gang.status.placement?.pods ?? []);
+  const pods = state.proposal?.pods ?? running ?? current;
+  const members = membersOf(state, gang, pods);
+  const bound = members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node));
+  const short = shortPodSet(
+    gang,
+    bound.map(([slot]) => slot),
+  );
+  const degraded: ConditionChange =
+    short === undefined
+      ? { type: "Degraded", status: "False", reason: "AllMembersBound", message: "every needed member is bound" }
+      : { type: "Degraded", status: "True", reason: "MembersMissing", message: short };
+  const placement = { ...gang.status.placement, ...state.proposal, pods: withLiveNames(pods, members) };
+  const status = nextStatus(
+    gang,
+    {
+      phase: "Scheduled",
+      members: `${bound.length}/${totalCount(gang)}`,
+      placement,
+      reservedAt: gang.status.reservedAt,
+      conditions: [
+        { type: "Planned", status: "True", reason: "Planned", message: planText(pods) },
+        { type: "Scheduled", status: "True", reason: "Scheduled", message: planText(pods) },
+        degraded,
+      ],
+    },
+    context,
+  );
+  const moved = state.proposal !== undefined || pods.length !== gang.status.placement?.pods.length;
+  if (!moved && saysTheSame(gang, status)) return [];
+  return [
+    {
+      type: "writeStatus",
+      id: "status",
+      gang,
+      status,
+      transition: gang.status.phase === "Scheduled" ? "" : "Scheduled",
+    },
+  ];
+}
+
+/** Members of controllers other than StatefulSets come back under new names: the slot keeps the live one. */
+function withLiveNames(pods: readonly PlacedPod[], members: readonly [PlacedPod, PodRecord][]): PlacedPod[] {
+  const live = new Map(members.map(([slot, pod]) => [slot, pod.name]));
+  return pods.map((slot) => ({ ...slot, pod: live.get(slot) ?? slot.pod }));
+}
+
+/** What is wanting for `minCount`, if anything is. */
+export function shortPodSet(gang: GangRecord, bound: readonly PlacedPod[]): string | undefined {
+  for (const podSet of gang.spec.podSets) {
+    const minCount = minCountOf(podSet);
+    const present = bound.filter((slot) => slot.podSet === podSet.name).length;
+    if (present < minCount) return `pod set ${podSet.name}: ${present} of ${minCount} members are bound`;
+  }
+  return undefined;
+}
