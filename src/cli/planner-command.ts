@@ -14,7 +14,8 @@ const flags = {
     type: "string",
     value: "HOST:PORT",
     default: "127.0.0.1:8443",
-    describe: "Where kube-scheduler reaches the extender; also serves /healthz, /readyz and /metrics. Port 0: any.",
+    describe:
+      "Where kube-scheduler reaches the extender; also serves /capacity, /healthz, /readyz and /metrics. Port 0: any.",
   },
   "tls-cert": { type: "string", value: "FILE", describe: "Certificate of the server, PEM." },
   "tls-key": { type: "string", value: "FILE", describe: "Its private key, PEM." },
@@ -36,6 +37,13 @@ const flags = {
     multiple: true,
     describe:
       "Common name that a client's certificate must have to read /metrics, and that may call nothing else. Default: those of --client-name.",
+  },
+  "capacity-client-name": {
+    type: "string",
+    value: "NAME",
+    multiple: true,
+    describe:
+      "Common name that a client's certificate must have to ask for /capacity, and that may call nothing else. Default: those of --client-name.",
   },
   namespace: {
     type: "string",
@@ -130,6 +138,8 @@ export const plannerCommand = defineCommand({
         namespace: values.namespace,
         listen,
         auditPeriodMs,
+        // Loaded when somebody asks: it brings the readers of all kinds.
+        readWork: async (body) => (await import("./capacity/read-work.ts")).readWork(body),
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
         plannerLimits,
@@ -186,8 +196,9 @@ async function readTls(values: FlagValues<typeof flags>, host: string) {
   }
   const clientNames = values["client-name"];
   const metricsNames = values["metrics-client-name"];
+  const capacityNames = values["capacity-client-name"];
   if (given === 0) {
-    for (const flag of ["client-name", "metrics-client-name"] as const) {
+    for (const flag of ["client-name", "metrics-client-name", "capacity-client-name"] as const) {
       if (values[flag] !== undefined) throw new UsageError(`--${flag} needs --tls-cert, --tls-key and --client-ca`);
     }
     if (!isLoopback(host)) {
@@ -204,5 +215,6 @@ async function readTls(values: FlagValues<typeof flags>, host: string) {
     ca,
     ...(clientNames === undefined ? {} : { clientNames }),
     ...(metricsNames === undefined ? {} : { metricsNames }),
+    ...(capacityNames === undefined ? {} : { capacityNames }),
   };
 }

@@ -14,7 +14,6 @@ import { byQueueOrder, groupOf, lonePod, priorityOf, type Queued, roleIn, unitFo
 export interface Question extends Pick<CapacityAnswer, "kind" | "namespace" | "name"> {
   readonly gangs: readonly GangRecord[];
   readonly groups: readonly PlacementGroupRecord[];
-  /** With their claims, named after nothing that the model knows. */
   readonly pods: readonly PodRecord[];
   readonly claims: readonly ClaimRecord[];
 }
@@ -76,10 +75,10 @@ function placeCopies(trial: Trial, question: Question, limit: number): CapacityA
   return { ...answer, copies: copies.length, stoppedBy: "limit", placements: placements(), rejections: [] };
 }
 
-// ---- Copies: the same work under other names -----------------------------------------------------------------------
+// ---- Copies: the same work in namespaces of their own --------------------------------------------------------------
 
 interface Copy {
-  /** Behind every name of the copy: nothing in the cluster is called so. */
+  /** Behind the namespace of everything in the copy: nothing of the cluster is there, and nothing there is told of. */
   readonly suffix: string;
   readonly states: ReadonlyMap<string, GangState>;
   readonly groups: readonly PlacementGroupRecord[];
@@ -87,26 +86,19 @@ interface Copy {
   readonly claims: readonly ClaimRecord[];
 }
 
-function copyOf({ gangs, groups, pods, claims }: Question, number: number): Copy {
+function copyOf(question: Question, number: number): Copy {
   const suffix = ` (copy ${number})`;
-  const named = <T extends { name: string; uid: string }>(record: T): T => {
-    return { ...record, name: record.name + suffix, uid: record.uid + suffix };
-  };
-  const copied = {
-    gangs: gangs.map(named),
-    claims: claims.map(named),
-    pods: pods.map((pod) => ({
-      ...named(pod),
-      ...(pod.gang === undefined ? {} : { gang: pod.gang + suffix }),
-      claims: pod.claims.map((claim) =>
-        claim.claimName === undefined ? claim : { ...claim, claimName: claim.claimName + suffix },
-      ),
-    })),
-  };
-  return { suffix, groups, states: gangStates(copied), pods: copied.pods, claims: copied.claims };
+  const apart = <T extends { namespace: string }>(record: T): T => ({
+    ...record,
+    namespace: record.namespace + suffix,
+  });
+  const unlike = <T extends { uid: string }>(record: T): T => ({ ...record, uid: record.uid + suffix });
+  const [gangs, pods, claims] = [question.gangs.map(apart), question.pods.map(apart), question.claims.map(apart)];
+  const copy = { gangs: gangs.map(unlike), pods: pods.map(unlike), claims: claims.map(unlike) };
+  return { ...copy, suffix, groups: question.groups.map(apart), states: gangStates(copy) };
 }
 
-/** Answers are plain JSON, and the suffix stands behind whole names in it. */
+/** Answers are plain JSON. */
 function withoutSuffix<T>({ suffix }: Copy, answer: T): T {
   return JSON.parse(JSON.stringify(answer).replaceAll(suffix, "")) as T;
 }

@@ -10,6 +10,7 @@ import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
 import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
 import { type ClusterModel, createClusterModel } from "../topology/model.ts";
 import { runAudits } from "./auditor.ts";
+import { createCapacityDesk, type WorkAsked } from "./capacity-desk.ts";
 import { type Coordinator, type CoordinatorPorts, createCoordinator } from "./coordinator.ts";
 import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
@@ -40,6 +41,8 @@ export interface EngineOptions {
   writeLimit?: number;
   /** Time between two audits of what is known; default 600,000, 0: none. */
   auditPeriodMs?: number;
+  /** Reads what `/capacity` is asked about; absent: it is not served. */
+  readWork?: (body: unknown) => Promise<WorkAsked>;
   /** Called after each successful write, before anything is decided from it: where tests kill the process. */
   onWritten?: (effect: WriteEffect) => void;
   timing?: Timing;
@@ -152,8 +155,24 @@ export function startEngine(options: EngineOptions): Engine {
     onError: (error) => log.warn({ error: String(error) }, "lease"),
   });
 
+  const staleMs = (): ReadonlyMap<string, number> =>
+    new Map([...watches].map(([kind, each]) => [kind, each.staleMs()]));
+  const { readWork } = options;
+  const capacity = readWork && {
+    capacity: createCapacityDesk({
+      model,
+      readWork,
+      // What gangs hold is known to the replica that plans.
+      notReady: () =>
+        leading && elector.isLeader() ? undefined : readiness(leading, elector, watches, options.fence).reason,
+      viewAgeMs: () => Math.max(...staleMs().values()),
+      nowMs: timing.nowMs,
+    }),
+  };
+
   return {
     backend: {
+      ...capacity,
       bind: (request, signal) => {
         if (!leading || !elector.isLeader()) return Promise.resolve("this replica of the kllama planner does not lead");
         return calls.hold(request, signal);
@@ -167,7 +186,7 @@ export function startEngine(options: EngineOptions): Engine {
     },
     active: active.promise,
     stats: coordinator.stats,
-    staleMs: () => new Map([...watches].map(([kind, watch]) => [kind, watch.staleMs()])),
+    staleMs,
     elect: elector.start,
     refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
     async stop() {

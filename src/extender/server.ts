@@ -1,5 +1,5 @@
 import { isUtf8 } from "node:buffer";
-import fastify, { type FastifyInstance } from "fastify";
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { z } from "zod";
 import type {
   ExtenderBindingResult,
@@ -7,6 +7,7 @@ import type {
   ExtenderPreemptionResult,
   HostPriority,
 } from "../api/extender.ts";
+import type { CapacityDesk } from "./capacity-desk.ts";
 import {
   type ConnectionLimits,
   closeConnections,
@@ -24,6 +25,8 @@ export interface ExtenderBackend {
   /** The one node that the pod may go to now, or that all nodes are alike to us, or why it has none. */
   plannedNode(podUid: string): { node: string } | { anyNode: true } | { refusal: string };
   ready(): { ready: boolean; reason: string };
+  /** Answers `/capacity`; absent: nobody does. */
+  capacity?: CapacityDesk;
 }
 
 export interface BindRequest {
@@ -50,9 +53,15 @@ export interface ServerTls {
   clientNames?: readonly string[];
   /** Who may read /metrics, and nothing but that and health; absent: who may call the verbs. */
   metricsNames?: readonly string[];
+  /** Who may ask for /capacity, and nothing but that and health; absent: who may call the verbs. */
+  capacityNames?: readonly string[];
 }
 
 const bodyLimitBytes = 8 * 1024 * 1024;
+const questionLimitBytes = 256 * 1024;
+/** Copies that one question may ask for. */
+const maxCopies = 64;
+const defaultCopies = 8;
 const uid = z.string().min(1).max(128);
 const maxNameLength = 253;
 const name = z.string().min(1).max(maxNameLength);
@@ -106,7 +115,7 @@ export function buildServer(
   });
   app.setNotFoundHandler(async (request, reply) => {
     await reply.code(404).send({
-      error: `no such path ${request.url.slice(0, 200)}; known: /filter, /prioritize, /preempt, /bind, /healthz, /readyz, /metrics`,
+      error: `no such path ${request.url.slice(0, 200)}; known: /filter, /prioritize, /preempt, /bind, /capacity, /healthz, /readyz, /metrics`,
     });
   });
 
@@ -118,6 +127,8 @@ export function buildServer(
     const request = { podName: args.podname, podNamespace: args.podnamespace, podUid: args.poduid, node: args.node };
     return { Error: (await backend.bind(request, signal)) ?? "" };
   });
+
+  if (backend.capacity !== undefined) questions(app, metrics, backend.capacity);
 
   app.get("/healthz", async () => ({ status: "ok" }));
   app.get("/readyz", async (_request, reply) => {
@@ -168,7 +179,8 @@ function badRequest(message: string): Error {
 
 /** A certificate of the right CA is not enough where the CA signs others too: its name must be one we expect. */
 function clientNameCheck(app: FastifyInstance, { tls }: ServerOptions): void {
-  if (tls?.clientNames === undefined && tls?.metricsNames === undefined) return;
+  const { clientNames, metricsNames, capacityNames } = tls ?? {};
+  if (tls === undefined || (clientNames ?? metricsNames ?? capacityNames) === undefined) return;
   // Parsing a certificate takes longer than most requests; a connection's never changes.
   const commonNames = new WeakMap<object, string>();
   app.addHook("onRequest", async (request, reply) => {
@@ -182,12 +194,13 @@ function clientNameCheck(app: FastifyInstance, { tls }: ServerOptions): void {
 }
 
 /** Health is told to every client of the authority. */
-function isAllowed({ clientNames, metricsNames }: ServerTls, path: string, commonName: string): boolean {
+function isAllowed({ clientNames, metricsNames, capacityNames }: ServerTls, path: string, commonName: string): boolean {
   if (path === "healthz" || path === "readyz") return true;
-  const names = path === "metrics" ? (metricsNames ?? clientNames) : clientNames;
+  const apart: Record<string, readonly string[] | undefined> = { metrics: metricsNames, capacity: capacityNames };
+  const names = apart[path] ?? clientNames;
   if (names !== undefined) return names.includes(commonName);
-  // Whoever was let in to read metrics was not let in to bind pods.
-  return metricsNames === undefined || !metricsNames.includes(commonName);
+  // Whoever was let in for something else was not let in to bind pods.
+  return ![metricsNames, capacityNames].some((others) => others?.includes(commonName));
 }
 
 /** HTTP/2 gives every request a socket object of its own; what requests of one connection share is the session. */
@@ -223,6 +236,32 @@ function verb<S extends z.ZodType>(
     stop();
     await reply.send(answer);
   });
+}
+
+/** GET: what is free; POST: also how often something fits. Nothing is changed. */
+function questions(app: FastifyInstance, metrics: PlannerMetrics, desk: CapacityDesk): void {
+  const answer = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const stop = metrics.requestSeconds.startTimer({ verb: "capacity" });
+    const copies = copiesOf(request.query as { limit?: unknown });
+    if (request.method === "POST" && (request.body ?? undefined) === undefined) throw badRequest("the body is empty");
+    const body = request.method === "POST" ? request.body : undefined;
+    const { status, body: answered, retryAfterSeconds } = await desk.answer(body, copies);
+    metrics.requests.inc({ verb: "capacity", outcome: outcomes[status] });
+    stop();
+    if (retryAfterSeconds !== undefined) reply.header("retry-after", retryAfterSeconds);
+    await reply.code(status).send(answered);
+  };
+  app.get("/capacity", answer);
+  app.post("/capacity", { bodyLimit: questionLimitBytes }, answer);
+}
+
+const outcomes = { 200: "ok", 400: "invalid", 429: "refused", 503: "refused" } as const;
+
+function copiesOf({ limit }: { limit?: unknown }): number {
+  if (limit === undefined) return defaultCopies;
+  const copies = typeof limit === "string" && /^\d{1,3}$/.test(limit) ? Number(limit) : 0;
+  if (copies >= 1 && copies <= maxCopies) return copies;
+  throw badRequest(`limit is not a whole number from 1 to ${maxCopies}`);
 }
 
 function isRefusal(answer: unknown): boolean {
@@ -261,5 +300,5 @@ function pathOf(url: string): string {
 
 function verbOf(url: string): string {
   const path = pathOf(url);
-  return ["filter", "prioritize", "preempt", "bind"].includes(path) ? path : "other";
+  return ["filter", "prioritize", "preempt", "bind", "capacity"].includes(path) ? path : "other";
 }

@@ -83,6 +83,13 @@ export function readDocuments(file: string, text: string): Documents {
   return result;
 }
 
+/** Takes a value apart that was read already, such as the body of a request: it has no lines. */
+export function readValue(origin: string, value: unknown): Documents {
+  const result: Documents = { objects: [], problems: [] };
+  take(value, origin, result, () => 0);
+  return result;
+}
+
 function parseJson(text: string): unknown {
   if (!/^\s*[{[]/.test(text)) return undefined;
   try {

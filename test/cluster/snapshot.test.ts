@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Writable } from "node:stream";
+import { Agent, request } from "undici";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
@@ -123,6 +124,15 @@ test("as many as capacity says are placed, and not one more", async () => {
   await kllama("snapshot", ...cluster, "-o", dump);
   expect((await kllama("capacity", "--snapshot", dump, "-f", work, "-o", "json")).stdout).toBe(live.stdout);
 
+  const told = await askPlanner(await readFile(work, "utf8"));
+  // A planner at work stops after its slice of time, on a slow machine after the first copy.
+  const [mine] = told.answers;
+  expect(mine!.copies).toBeGreaterThan(0);
+  expect(["room", "time"]).toContain(mine!.stoppedBy);
+  expect(mine!.placements).toEqual(output.answers[0]!.placements.slice(0, mine!.copies));
+  expect(told.free).toEqual(output.free);
+  expect(told.viewAgeMs).toBeGreaterThanOrEqual(0);
+
   for (const name of ["g1", "g2", "g3", "g4", "g5"]) await createGang(name, 2, spec);
   const phases = () =>
     gangs()
@@ -133,6 +143,20 @@ test("as many as capacity says are placed, and not one more", async () => {
     () => phases().join() === "Pending,Scheduled,Scheduled,Scheduled,Scheduled,Scheduled",
   );
 });
+
+/** What the running planner says, asked as kube-scheduler would. */
+async function askPlanner(body: string): Promise<CapacityOutput & { viewAgeMs: number }> {
+  const { url, client } = scene.stack.extender;
+  const agent = new Agent({ connect: client });
+  const headers = { "content-type": "application/json" };
+  try {
+    const answer = await request(`${url}/capacity`, { dispatcher: agent, method: "POST", headers, body });
+    expect(answer.statusCode).toBe(200);
+    return (await answer.body.json()) as CapacityOutput & { viewAgeMs: number };
+  } finally {
+    await agent.close();
+  }
+}
 
 function inNamespace(object: Workload): Workload {
   return { ...object, metadata: { ...object.metadata, namespace: scene.namespace() } };

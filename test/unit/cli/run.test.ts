@@ -50,6 +50,7 @@ describe("a command line that is not understood exits with 2 and says what to wr
     ["planner --tls-cert a --tls-key b", "--tls-cert, --tls-key and --client-ca belong together"],
     ["planner --client-name x", "--client-name needs --tls-cert"],
     ["planner --metrics-client-name x", "--metrics-client-name needs --tls-cert"],
+    ["planner --capacity-client-name x", "--capacity-client-name needs --tls-cert"],
     [
       "planner --audit-seconds often",
       "--audit-seconds often is not a number of seconds from 0 up; write for example 600",

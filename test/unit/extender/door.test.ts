@@ -190,6 +190,20 @@ for (const [protocol, ask] of Object.entries(protocols)) {
       expect((await ask(port, "mallory", "/filter", filterBody)).status).toBe(200);
     });
 
+    test("gives capacity to those who may call, unless others are named for it, who may call nothing else", async () => {
+      const shared = await openDoor({ clientNames: [scheduler] });
+      expect((await ask(shared.port, scheduler, "/capacity")).status).toBe(404);
+      expect((await ask(shared.port, "mallory", "/capacity")).status).toBe(403);
+      for (const names of [{ clientNames: [scheduler] }, {}]) {
+        const apart = await openDoor({ ...names, capacityNames: ["mallory"] });
+        expect((await ask(apart.port, "mallory", "/capacity?limit=1")).status).toBe(404);
+        expect((await ask(apart.port, scheduler, "/capacity")).status).toBe(403);
+        expect((await ask(apart.port, "mallory", "/filter", filterBody)).status).toBe(403);
+        expect((await ask(apart.port, "mallory", "/metrics")).status).toBe(403);
+        expect(apart.asked).toEqual([]);
+      }
+    });
+
     test("says how long every reply is", async () => {
       const { port } = await openDoor({ clientNames: [scheduler] });
       const calls: [string, string?][] = [
