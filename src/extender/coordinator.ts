@@ -21,6 +21,7 @@ import { expectedWorkload } from "../gang/workload.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel, HeldPod } from "../topology/model.ts";
 import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
+import { createDoubts, doubtKey } from "./doubts.ts";
 import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
 import {
@@ -133,6 +134,7 @@ export function createCoordinator(
   /** namespace/claim → gang keys that look at it. */
   const gangsOfClaim = new Map<string, Set<string>>();
   const fresh = createFreshness();
+  const doubts = createDoubts(model);
   const dirty = new Set<string>();
   const wantsPlan = new Set<string>();
   /** Gangs that were refused: freed capacity is news for them. */
@@ -228,8 +230,8 @@ export function createCoordinator(
    * A recreated member waits for the devices that its gang holds until the claim of its predecessor lets go of them, and
    * after a restart nothing else ties that claim to the gang.
    */
-  function tellHolders(before: ClaimRecord | undefined): void {
-    for (const { driver, pool, device } of before?.allocation?.devices?.results ?? []) {
+  function tellHolders(devices: readonly { driver: string; pool: string; device: string }[] = []): void {
+    for (const { driver, pool, device } of devices) {
       for (const holder of model.holdersOf(driver, pool, device)) {
         if (holder.startsWith("hold:")) dirty.add(holder.slice("hold:".length));
       }
@@ -240,7 +242,8 @@ export function createCoordinator(
     if (!fresh.accept(claim.uid, claim.resourceVersion)) return;
     const before = model.claim(claim.namespace, claim.name);
     model.upsertClaim(claim);
-    if (claim.allocation === undefined) tellHolders(before);
+    if (claim.allocation === undefined) tellHolders(before?.allocation?.devices?.results);
+    tellHolders(doubts.settle(claim.uid, claim.resourceVersion));
     for (const consumer of claim.reservedFor) {
       if (isGuard(consumer)) watchClaim(claim.namespace, claim.name, `${claim.namespace}/${consumer.name}`);
     }
@@ -253,7 +256,8 @@ export function createCoordinator(
     fresh.forget(claim.uid);
     const before = model.claim(claim.namespace, claim.name);
     model.removeClaim(claim.uid);
-    tellHolders(before);
+    tellHolders(before?.allocation?.devices?.results);
+    tellHolders(doubts.settle(claim.uid, undefined));
     const claimKey = `${claim.namespace}/${claim.name}`;
     const successor = model.claim(claim.namespace, claim.name);
     for (const key of gangsOfClaim.get(claimKey) ?? []) {
@@ -372,7 +376,7 @@ export function createCoordinator(
     for (const { claimName } of pod.claims) {
       const claim = claimName === undefined ? undefined : model.claim(pod.namespace, claimName);
       if (claim === undefined) continue;
-      own.add(`claim:${claim.uid}`);
+      own.add(`claim:${claim.uid}`).add(`hold:${doubtKey(claim.uid)}`);
       // Whoever shares the claim shares its devices.
       for (const { uid } of claim.reservedFor) own.add(`pod:${uid}`);
     }
@@ -562,6 +566,7 @@ export function createCoordinator(
     scheduledAtMs = Number.POSITIVE_INFINITY;
     if (!active) return;
     flushing = true;
+    tellHolders(doubts.expire(ports.nowMs()));
     wakeRefused();
     for (const key of alarms.due(ports.nowMs())) dirty.add(key);
     // Decisions ask for plans and plans for decisions; each round needs news, so this ends.
@@ -592,7 +597,7 @@ export function createCoordinator(
     const next =
       model.capacityVersion !== seenCapacity || dirty.size > 0
         ? nowMs
-        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs));
+        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs), doubts.next());
     if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - nowMs));
   }
 
@@ -604,6 +609,7 @@ export function createCoordinator(
     if (result.gang !== undefined) observeGang(result.gang);
     if (result.pod !== undefined) observePod(result.pod);
     if (result.claim !== undefined) observeClaim(result.claim);
+    doubts.note(effect, result.outcome, ports.nowMs());
     if (effect.type === "tellPod" && isTrouble(effect) && result.outcome.ok) {
       const { reason, message } = effect;
       ports.event({ kind: "Pod", ...effect.pod }, { reason, note: message, warning: true });

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { invariants } from "../simulation/invariants.ts";
+import type { People } from "../simulation/people.ts";
 import { violationText } from "../simulation/report.ts";
 import type { GangSketch, Sketch } from "../simulation/sketch.ts";
 import { type RunOptions, runSeed } from "../simulation/world.ts";
@@ -95,4 +96,31 @@ describe("split brain", () => {
       broken.push((await runSeed({ seed, ...splitBrain(), withoutFence: true })).violation?.invariant);
     expect(broken).toContain(invariants.oneHolder);
   });
+});
+
+test("a reservation that is handled long after its connection broke takes nothing that was given to another", async () => {
+  let people: People | undefined;
+  const small = { pods: 1, minCount: 1, devices: 4 };
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", small), gang("g1", small)], { nodes: ["n0"] }),
+    lateMs({ path, body }) {
+      const allocates = (body as { status?: { allocation?: unknown } } | undefined)?.status?.allocation !== undefined;
+      if (people === undefined || !allocates || !/resourceclaims\/g0-.*\/status$/.test(path)) return 0;
+      people.deleteGang("g0");
+      people.createGang("g1");
+      people = undefined;
+      return 5_000;
+    },
+    script: [
+      [
+        10_000,
+        (some) => {
+          people = some;
+          some.createGang("g0");
+        },
+      ],
+      [40_000, () => undefined],
+    ],
+  });
+  expect(lines.some((line) => /gangs g1 .*: Scheduled/.test(line))).toBe(true);
 });

@@ -5,7 +5,7 @@ import type { PlacedPod } from "../../src/api/placement.ts";
 import { plannerAccount } from "../support/api-double/rules.ts";
 import type { Commit, Store } from "../support/api-double/store.ts";
 import { devicesOf, namespace, nodeOfClaim } from "./parts.ts";
-import { isReady as isUp } from "./scheduler.ts";
+import { isOver, isReady as isUp } from "./scheduler.ts";
 import { rackOf, type Sketch, unitsOf } from "./sketch.ts";
 
 /** What the watchers of a world may ask. */
@@ -34,6 +34,7 @@ export const invariants = {
   soon: "a committed gang is bound whole within 5 s",
   current: "a commit rests on the Gang as it is",
   reserved: "a member is bound where its devices are",
+  kept: "a bound pod keeps its devices",
   rules: "what is placed satisfies every required constraint",
   answer: "an answer of success means bound",
   alive: "nothing crashes",
@@ -80,9 +81,18 @@ export function watchInvariants(witness: Witness): void {
     if (now.length > 0 && reservedFor.length === 0 && user === plannerAccount) {
       witness.fail(invariants.leak, `the planner leaves claim ${name} allocated and unused: nobody will deallocate it`);
     }
+    if (now.length === 0 && before.length > 0 && type !== "DELETED" && user === plannerAccount) judgeClearing(object);
     if (now.length > 0 && before.length === 0) {
       judgeUse(object as unknown as ResourceClaim, new Set(now));
       judgePaper(object as unknown as ResourceClaim, now);
+    }
+  }
+
+  function judgeClearing({ metadata: { name, ownerReferences = [] } }: Commit["object"]): void {
+    const owner = podWith(ownerReferences[0]?.uid ?? "");
+    if (owner?.spec.nodeName === undefined || isOver(owner) || witness.damaged(owner.metadata.uid)) return;
+    if (owner.metadata.deletionTimestamp === undefined) {
+      witness.fail(invariants.kept, `the planner empties claim ${name} of pod ${owner.metadata.name}, which is bound`);
     }
   }
 

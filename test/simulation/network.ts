@@ -26,6 +26,8 @@ export interface Network {
   weather: Weather;
   /** Called when a request is about to leave its process: it is still in there if the process is paused now. */
   onLeaving: (process: Process, request: { method: string; path: string; body?: unknown }) => void;
+  /** For how many milliseconds a request is on its way after its connection broke; 0: it arrives as usual. */
+  lateMs: (request: { method: string; path: string; body?: unknown }) => number;
   /** Called when a request has come to the API server and is about to be handled: somebody else may be faster. */
   onArrival: (request: { method: string; path: string; body?: unknown }) => void;
   /** One request, for models that need no promises. `done` runs in the process. */
@@ -44,6 +46,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
     weather: fairWeather,
     onLeaving: () => undefined,
     onArrival: () => undefined,
+    lateMs: () => (random.chance(network.weather.faults / 10) ? random.between(0, latestMs) : 0),
     send,
     client,
     disturbWatches,
@@ -74,14 +77,15 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   ): void {
     const fate = random.chance(network.weather.faults) ? random.pick(fates) : "good";
     const answer = (error: unknown, value?: unknown): void => {
-      if (fate === "hung" || fate === "late") return;
+      if (fate === "hung" || lateMs > 0) return;
       process.after(delayMs(), () => (fate === "answer lost" ? done(unreachable()) : done(error, value)));
     };
     // As the wire has it: nothing of the sender's memory is shared, and what is undefined is absent.
     const body = request.body === undefined ? undefined : (JSON.parse(JSON.stringify(request.body)) as unknown);
     if (fate === "hung") process.after(timeoutMs, () => done(timedOut(timeoutMs)));
-    if (fate === "late") process.after(delayMs(), () => done(unreachable()));
-    clock.after(delayMs() + (fate === "late" ? random.between(0, latestMs) : 0), () => {
+    const lateMs = network.lateMs({ ...request, body });
+    if (lateMs > 0) process.after(delayMs(), () => done(unreachable()));
+    clock.after(delayMs() + lateMs, () => {
       network.onLeaving(process, { ...request, body });
       if (process.paused) process.deliver(() => clock.after(delayMs(), arrive));
       else arrive();
@@ -189,8 +193,8 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   return network;
 }
 
-/** `late`: the connection breaks, and the request, which waits somewhere, is handled all the same. */
-const fates = ["lost", "answer lost", "answer lost", "hung", "refused", "late"] as const;
+const fates = ["lost", "answer lost", "answer lost", "hung", "refused"] as const;
+/** The connection breaks, and the request, which waits in some buffer, is handled all the same. */
 const latestMs = 8_000;
 
 const refusals: readonly (() => KubeError)[] = [

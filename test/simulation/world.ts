@@ -55,6 +55,8 @@ export interface RunOptions extends Tampering {
   script?: readonly [atMs: number, act: (people: People) => void][];
   /** Whether somebody is faster than a write; default: at random, a few percent of them at most. */
   overtakes?: (write: { path: string; body?: unknown }) => boolean;
+  /** For how many milliseconds a request is on its way after its connection broke; default: at random, rarely. */
+  lateMs?: (write: { path: string; body?: unknown }) => number;
   /** For how many milliseconds a planner is paused at this write of its, 0: not; default: at random, rarely. */
   pausesAt?: (write: { path: string; body?: unknown }) => number;
 }
@@ -109,7 +111,7 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { sketch = sketchWorld(random), script, overtakes, pausesAt, ...tampering }: RunOptions,
+  { sketch = sketchWorld(random), script, lateMs, overtakes, pausesAt, ...tampering }: RunOptions,
 ) {
   let uids = 0;
   const cluster: Cluster = { terminating: false };
@@ -135,6 +137,7 @@ function buildWorld(
     templates: claimTemplates(sketch),
     spawn: (name) => createProcess(name, clock, random),
   };
+  if (lateMs !== undefined) network.lateMs = lateMs;
   const { store } = api;
   store.onCommit(({ resource, object }) => {
     if (resource !== "plannerterms") return;

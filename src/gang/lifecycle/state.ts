@@ -98,6 +98,13 @@ export type LifecycleEvent =
  */
 export type Outcome = { ok: true } | { ok: false; reason: string; message: string; retryAfterMs?: number };
 
+const refusals = new Set(["Conflict", "NotFound", "Invalid", "BadRequest", "Unauthorized", "Forbidden", "NotLeading"]);
+
+/** No answer is no refusal: the write may have been carried out, or be under way still. */
+export function mayHavePassed(outcome: Outcome): boolean {
+  return !outcome.ok && !refusals.has(outcome.reason);
+}
+
 export interface ClaimReference {
   namespace: string;
   name: string;

@@ -8,6 +8,7 @@ import {
   type GangRecord,
   type GangState,
   type LifecycleEvent,
+  mayHavePassed,
   memberKey,
   type Outcome,
   type StepResult,
@@ -169,13 +170,6 @@ function applyPlan(state: GangState, placement: Placement): void {
     costMs: placement.cost.totalMs,
   };
   state.proposal = proposal;
-}
-
-const refusals = new Set(["Conflict", "NotFound", "Invalid", "BadRequest", "Unauthorized", "Forbidden"]);
-
-/** No answer is no refusal: the write may have been carried out, or be under way still. */
-function mayHavePassed(outcome: Outcome): boolean {
-  return !outcome.ok && !refusals.has(outcome.reason);
 }
 
 function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, context: Context): void {
