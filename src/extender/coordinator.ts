@@ -137,6 +137,8 @@ export function createCoordinator(
   const doubts = createDoubts(model);
   const dirty = new Set<string>();
   const wantsPlan = new Set<string>();
+  /** Those that asked for a plan in this round. */
+  const asked = new Set<string>();
   /** Gangs that were refused: freed capacity is news for them. */
   const refused = new Set<string>();
   const alarms = createAlarms();
@@ -440,9 +442,11 @@ export function createCoordinator(
    * @returns false when time was up before the queue was empty.
    */
   function planWaiting(): boolean {
+    asked.clear();
     const startMs = ports.nowMs();
     const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
     const gangs = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
+    for (const { key } of gangs) asked.add(key);
     const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
     const decided = new Map<string, Placement>();
     const holds: BatchHolds = {
@@ -532,11 +536,12 @@ export function createCoordinator(
 
   /**
    * Gangs of a group become complete one by one. Those that were refused, for want of the others or of room, are still
-   * ready when their members are the same; they do not ask again by themselves.
+   * ready when their members are the same; they do not ask again by themselves. Also one that was refused a moment ago,
+   * so that it keeps its turn.
    */
   function readyAmong(members: readonly GangState[]): ReadonlySet<string> {
     const refused = members.filter((member) => member.rejection?.members === memberKey(member));
-    return new Set([...wantsPlan, ...refused.map((member) => member.key)]);
+    return new Set([...wantsPlan, ...asked, ...refused.map((member) => member.key)]);
   }
 
   /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
