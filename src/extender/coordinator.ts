@@ -147,7 +147,18 @@ export function createCoordinator(
   let scheduledAtMs = Number.POSITIVE_INFINITY;
   let seenCapacity = -1;
 
-  const singles: Singles = createSingles(model, managedDrivers, ports, () => touch());
+  const singles: Singles = createSingles(
+    model,
+    managedDrivers,
+    { ...ports, write },
+    () => touch(),
+    (owner) => doubts.releasing(owner),
+  );
+
+  function write(effect: WriteEffect, owner: string): void {
+    doubts.sent(effect, owner);
+    ports.write(effect, owner);
+  }
 
   function entry(key: string): Entry {
     let found = entries.get(key);
@@ -409,8 +420,9 @@ export function createCoordinator(
   function holdInModel(found: Entry): void {
     const held = heldPods(found.state);
     if (held === found.held || (held.length === 0 && (found.held ?? []).length === 0)) return;
-    found.held = held;
     const { key } = found.state;
+    if ((found.held ?? []).length > 0) doubts.releasing(key);
+    found.held = held;
     heldPlaces.set(key, held.length);
     if (held.length === 0) model.release(key);
     else
@@ -426,7 +438,7 @@ export function createCoordinator(
     else if (effect.type === "answer") ports.answer(effect.call, effect.error);
     else if (effect.type === "planRefused") ports.planRefused(effect);
     else if (effect.type === "event") reportEvent(state, effect.reason, effect.note, effect.warning);
-    else ports.write(effect, state.key);
+    else write(effect, state.key);
   }
 
   function reportEvent(state: GangState, reason: string, note: string, warning: boolean): void {
@@ -454,6 +466,7 @@ export function createCoordinator(
         if (singles.take(gang, placement)) return;
         const key = `${gang.namespace}/${gang.name}`;
         decided.set(key, placement);
+        doubts.releasing(key);
         holdForNow(key, [...withoutPlaces(gang.placed, placement.pods), ...placement.pods]);
       },
       giveBack(gang) {
@@ -614,7 +627,7 @@ export function createCoordinator(
     if (result.gang !== undefined) observeGang(result.gang);
     if (result.pod !== undefined) observePod(result.pod);
     if (result.claim !== undefined) observeClaim(result.claim);
-    doubts.note(effect, result.outcome, ports.nowMs());
+    doubts.answered(effect, result.outcome, ports.nowMs());
     if (effect.type === "tellPod" && isTrouble(effect) && result.outcome.ok) {
       const { reason, message } = effect;
       ports.event({ kind: "Pod", ...effect.pod }, { reason, note: message, warning: true });

@@ -1,4 +1,4 @@
-import type { PlacedDevice } from "../api/placement.ts";
+import type { PlacedClaim, PlacedDevice } from "../api/placement.ts";
 import { mayHavePassed, type Outcome } from "../gang/lifecycle/state.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { WriteEffect } from "./effects.ts";
@@ -7,12 +7,17 @@ import type { WriteEffect } from "./effects.ts";
 const doubtMs = 60_000;
 
 /**
- * Reservations that may come to pass yet: their connection broke, and the claim is as it was. Whoever asked for one may
- * have given up by then, so its devices are held here until the claim changes, which refuses the write, or its time is over.
+ * Reservations that may come to pass yet: they are under way, or their connection broke, and the claim is as it was.
+ * When whoever asked for one gives up before that is known, its devices are held here until the claim is seen in another
+ * version, which refuses the write, or its time is over.
  */
 export interface Doubts {
-  /** After every write: only one without an answer leaves a doubt. */
-  note(effect: WriteEffect, outcome: Outcome, nowMs: number): void;
+  /** Before every write. `owner`: under this key the model holds what it reserves. */
+  sent(effect: WriteEffect, owner: string): void;
+  /** After every write. */
+  answered(effect: WriteEffect, outcome: Outcome, nowMs: number): void;
+  /** Before the model lets go of what it holds under that key. */
+  releasing(owner: string): void;
   /** The claim was seen in this version, or (undefined) is gone. @returns devices that are held for it no longer */
   settle(claimUid: string, resourceVersion: string | undefined): readonly PlacedDevice[];
   /** @returns devices whose time is over, and that are held no longer */
@@ -21,39 +26,116 @@ export interface Doubts {
   next(): number;
 }
 
+interface Attempt {
+  owner: string;
+  placed: PlacedClaim;
+  node: string;
+  /** Infinite as long as it is under way. */
+  untilMs: number;
+}
+
+/** Attempts to reserve one claim, all of which rest on this version of it: at most one can come to pass. */
+interface Doubt {
+  namespace: string;
+  resourceVersion: string;
+  attempts: Attempt[];
+}
+
 /** The key under which the model holds the devices. */
 export function doubtKey(claimUid: string): string {
   return `doubt/${claimUid}`;
 }
 
 export function createDoubts(model: ClusterModel): Doubts {
-  /** claim UID → the version that the write rests on, its devices, its end */
-  const known = new Map<string, { resourceVersion: string; devices: readonly PlacedDevice[]; untilMs: number }>();
+  const doubts = new Map<string, Doubt>(); // by claim UID
+  const claimsOf = new Map<string, Set<string>>(); // owner -> UIDs of claims under way
+  const unanswered = new Set<string>(); // claim UIDs
 
-  function forget(claimUid: string): readonly PlacedDevice[] {
-    const { devices = [] } = known.get(claimUid) ?? {};
-    if (known.delete(claimUid)) model.release(doubtKey(claimUid));
-    return devices;
+  function hold(claimUid: string, { namespace, attempts }: Doubt): void {
+    const pods = attempts.map(({ placed, node }, index) => ({
+      placed: { pod: doubtKey(claimUid), podSet: "", index, node, claims: [placed] },
+      requests: {},
+    }));
+    model.hold(doubtKey(claimUid), namespace, pods);
+  }
+
+  function forget(claimUid: string): PlacedDevice[] {
+    const { attempts = [] } = doubts.get(claimUid) ?? {};
+    doubts.delete(claimUid);
+    unanswered.delete(claimUid);
+    for (const { owner } of attempts) leave(owner, claimUid);
+    model.release(doubtKey(claimUid));
+    return attempts.flatMap(({ placed }) => placed.devices);
+  }
+
+  function leave(owner: string, claimUid: string): void {
+    const claims = claimsOf.get(owner);
+    if (claims?.delete(claimUid) === true && claims.size === 0) claimsOf.delete(owner);
+  }
+
+  function isHeld(claimUid: string): boolean {
+    return model.view.heldUnder(doubtKey(claimUid)).length > 0;
+  }
+
+  function remove(claimUid: string, doubt: Doubt, gone: (attempt: Attempt) => boolean): PlacedDevice[] {
+    const over = doubt.attempts.filter(gone);
+    if (over.length === doubt.attempts.length) return forget(claimUid);
+    doubt.attempts = doubt.attempts.filter((attempt) => !over.includes(attempt));
+    for (const { owner } of over) {
+      if (!doubt.attempts.some((attempt) => attempt.owner === owner)) leave(owner, claimUid);
+    }
+    if (isHeld(claimUid)) hold(claimUid, doubt);
+    return over.flatMap(({ placed }) => placed.devices);
   }
 
   return {
-    note(effect, outcome, nowMs) {
-      if (effect.type !== "reserveClaim" || effect.claim.allocated || !mayHavePassed(outcome)) return;
-      const { namespace, name, uid, resourceVersion } = effect.claim;
-      const now = model.claim(namespace, name);
-      if (now?.uid !== uid || now.resourceVersion !== resourceVersion) return;
-      const { devices } = effect.placed;
-      known.set(uid, { resourceVersion, devices, untilMs: nowMs + doubtMs });
-      const placed = { pod: doubtKey(uid), podSet: "", index: 0, node: effect.node, claims: [effect.placed] };
-      model.hold(doubtKey(uid), namespace, [{ placed, requests: {} }]);
+    sent(effect, owner) {
+      // What is allocated already lacks consumers only.
+      if (effect.type !== "reserveClaim" || effect.claim.allocated) return;
+      const { namespace, uid, resourceVersion } = effect.claim;
+      if (doubts.get(uid)?.resourceVersion !== resourceVersion) forget(uid);
+      const doubt = doubts.get(uid) ?? { namespace, resourceVersion, attempts: [] };
+      doubt.attempts.push({ owner, placed: effect.placed, node: effect.node, untilMs: Number.POSITIVE_INFINITY });
+      doubts.set(uid, doubt);
+      claimsOf.set(owner, (claimsOf.get(owner) ?? new Set()).add(uid));
+    },
+    answered(effect, outcome, nowMs) {
+      if (effect.type !== "reserveClaim" || effect.claim.allocated) return;
+      const { uid, resourceVersion } = effect.claim;
+      const doubt = doubts.get(uid);
+      if (doubt?.resourceVersion !== resourceVersion) return;
+      const attempt = doubt.attempts.find(({ placed }) => placed === effect.placed);
+      if (attempt === undefined) return;
+      if (!mayHavePassed(outcome)) {
+        remove(uid, doubt, (each) => each === attempt);
+        return;
+      }
+      attempt.untilMs = nowMs + doubtMs;
+      unanswered.add(uid);
+      hold(uid, doubt);
+    },
+    releasing(owner) {
+      for (const uid of claimsOf.get(owner) ?? []) {
+        const doubt = doubts.get(uid);
+        if (doubt !== undefined) hold(uid, doubt);
+      }
     },
     settle(claimUid, resourceVersion) {
-      return known.get(claimUid)?.resourceVersion === resourceVersion ? [] : forget(claimUid);
+      const doubt = doubts.get(claimUid);
+      return doubt === undefined || doubt.resourceVersion === resourceVersion ? [] : forget(claimUid);
     },
     expire(nowMs) {
-      const over = [...known].filter(([, { untilMs }]) => untilMs <= nowMs);
-      return over.flatMap(([claimUid]) => forget(claimUid));
+      return [...unanswered].flatMap((uid) => {
+        const doubt = doubts.get(uid);
+        return doubt === undefined ? [] : remove(uid, doubt, ({ untilMs }) => untilMs <= nowMs);
+      });
     },
-    next: () => [...known.values()].reduce((first, { untilMs }) => Math.min(first, untilMs), Number.POSITIVE_INFINITY),
+    next() {
+      let nextMs = Number.POSITIVE_INFINITY;
+      for (const uid of unanswered) {
+        for (const { untilMs } of doubts.get(uid)?.attempts ?? []) nextMs = Math.min(nextMs, untilMs);
+      }
+      return nextMs;
+    },
   };
 }

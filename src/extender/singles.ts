@@ -48,6 +48,8 @@ export function createSingles(
   managedDrivers: ReadonlySet<string>,
   ports: CoordinatorPorts,
   touch: () => void,
+  /** Told before the model lets go of what it holds under a key. */
+  releasing: (owner: string) => void = () => undefined,
 ): Singles {
   const states = new Map<string, SingleState>();
   const podsOfClaim = new Map<string, Set<string>>();
@@ -72,7 +74,12 @@ export function createSingles(
     wantsPlan.delete(uid);
     wakes.delete(uid);
     dirty.delete(uid);
-    model.release(`pod:${uid}`);
+    release(`pod:${uid}`);
+  }
+
+  function release(owner: string): void {
+    releasing(owner);
+    model.release(owner);
   }
 
   function observePod(pod: PodRecord): void {
@@ -195,7 +202,7 @@ export function createSingles(
     const state = states.get(uid);
     if (state === undefined) return;
     // Its own former place is free for it too.
-    if (state.proposal !== undefined) model.release(`pod:${uid}`);
+    if (state.proposal !== undefined) release(`pod:${uid}`);
     heedScheduler(state);
     delete state.proposal;
     delete state.reserved;

@@ -18,7 +18,9 @@ vi.mock("../../src/topology/model.ts", async (original) => {
   const model = await original<typeof Model>();
   const createClusterModel: typeof model.createClusterModel = (options) => {
     const created = model.createClusterModel(options);
-    return mutation.withoutHolds ? { ...created, hold: () => undefined } : created;
+    // Its other properties are getters: a copy would keep their first values.
+    if (mutation.withoutHolds) created.hold = () => undefined;
+    return created;
   };
   return { ...model, createClusterModel };
 });

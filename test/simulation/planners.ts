@@ -178,7 +178,8 @@ export function createPlanners(
     bind,
     filter(podUid) {
       const answer = leader()?.engine.backend.plannedNode(podUid);
-      return answer !== undefined && "node" in answer ? answer.node : undefined;
+      if (answer === undefined) return undefined;
+      return "node" in answer ? { node: answer.node } : {};
     },
   };
 }

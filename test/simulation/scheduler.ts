@@ -21,8 +21,8 @@ export interface ExtenderDoor {
     caller: Process,
     request: { podName: string; podNamespace: string; podUid: string; node: string },
   ): Promise<string>;
-  /** The node that filter leaves of all; undefined when it refuses all or fails. */
-  filter(podUid: string): string | undefined;
+  /** What filter leaves of all nodes: one, or none; undefined when nobody answers. */
+  filter(podUid: string): { node?: string } | undefined;
 }
 
 interface Queued {
@@ -114,10 +114,14 @@ function runScheduler(parts: Parts, door: ExtenderDoor, process: Process): void 
   async function schedule(pod: Pod, queued: Queued): Promise<void> {
     const uid = pod.metadata.uid ?? "";
     const mine = claimsOf(pod);
-    const node = mine === undefined ? undefined : chooseNode(pod, mine);
+    const fitting = mine === undefined ? [] : fittingNodes(pod, mine);
+    // Extenders are asked about what the plugins left.
+    const filtered = fitting.length > 0 && marked(pod, memberMarker) ? door.filter(uid) : "all";
+    if (filtered === undefined) return await failed(pod, queued, "SchedulerError", "the extender does not answer");
+    const node = fitting.find((name) => filtered === "all" || filtered.node === name);
     if (mine === undefined || node === undefined) {
       if (mine !== undefined) await postFilter(pod, mine);
-      await failed(pod, queued, "unschedulable");
+      await failed(pod, queued, "Unschedulable", "no node fits");
       return;
     }
     assumed.set(uid, { pod, node });
@@ -126,7 +130,7 @@ function runScheduler(parts: Parts, door: ExtenderDoor, process: Process): void 
     say(`kube-scheduler: ${pod.metadata.name} not bound: ${error}`);
     assumed.delete(uid);
     await unreserve(pod, mine);
-    await failed(pod, queued, "active");
+    await failed(pod, queued, "SchedulerError", error);
   }
 
   /** undefined while one is missing. */
@@ -141,11 +145,11 @@ function runScheduler(parts: Parts, door: ExtenderDoor, process: Process): void 
     return found;
   }
 
-  function chooseNode(pod: Pod, mine: readonly ResourceClaim[]): string | undefined {
+  /** The nominated one first. */
+  function fittingNodes(pod: Pod, mine: readonly ResourceClaim[]): string[] {
     const wanted = pod.status?.nominatedNodeName;
     const names = [...nodes.keys()].sort((a, b) => Number(b === wanted) - Number(a === wanted));
-    const only = marked(pod, memberMarker) ? door.filter(pod.metadata.uid ?? "") : "";
-    return names.find((name) => (only === "" || only === name) && fits(pod, mine, name));
+    return names.filter((name) => fits(pod, mine, name));
   }
 
   function fits(pod: Pod, mine: readonly ResourceClaim[], name: string): boolean {
@@ -264,14 +268,21 @@ function runScheduler(parts: Parts, door: ExtenderDoor, process: Process): void 
     }
   }
 
-  async function failed(pod: Pod, queued: Queued, state: "active" | "unschedulable"): Promise<void> {
+  /** A refusal waits for news, an error for its time; the condition says which. */
+  async function failed(
+    pod: Pod,
+    queued: Queued,
+    reason: "Unschedulable" | "SchedulerError",
+    message: string,
+  ): Promise<void> {
     queued.attempts += 1;
     queued.notBeforeMs = clock.nowMs + Math.min(10_000, 1_000 * 2 ** (queued.attempts - 1));
-    queued.state = state;
+    queued.state = reason === "Unschedulable" ? "unschedulable" : "active";
     look(0);
     const before = pod.status?.conditions?.find((condition) => condition.type === "PodScheduled");
-    if (before?.status === "False" && pod.status?.nominatedNodeName === undefined) return;
-    const condition = { type: "PodScheduled", status: "False", reason: "Unschedulable", message: "no node fits" };
+    const says = before?.status === "False" && before.reason === reason && before.message === message;
+    if (says && pod.status?.nominatedNodeName === undefined) return;
+    const condition = { type: "PodScheduled", status: "False", reason, message };
     await client
       .request("PATCH", paths.pod(pod.metadata.name, "status"), {
         body: { metadata: { uid: pod.metadata.uid }, status: { nominatedNodeName: null, conditions: [condition] } },
