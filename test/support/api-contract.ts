@@ -537,6 +537,7 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
         expect(await refusal(bind(free, "n1"))).toBe("403 Forbidden");
         const lift = { spec: { schedulingGates: [{ $patch: "delete", name: gangGate }] } };
         expect(await refusal(ask("PATCH", pods(gated.metadata.name), lift, strategic))).toBe("403 Forbidden");
+        expect(await refusal(ask("DELETE", pods(gated.metadata.name)))).toBe("403 Forbidden");
         const nominate = { status: { nominatedNodeName: "n1" } };
         expect(await refusal(ask("PATCH", pods(gated.metadata.name, "status"), nominate))).toBe("accepted");
         expect(await refusal(patchClaim(claim, { reservedFor: [consumer("b")] }, {}, subject.admin))).toBe("accepted");

@@ -158,7 +158,9 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     checkFence(what, caller, speaker, term());
   }
 
-  function remove({ target, key, before, request }: Change): StoredObject {
+  function remove(change: Change): StoredObject {
+    const { target, key, before, request } = change;
+    if (target.type.resource === "pods") checkTerm(change);
     const { preconditions, gracePeriodSeconds } = (request.body ?? {}) as {
       preconditions?: { uid?: string };
       gracePeriodSeconds?: number;
