@@ -1,4 +1,4 @@
-import type { PlacedPod, Placement, RejectionReason } from "../api/placement.ts";
+import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
 import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
@@ -524,10 +524,7 @@ export function createCoordinator(
       return answer.keys;
     }
     ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
-    for (const rejection of result.rejections) {
-      const key = keyOf(rejection);
-      if (answer.keys.includes(key)) tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
-    }
+    for (const key of answer.keys) refuseOne(key, result.rejections);
     return [];
   }
 
@@ -545,6 +542,18 @@ export function createCoordinator(
       refuse(state, fault.reason, fault.message);
     }
     return true;
+  }
+
+  /** Whoever asked is answered, even if only others of its group are at fault: it asks for nothing until then. */
+  function refuseOne(key: string, rejections: readonly Rejection[]): void {
+    const rejection = rejections.find((each) => keyOf(each) === key);
+    if (rejection !== undefined) {
+      tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
+      return;
+    }
+    const names = rejections.map(({ gang }) => gang).join(", ");
+    const message = `is placed together with ${names}, which cannot be placed now`;
+    refuse(entry(key).state, "WaitingForPlacementGroup", message);
   }
 
   /**

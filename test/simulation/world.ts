@@ -1,4 +1,6 @@
 import type { Gang } from "../../src/api/gang.ts";
+import type { Pod } from "../../src/api/kubernetes.ts";
+import { gangLabel } from "../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { createApiServer } from "../support/api-double/server.ts";
 import type { Commit } from "../support/api-double/store.ts";
@@ -337,13 +339,33 @@ function buildWorld(
     }
   }
 
-  /** Who starts anew in a world at rest finds everything as it left it. The first may still say a refusal in newer words. */
+  /**
+   * Who starts anew in a world at rest finds everything as it left it. The first may still say a refusal in newer words,
+   * and each tries places anew that kube-scheduler refused, which nobody remembers.
+   */
   async function idle(): Promise<void> {
-    atRest = isRefusal;
+    const isTrial = trialsOfRefused();
+    atRest = (commit) => isRefusal(commit) || isTrial(commit);
     await restart();
-    atRest = () => false;
+    atRest = isTrial;
     await restart();
     atRest = () => true;
+  }
+
+  /** Pods that were let go and are not bound, with their claims and Gangs. */
+  function trialsOfRefused(): (commit: Commit) => boolean {
+    const pods = [...store.all("pods").values()] as unknown as Pod[];
+    const refused = pods.filter(({ spec, status }) => {
+      const isGated = (spec.schedulingGates ?? []).length > 0;
+      const condition = status?.conditions?.find(({ type }) => type === "PodScheduled");
+      return spec.nodeName === undefined && !isGated && condition?.status === "False";
+    });
+    const names = refused.map(({ metadata }) => metadata.name);
+    const gangs = new Set(refused.map(({ metadata }) => metadata.labels?.[gangLabel]));
+    return ({ resource, object: { metadata } }) =>
+      resource === "gangs"
+        ? gangs.has(metadata.name)
+        : names.some((name) => metadata.name === name || metadata.name.startsWith(`${name}-gpus-`));
   }
 
   function isRefusal({ resource, object, previous }: Commit): boolean {
