@@ -9,7 +9,7 @@ const worldsPerSlice = 40;
 describe("the planner in simulated clusters", () => {
   for (let slice = 0; slice < slices; slice++) {
     const first = 1 + slice * worldsPerSlice;
-    test(`seeds ${first} to ${first + worldsPerSlice - 1} keep every invariant`, { timeout: 60_000 }, async () => {
+    test(`seeds ${first} to ${first + worldsPerSlice - 1} keep every invariant`, { timeout: 240_000 }, async () => {
       for (let seed = first; seed < first + worldsPerSlice; seed++) {
         const run = await runSeed({ seed });
         if (run.violation !== undefined) expect.fail(violationText(run));
