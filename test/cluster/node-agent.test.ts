@@ -140,8 +140,19 @@ describe("a claim", () => {
     const driver = await node("plain", "dgx-a100-mig");
     await driver.start();
     const partition = "gpu-2-mig-3g40gb-9-4";
-    const claim = await allocateClaim(admin, "plain", "plain", ["whole gpu-0", `part ${partition}`]);
+    const claim = await allocateClaim(
+      admin,
+      "plain",
+      "plain",
+      ["whole gpu-0", `part ${partition}`],
+      "other.example.org",
+    );
     const { uid } = referenceTo(claim);
+    // Another driver of the claim has told its part.
+    const others = { driver: "other.example.org", pool: "other", device: "other", data: { what: "theirs" } };
+    await admin.request("PATCH", "/apis/resource.k8s.io/v1/namespaces/team/resourceclaims/plain/status", {
+      body: { status: { devices: [others] } },
+    });
     const kubelet = driver.connect();
     const answers = await kubelet.prepare([referenceTo(claim)]);
     expect(answers[uid]?.error).toBe("");
@@ -153,8 +164,10 @@ describe("a claim", () => {
       const { status } = await readClaim(admin, "plain");
       expect(status?.devices).toEqual(
         expect.arrayContaining([
+          expect.objectContaining(others),
           expect.objectContaining({
             device: "gpu-0",
+            conditions: [expect.objectContaining({ type: "Ready", status: "True" })],
             data: { uuid: expect.stringMatching(/^GPU-/), pciBusID: "0000:07:00.0" },
           }),
           expect.objectContaining({

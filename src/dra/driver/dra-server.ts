@@ -65,9 +65,20 @@ function unary<T>(method: Method<T>) {
 
 function healthStream(watchHealth: DraHandlers["watchHealth"], streams: Set<() => void>) {
   return (call: ServerWritableStream<object, { devices: DeviceHealthMessage[] }>): void => {
-    const stopWatching = watchHealth((devices) => {
-      if (!call.cancelled && !call.destroyed) call.write({ devices });
+    /** The kubelet does not read: only the newest waits for it. */
+    let full = false;
+    let waiting: DeviceHealthMessage[] | undefined;
+    const send = (devices: DeviceHealthMessage[]): void => {
+      if (call.cancelled || call.destroyed) return;
+      if (full) waiting = devices;
+      else full = !call.write({ devices });
+    };
+    call.on("drain", () => {
+      full = false;
+      if (waiting !== undefined) send(waiting);
+      waiting = undefined;
     });
+    const stopWatching = watchHealth(send);
     const end = (): void => void call.end();
     streams.add(end);
     const stop = (): void => {

@@ -3,13 +3,16 @@ import type { DeviceHealthMessage } from "./grpc.ts";
 import { devicesByGpu, lossOf, troublesOf } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
 
-/** A device of which the kubelet hears nothing for 30 seconds becomes Unknown in its pod's status. */
-const repeatMs = 10_000;
+/**
+ * A device of which the kubelet hears nothing for 30 seconds becomes Unknown in its pod's status; all do when another process
+ * of the driver ends, until they are told again.
+ */
+const repeatMs = 5_000;
 /** Of the kubelet's API. */
 const maxMessageLength = 1024;
 
 /**
- * Sends the health of every device now, after each change, and every ten seconds. Returns what ends that.
+ * Sends the health of every device now, after each change, and every five seconds. Returns what ends that.
  */
 export function watchHealth(
   machine: Machine,

@@ -24,6 +24,8 @@ export interface Gpu {
   cudaComputeCapability?: string;
   driverVersion?: string;
   cudaDriverVersion?: string;
+  /** NVIDIA only: `None`, `HMM` or `ATS`. */
+  addressingMode?: string;
   /** AMD only. */
   amd?: AmdGpu;
   memoryBytes: number;

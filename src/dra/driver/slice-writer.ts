@@ -60,5 +60,5 @@ export async function writeSlices(
 /** What an administrator has to do about it. */
 export function droppedMessage({ sent, fields }: Dropped): string {
   const shown = fields.slice(0, 3).join(", ");
-  return `ResourceSlice ${sent.metadata.name}: the API server did not keep ${shown}; turn on its feature gates for dynamic resource allocation (DRAPartitionableDevices, DRADeviceTaints)`;
+  return `ResourceSlice ${sent.metadata.name}: the API server did not keep ${shown}; turn on its feature gates for dynamic resource allocation (DRAPartitionableDevices, DRADeviceTaints), then restart the node agent`;
 }

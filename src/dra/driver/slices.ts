@@ -146,6 +146,7 @@ function sharedAttributes(gpu: Gpu): Record<string, DeviceAttribute> {
     ...(gpu.cudaComputeCapability === undefined ? {} : { cudaComputeCapability: version(gpu.cudaComputeCapability) }),
     ...(gpu.driverVersion === undefined ? {} : { driverVersion: version(gpu.driverVersion) }),
     ...(gpu.cudaDriverVersion === undefined ? {} : { cudaDriverVersion: version(gpu.cudaDriverVersion) }),
+    ...(gpu.addressingMode === undefined ? {} : { addressingMode: text(gpu.addressingMode) }),
     "resource.kubernetes.io/pciBusID": text(gpu.pciBusID),
     ...(gpu.pcieRoot === undefined ? {} : { "resource.kubernetes.io/pcieRoot": text(gpu.pcieRoot) }),
     ...(gpu.numaNode === undefined ? {} : { "resource.kubernetes.io/numaNode": { int: gpu.numaNode } }),

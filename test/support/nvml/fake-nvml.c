@@ -171,6 +171,12 @@ API int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
 API int nvmlDeviceGetMinorNumber(void *device, unsigned *minor) { ENTER_GPU((Gpu *)device); *minor = ((Gpu *)device)->index; return SUCCESS; }
 API int nvmlDeviceGetBrand(void *device, int *brand) { ENTER_GPU((Gpu *)device); *brand = 14; return SUCCESS; }
 API int nvmlDeviceGetArchitecture(void *device, unsigned *value) { ENTER_GPU((Gpu *)device); *value = !strcmp(machine, "mig") ? 7 : !strcmp(machine, "nvl") ? 10 : 9; return SUCCESS; }
+API int nvmlDeviceGetAddressingMode(void *device, unsigned *mode) {
+	ENTER_GPU((Gpu *)device);
+	if (mode[0] != (8 | 1u << 24)) return VERSION;
+	mode[1] = !strcmp(machine, "nvl") ? 2 : 1;
+	return SUCCESS;
+}
 API int nvmlDeviceGetMemoryInfo(void *device, Memory *memory) { ENTER_GPU((Gpu *)device); memory->total = 85520809984ULL; memory->free = memory->total; memory->used = 0; return SUCCESS; }
 API int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) { ENTER_GPU((Gpu *)device); *major = !strcmp(machine, "mig") ? 8 : !strcmp(machine, "nvl") ? 10 : 9; *minor = 0; return SUCCESS; }
 static void fillPci(PciInfo *pci, unsigned domain, unsigned bus) {

@@ -28,6 +28,7 @@ export function gpusOf(
       cudaComputeCapability: `${board.computeCapability.join(".")}.0`,
       driverVersion: semanticVersion(reading.driverVersion),
       cudaDriverVersion: reading.cudaDriverVersion,
+      ...(board.addressingMode === undefined ? {} : { addressingMode: board.addressingMode }),
       memoryBytes: board.memoryBytes,
       pciBusID,
       ...place,

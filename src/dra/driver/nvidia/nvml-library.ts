@@ -50,6 +50,7 @@ const fabricInfo = koffi.struct({
   state: "unsigned char",
   healthMask: uint,
 });
+const addressingMode = koffi.struct({ version: uint, value: uint });
 const placement = koffi.struct({ start: uint, size: uint });
 const gpuInstanceProfile = koffi.struct({
   version: uint,
@@ -242,6 +243,8 @@ export function loadNvml(path: string) {
       fabricInfo,
       2,
     ),
+    /** 0: none, 1: HMM, 2: ATS. */
+    addressingMode: versioned<{ value: number }>("nvmlDeviceGetAddressingMode", ["void *"], addressingMode, 1),
     gpuInstanceProfile: versioned<{
       id: number;
       sliceCount: number;

@@ -24,6 +24,8 @@ const brands = [
   ...["Unknown", "Quadro", "Tesla", "NVS", "Grid", "GeForce", "Titan", "NvidiaVApps", "NvidiaVPC", "NvidiaVCS"],
   ...["NvidiaVWS", "NvidiaCloudGaming", "QuadroRTX", "NvidiaRTX", "Nvidia", "GeForceRTX", "TitanRTX"],
 ];
+/** `nvmlDeviceAddressingModeType_t`, in the same words. */
+const addressingModes = ["None", "HMM", "ATS"];
 /** `nvmlDeviceArchitecture_t`. */
 const architectures = [
   ...["Unknown", "Unknown", "Kepler", "Maxwell", "Pascal", "Volta", "Turing", "Ampere"],
@@ -53,6 +55,7 @@ function readBoard(nvml: Nvml, device: Handle): BoardReading {
   const clique = readClique(nvml, device);
   const errors = optional(() => nvml.uncorrectedEccErrors(device));
   const recoveryAction = optional(() => nvml.recoveryAction(device));
+  const addressingMode = addressingModes[optional(() => nvml.addressingMode(device).value) ?? -1];
   return {
     uuid: nvml.uuid(device),
     minor: nvml.minor(device),
@@ -67,6 +70,7 @@ function readBoard(nvml: Nvml, device: Handle): BoardReading {
     ...(mig === undefined ? {} : { mig }),
     ...(errors === undefined ? {} : { uncorrectedEccErrors: errors }),
     ...(recoveryAction === undefined ? {} : { recoveryAction }),
+    ...(addressingMode === undefined ? {} : { addressingMode }),
   };
 }
 

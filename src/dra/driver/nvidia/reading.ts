@@ -28,6 +28,8 @@ export interface BoardReading {
   uncorrectedEccErrors?: number;
   /** `nvmlDeviceGpuRecoveryAction_t`; absent: the driver does not tell. */
   recoveryAction?: number;
+  /** How programs reach the host's memory: `None`, `HMM` or `ATS`; absent: the driver does not tell. */
+  addressingMode?: string;
 }
 
 /** One active NVLink: its other end is a switch, or the GPU with this bus ID. */

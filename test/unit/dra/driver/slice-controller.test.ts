@@ -210,6 +210,25 @@ test("fields that the API server drops are named with a remedy, once for each co
   for (const gpu of ["gpu-2", "gpu-3"]) expect(taintsOf(scene.slices(), gpu)).toHaveLength(1);
 });
 
+test("NVLink domains stand side by side; a slice with a taint holds 64 devices, one without 128", async () => {
+  const [gpu] = machineGpus("h100-pcie");
+  const gpus = Array.from({ length: 100 }, (_, minor) => ({
+    ...gpu!,
+    ...{ minor, uuid: `GPU-${minor}`, nvlinkDomain: minor % 2 === 0 ? "even" : "odd" },
+  }));
+  scene.set({ gpus });
+  scene.start();
+  await scene.wait(5_000);
+  const names = () => scene.slices().map(({ spec }) => spec.devices?.map(({ name }) => name) ?? []);
+  const inOrder = [...gpus.filter(({ minor }) => minor % 2 === 0), ...gpus.filter(({ minor }) => minor % 2 === 1)];
+  expect(names()).toEqual([inOrder.map(({ minor }) => `gpu-${minor}`)]);
+  scene.set({ losses: { "gpu-99": { how: "taint", since } } });
+  await scene.wait(5_000);
+  expect(names().map(({ length }) => length)).toEqual([64, 36]);
+  expect(names().flat()).toEqual(inOrder.map(({ minor }) => `gpu-${minor}`));
+  for (const { spec } of scene.slices()) expect(spec.pool).toMatchObject({ generation: 2, resourceSliceCount: 2 });
+});
+
 test("nothing is taken back while the machine cannot be read", async () => {
   scene.start();
   await scene.wait(5_000);

@@ -3,8 +3,9 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { createConnection, createServer } from "node:net";
 import { join } from "node:path";
+import { credentials, makeClientConstructor } from "@grpc/grpc-js";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { DeviceHealthMessage, RegistrationStatus } from "../../../../src/dra/driver/grpc.ts";
+import { type DeviceHealthMessage, healthServices, type RegistrationStatus } from "../../../../src/dra/driver/grpc.ts";
 import { watchHealth } from "../../../../src/dra/driver/health.ts";
 import { type KubeletSockets, openKubeletSockets, socketPaths } from "../../../../src/dra/driver/kubelet-sockets.ts";
 import { hasSuccessor } from "../../../../src/dra/driver/successor.ts";
@@ -93,6 +94,45 @@ test.for(["v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"])(
     stop();
   },
 );
+
+test("a kubelet that does not read its health stream gets the newest when it does, and fills no memory until then", async () => {
+  let send: (devices: DeviceHealthMessage[]) => void = () => undefined;
+  const watched = Promise.withResolvers<void>();
+  const other = await openKubeletSockets(
+    pathOf("slow"),
+    undefined,
+    {
+      prepare: async () => ({}),
+      unprepare: async () => ({}),
+      watchHealth(to) {
+        send = to;
+        watched.resolve();
+        return () => undefined;
+      },
+    },
+    () => undefined,
+  );
+  const { dra } = socketPaths(pathOf("slow"), undefined);
+  const service = healthServices.get("v1.DRAResourceHealth")!;
+  const client = new (makeClientConstructor(service, ""))(`unix:${dra}`, credentials.createInsecure());
+  type Stream = NodeJS.ReadableStream & { cancel(): void };
+  const stream = (client as unknown as { NodeWatchResources(request: object): Stream }).NodeWatchResources({});
+  stream.on("error", () => undefined);
+  await watched.promise;
+  const count = 500;
+  for (let index = 0; index < count; index++) {
+    const device = { pool_name: node, device_name: `at-${index}` };
+    const message = "x".repeat(50_000);
+    send([{ device, health: "HEALTHY", last_updated_time: 0, health_check_timeout_seconds: 0, message }]);
+  }
+  const heard: (string | undefined)[] = [];
+  stream.on("data", ({ devices }: { devices: DeviceHealthMessage[] }) => heard.push(devices[0]?.device.device_name));
+  await vi.waitFor(() => expect(heard.at(-1)).toBe(`at-${count - 1}`));
+  expect(heard.length).toBeLessThan(count / 5);
+  stream.cancel();
+  client.close();
+  await other.close();
+});
 
 describe("sockets", () => {
   test("may be opened by this user alone", async () => {

@@ -75,6 +75,7 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
         productName: { string: "NVIDIA H100 80GB HBM3" },
         brand: { string: "Nvidia" },
         architecture: { string: "Hopper" },
+        addressingMode: { string: "HMM" },
         cudaComputeCapability: { version: "9.0.0" },
         driverVersion: { version: "570.133.5" },
         cudaDriverVersion: { version: "12.8.0" },
