@@ -40,7 +40,7 @@ let number = 0;
 let left: Machine;
 let stuck: Machine & { refusal: Promise<Error | undefined> };
 
-const soon = { timeout: 10_000, interval: 50 };
+const soon = { timeout: 30_000, interval: 50 };
 const slicesOf = ({ name }: DriverNode): ResourceSlice[] =>
   [...slices.items.values()].filter(({ spec }) => spec.nodeName === name);
 const idOf = (claim: ResourceClaim, request = "gpus"): string => `gpu.kllama.ai/claim=${claim.metadata.uid}-${request}`;

@@ -34,7 +34,7 @@ async function node(name: string, type: string): Promise<DriverNode> {
 
 const slicesOf = ({ name }: DriverNode): ResourceSlice[] =>
   [...slices.items.values()].filter(({ spec }) => spec.nodeName === name);
-const soon = { timeout: 10_000, interval: 50 };
+const soon = { timeout: 30_000, interval: 50 };
 
 beforeAll(async () => {
   plane = await startControlPlane({ components: [] });
@@ -79,7 +79,10 @@ describe("slices", () => {
     const kubelet = driver.connect();
     await kubelet.notify({ plugin_registered: true, error: "" });
     kubelet.close();
-    await vi.waitFor(() => expect(driver.log().filter((line) => line.includes('"serving metrics"'))).toHaveLength(2));
+    await vi.waitFor(
+      () => expect(driver.log().filter((line) => line.includes('"serving metrics"'))).toHaveLength(2),
+      soon,
+    );
     const url = /"url":"([^"]+)"/.exec(driver.log().findLast((line) => line.includes('"serving metrics"'))!)![1];
     await vi.waitFor(async () => expect((await fetch(`${url}/readyz`)).status).toBe(200), soon);
     expect(slicesOf(driver)).toEqual([before]);

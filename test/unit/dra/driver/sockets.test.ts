@@ -17,6 +17,7 @@ let driver: DriverScene;
 let sockets: KubeletSockets;
 let kubelet: KubeletClient;
 const statuses: RegistrationStatus[] = [];
+const soon = { timeout: 10_000 };
 const pathOf = (name: string): string => join(driver.folder, name);
 const draPath = (): string => pathOf("plugins/gpu.kllama.ai/dra.sock");
 const registrationPath = (): string => pathOf("plugins_registry/gpu.kllama.ai-reg.sock");
@@ -82,14 +83,14 @@ test.for(["v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"])(
   async (version) => {
     const heard: DeviceHealthMessage[][] = [];
     const stop = kubelet.watchHealth(version, (devices) => heard.push(devices));
-    await vi.waitFor(() => expect(heard.length).toBeGreaterThan(0));
+    await vi.waitFor(() => expect(heard.length).toBeGreaterThan(0), soon);
     expect(heard[0]?.map(({ device, health }) => `${device.pool_name}/${device.device_name} ${health}`)).toEqual(
       [0, 1, 2, 3].map((minor) => `node-1/gpu-${minor} HEALTHY`),
     );
     expect(Math.abs((heard[0]?.[0]?.last_updated_time ?? 0) - Date.now() / 1000)).toBeLessThan(60);
     const losses = { "gpu-2": { how: "taint", since: "2026-01-01T00:00:00Z" } };
     await writeFile(pathOf("machine.json"), JSON.stringify({ instances: [], losses }));
-    await vi.waitFor(() => expect(heard.at(-1)?.[2]?.health).toBe("UNHEALTHY"));
+    await vi.waitFor(() => expect(heard.at(-1)?.[2]?.health).toBe("UNHEALTHY"), soon);
     expect(heard.at(-1)?.[2]?.message).toBe("lost since 2026-01-01T00:00:00Z");
     stop();
   },
@@ -127,7 +128,7 @@ test("a kubelet that does not read its health stream gets the newest when it doe
   }
   const heard: (string | undefined)[] = [];
   stream.on("data", ({ devices }: { devices: DeviceHealthMessage[] }) => heard.push(devices[0]?.device.device_name));
-  await vi.waitFor(() => expect(heard.at(-1)).toBe(`at-${count - 1}`));
+  await vi.waitFor(() => expect(heard.at(-1)).toBe(`at-${count - 1}`), soon);
   expect(heard.length).toBeLessThan(count / 5);
   stream.cancel();
   client.close();

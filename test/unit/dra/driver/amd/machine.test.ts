@@ -136,9 +136,9 @@ test("uncorrected memory errors become a taint, a card that goes a lost device",
   const device = join(root, "sys/class/drm/card1/device");
   writeFileSync(join(device, "ras/umc_err_count"), "ue: 2\nce: 0\n");
   const taints = () => published(machine!)[0]?.taints?.map(({ key, effect }) => [key, effect]);
-  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/ecc", "NoSchedule"]]));
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/ecc", "NoSchedule"]]), { timeout: 10_000 });
   rmSync(device);
-  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/gpu-lost", "NoExecute"]]));
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/gpu-lost", "NoExecute"]]), { timeout: 10_000 });
 });
 
 test("auto finds AMD by its cards, NVIDIA by its boards, and publishes nothing where there is neither", async () => {
