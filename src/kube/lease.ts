@@ -51,9 +51,11 @@ interface Lease {
 
 /**
  * Elects one leader among the processes that name the same Lease, by client-go's rules: a holder counts as gone when its
- * Lease did not change for its duration *as seen here*, on a monotonic clock; times in the Lease are for people only.
+ * Lease's spec did not change for its duration *as seen here*, on a monotonic clock; times in the Lease are for people only.
  * Every write carries the resourceVersion last seen, so of two writers one fails and reads again. This is no fence: a
  * paused leader may still have writes under way, which the epoch must refuse. Who lost the Lease stays out.
+ * Stricter than client-go: the deadline counts from when the last successful renewal was sent, not answered, and a Lease that
+ * somebody deleted is lost. Sooner: the pause between two tries is never longer than its period, which client-go's may be.
  */
 export function createElector(options: ElectorOptions): Elector {
   const { client, namespace, name, identity, timing = systemTiming } = options;
@@ -78,7 +80,9 @@ export function createElector(options: ElectorOptions): Elector {
 
   function observe(lease: Lease): void {
     if (seen?.lease.metadata.resourceVersion === lease.metadata.resourceVersion) return;
-    seen = { lease, atMs: timing.nowMs() };
+    // A label, say, is no sign of life of the holder.
+    const still = seen !== undefined && JSON.stringify(seen.lease.spec) === JSON.stringify(lease.spec);
+    seen = { lease, atMs: still ? seen!.atMs : timing.nowMs() };
   }
 
   /** Outside every catch: what a callback throws is a defect and must not look like a failed request. */

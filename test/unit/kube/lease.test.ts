@@ -17,6 +17,8 @@ function createLeaseServer() {
   let lease: StoredLease | undefined;
   let version = 0;
   const writes: string[] = [];
+  /** Methods of all requests but creates. */
+  const calls: string[] = [];
 
   function store(body: unknown): StoredLease {
     version += 1;
@@ -33,6 +35,7 @@ function createLeaseServer() {
       return store(body);
     }
     expect(path).toBe(leasePath);
+    calls.push(method);
     if (lease === undefined) throw new KubeError("not found", { status: 404, reason: "NotFound" });
     if (method === "GET") return structuredClone(lease);
     const sent = (body as StoredLease).metadata.resourceVersion;
@@ -59,9 +62,15 @@ function createLeaseServer() {
   return {
     client,
     writes,
+    calls,
     lease: () => lease,
     remove: () => {
       lease = undefined;
+    },
+    /** As another client writes it. */
+    put: (spec: Partial<StoredLease["spec"]>) => {
+      const before = lease?.spec ?? {};
+      store({ metadata: { name: "planner" }, spec: { holderIdentity: "x", leaseTransitions: 4, ...before, ...spec } });
     },
     /** Somebody edits the object without touching the spec. */
     touch: () => {
@@ -308,10 +317,133 @@ describe("elector", () => {
   it.each([
     { leaseDurationMs: 10_000, renewDeadlineMs: 10_000 },
     { renewDeadlineMs: 2_000 },
+    { renewDeadlineMs: 2_400 },
     { leaseDurationMs: 15_500 },
     { retryPeriodMs: 0 },
   ])("refuses times that cannot work: %o", (times) => {
     const timing = createVirtualTiming();
     expect(() => candidate(createLeaseServer(), timing, "a", times)).toThrow(/elector planner: .*(need|must)/);
+  });
+});
+
+/** A candidate `b` that meets a Lease of somebody else's; how long until it leads, when `happens` is called every second. */
+async function takenAfterMs(spec: object, happens: (server: Server, second: number) => void = () => undefined) {
+  const timing = createVirtualTiming();
+  const server = createLeaseServer();
+  server.put({ leaseDurationSeconds: 15, ...spec });
+  const b = candidate(server, timing, "b");
+  b.elector.start();
+  const startMs = timing.nowMs();
+  for (let second = 1; second <= 60 && b.log.length === 0; second += 1) {
+    await timing.advance(1_000);
+    happens(server, second);
+  }
+  return timing.nowMs() - startMs;
+}
+
+/** Seconds that a candidate may wait: for that long, and then for its next try. */
+const around = (seconds: number) => [seconds * 1000, (seconds + 3) * 1000] as const;
+
+describe("client-go's rules: somebody else's Lease is taken", () => {
+  const renews = (server: Server): void => server.put({ renewTime: String(server.writes.length) });
+  const rows: [string, object, readonly [number, number], ((server: Server, second: number) => void)?][] = [
+    ["when it stood still for its duration since it was first seen", {}, around(15)],
+    ["as late although its time says that it ended long ago", { renewTime: "1970-01-01T00:00:00.000000Z" }, around(15)],
+    [
+      "as soon although its time says that it is renewed next year",
+      { renewTime: "2099-01-01T00:00:00.000000Z" },
+      around(15),
+    ],
+    ["after the duration that its holder wrote, not one's own", { leaseDurationSeconds: 4 }, around(4)],
+    ["at once when its holder gave it up", { holderIdentity: "" }, around(0)],
+    ["at once when it names no duration", { leaseDurationSeconds: undefined }, around(0)],
+    ["at once by who comes back under the name that holds it", { holderIdentity: "b" }, around(0)],
+    ["later for every renewal that is seen", {}, around(25), (server, second) => second === 10 && renews(server)],
+    ["no later for edits that leave its spec as it was (a label)", {}, around(15), (server) => server.touch()],
+    ["never while it is renewed", {}, [60_000, 60_000], (server, second) => second % 5 === 0 && renews(server)],
+  ];
+  it.each(rows)("%s", async (_, spec, [fromMs, toMs], happens) => {
+    const tookMs = await takenAfterMs(spec, happens);
+    expect(tookMs).toBeGreaterThanOrEqual(Math.min(fromMs, 60_000));
+    expect(tookMs).toBeLessThanOrEqual(toMs);
+  });
+
+  it.each([
+    ["x", 5],
+    ["", 5],
+    ["b", 4],
+  ])("from %j: leaseTransitions is then %d", async (holderIdentity, leaseTransitions) => {
+    const timing = createVirtualTiming();
+    const server = createLeaseServer();
+    server.put({ holderIdentity, leaseDurationSeconds: 1 });
+    const b = candidate(server, timing, "b");
+    b.elector.start();
+    await timing.advance(10_000);
+    expect([b.log, server.lease()?.spec.leaseTransitions]).toEqual([[`started ${leaseTransitions}`], leaseTransitions]);
+  });
+});
+
+describe("client-go's rules: who leads", () => {
+  async function leading() {
+    const timing = createVirtualTiming();
+    const server = createLeaseServer();
+    const a = candidate(server, timing, "a");
+    a.elector.start();
+    await timing.advance(1_000);
+    server.calls.length = 0;
+    return { timing, server, a };
+  }
+
+  it("renews with the version that it saw last, and reads nothing", async () => {
+    const { timing, server } = await leading();
+    await timing.advance(8_000);
+    expect(server.calls).toEqual(["PUT", "PUT", "PUT", "PUT"]);
+  });
+
+  it("reads again after a conflict, and renews with what it read", async () => {
+    const { timing, server, a } = await leading();
+    server.touch();
+    await timing.advance(2_000);
+    expect([server.calls, a.elector.isLeader()]).toEqual([["PUT", "GET", "PUT"], true]);
+  });
+
+  it("has one deadline for all tries of a renewal, ten seconds after the last that succeeded was sent", async () => {
+    const { timing, server, a } = await leading();
+    await timing.advance(1_500);
+    a.faults.cutOff = true;
+    for (let tries = 0; tries < 4; tries += 1) {
+      await timing.advance(1_900);
+      expect(a.elector.isLeader()).toBe(true);
+    }
+    await timing.advance(2_500);
+    expect([a.elector.isLeader(), a.log, server.writes]).toEqual([false, ["started 0", "lost"], ["a", "a"]]);
+  });
+
+  it("never comes back once it lost, whatever the Lease says later", async () => {
+    const { timing, server, a } = await leading();
+    a.faults.cutOff = true;
+    await timing.advance(12_000);
+    a.faults.cutOff = false;
+    server.put({ holderIdentity: "" });
+    server.calls.length = 0;
+    await timing.advance(60_000);
+    expect([a.log, a.elector.isLeader(), server.calls]).toEqual([["started 0", "lost"], false, []]);
+  });
+
+  it("loses to another name at once", async () => {
+    const { timing, server, a } = await leading();
+    server.put({ holderIdentity: "x" });
+    await timing.advance(2_000);
+    expect(a.log).toEqual(["started 0", "lost"]);
+  });
+
+  it("gives up by an empty holder for one second, after it said that it stopped; transitions stay", async () => {
+    const { timing, server, a } = await leading();
+    const released = a.elector.release();
+    await timing.settle();
+    await released;
+    expect(a.log).toEqual(["started 0", "released"]);
+    expect(server.lease()?.spec).toMatchObject({ holderIdentity: "", leaseDurationSeconds: 1, leaseTransitions: 0 });
+    expect(server.writes.at(-1)).toBe("");
   });
 });
