@@ -1,7 +1,7 @@
 import type { CapacityAnswer, CapacityOutput } from "../api/capacity.ts";
-import { freeDevices } from "../gang/free-devices.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { capacityOf, type Question } from "./capacity.ts";
+import { capacityFigures } from "./capacity-figures.ts";
 
 /** What a request asks about. */
 export interface WorkAsked {
@@ -58,6 +58,8 @@ export function createCapacityDesk({ model, readWork, notReady, viewAgeMs, nowMs
     }
     const reason = notReady();
     if (reason !== undefined) return { status: 503, body: { error: reason } };
+    const figures = await capacityFigures(model, nowMs);
+    if (figures === undefined) return { status: 503, body: { error: "devices change faster than they are counted" } };
     const startMs = nowMs();
     let plans = 0;
     const inTime = (): boolean => plans++ === 0 || nowMs() - startMs <= sliceMs;
@@ -67,7 +69,7 @@ export function createCapacityDesk({ model, readWork, notReady, viewAgeMs, nowMs
       status: 200,
       body: {
         answers: [...work.answers, ...answers],
-        free: freeDevices(model.view),
+        free: [...figures.free],
         viewAgeMs: Math.round(viewAgeMs()),
       },
     };

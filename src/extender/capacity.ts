@@ -5,6 +5,7 @@ import { gangStates } from "../gang/lifecycle/gang-states.ts";
 import type { GangRecord, GangState } from "../gang/lifecycle/state.ts";
 import { assignSlots } from "../gang/members.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
+import { expectedWorkload } from "../gang/workload.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord, Resources } from "../topology/records.ts";
@@ -164,7 +165,8 @@ function createTrial(model: ClusterModel, { budget, inTime }: CapacityLimits): T
       },
       inTime,
     },
-    budget === undefined ? {} : { budget },
+    // The planner's own idea of what is to come: it would place the copies just so.
+    { workload: expectedWorkload(model), ...(budget === undefined ? {} : { budget }) },
   );
 
   function enter(copy: Copy): void {

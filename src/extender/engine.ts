@@ -11,6 +11,7 @@ import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
 import { type ClusterModel, createClusterModel } from "../topology/model.ts";
 import { runAudits } from "./auditor.ts";
 import { createCapacityDesk, type WorkAsked } from "./capacity-desk.ts";
+import { type CapacityFigures, capacityFigures } from "./capacity-figures.ts";
 import { type Coordinator, type CoordinatorPorts, createCoordinator } from "./coordinator.ts";
 import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
@@ -57,6 +58,8 @@ export interface Engine {
   stats(): ReturnType<Coordinator["stats"]>;
   /** Kind → milliseconds since its watch was last heard. */
   staleMs(): ReadonlyMap<string, number>;
+  /** What is free, as the replica that plans knows it; undefined: this one does not, or cannot say now. */
+  capacity(): Promise<CapacityFigures | undefined>;
   /** Takes part in the election; before, the world is only watched. */
   elect(): void;
   /** Answers all held calls, so that the door can close. */
@@ -187,6 +190,7 @@ export function startEngine(options: EngineOptions): Engine {
     active: active.promise,
     stats: coordinator.stats,
     staleMs,
+    capacity: async () => (leading ? await capacityFigures(model, timing.nowMs) : undefined),
     elect: elector.start,
     refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
     async stop() {

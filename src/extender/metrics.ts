@@ -1,6 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 
-/** The planner's metrics. Labels come from closed sets: never a pod, gang or node. */
+/** The planner's metrics. Labels come from closed sets: never a pod, gang, node or domain. */
 export interface PlannerMetrics {
   registry: Registry;
   requestSeconds: Histogram<"verb">;
@@ -21,6 +21,10 @@ export interface PlannerMetrics {
   invalidObjects: Counter<"kind">;
   audits: Counter<"outcome">;
   drift: Counter<"kind" | "problem">;
+  freeDevices: Gauge<"device_class" | "product">;
+  largestFreeDomain: Gauge<"level" | "device_class" | "product">;
+  fragmentation: Gauge;
+  strandedDevices: Gauge;
 }
 
 export function createPlannerMetrics(): PlannerMetrics {
@@ -120,6 +124,28 @@ export function createPlannerMetrics(): PlannerMetrics {
       name: "kllama_audit_drift_total",
       help: "Objects known otherwise than the API server has them, by kind and problem (missing, leftover, differs).",
       labelNames: ["kind", "problem"],
+      registers,
+    }),
+    freeDevices: new Gauge({
+      name: "kllama_free_devices",
+      help: "Devices that could be given now, by class and product; profiles of one GPU are alternatives.",
+      labelNames: ["device_class", "product"],
+      registers,
+    }),
+    largestFreeDomain: new Gauge({
+      name: "kllama_largest_free_domain_devices",
+      help: "Free devices of the domain that has most of them, by level of the default topology, class and product.",
+      labelNames: ["level", "device_class", "product"],
+      registers,
+    }),
+    fragmentation: new Gauge({
+      name: "kllama_fragmentation_ratio",
+      help: "Share of free GPUs that a pod like those of the cluster cannot use on the average: 0 to 1.",
+      registers,
+    }),
+    strandedDevices: new Gauge({
+      name: "kllama_stranded_devices",
+      help: "Free GPUs that no pod like those of the cluster can use where they are, parts counted as such.",
       registers,
     }),
   };

@@ -1,6 +1,7 @@
 import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
+import type { CapacityFigures } from "./capacity-figures.ts";
 import { type Engine, type EngineOptions, startEngine } from "./engine.ts";
 import { createPlannerMetrics, type PlannerMetrics } from "./metrics.ts";
 import { buildServer, type ServerOptions } from "./server.ts";
@@ -58,4 +59,42 @@ function gauges(metrics: PlannerMetrics, engine: Engine): void {
     for (const [kind, staleMs] of engine.staleMs()) metrics.staleSeconds.set({ kind }, staleMs / 1000);
   };
   Object.assign(metrics.gangs, { collect });
+  // One count for the gauges of one scrape, which are collected beside one another.
+  let showing: Promise<void> | undefined;
+  const show = async (): Promise<void> => {
+    try {
+      showCapacity(metrics, await engine.capacity());
+    } finally {
+      showing = undefined;
+    }
+  };
+  const collectCapacity = async (): Promise<void> => {
+    showing ??= show();
+    await showing;
+  };
+  const { freeDevices, largestFreeDomain, fragmentation, strandedDevices } = metrics;
+  for (const gauge of [freeDevices, largestFreeDomain, fragmentation, strandedDevices]) {
+    Object.assign(gauge, { collect: collectCapacity });
+  }
+}
+
+/** More rows than this are no metrics any more: partitions of many boards, classes of many teams. */
+const maxRows = 64;
+
+/** What is not known is not shown. */
+export function showCapacity(metrics: PlannerMetrics, figures: CapacityFigures | undefined): void {
+  const { freeDevices, largestFreeDomain, fragmentation, strandedDevices } = metrics;
+  fragmentation.remove();
+  strandedDevices.remove();
+  freeDevices.reset();
+  largestFreeDomain.reset();
+  for (const { deviceClass, product, free, levels } of figures?.free.slice(0, maxRows) ?? []) {
+    const labels = { device_class: deviceClass, product };
+    freeDevices.set(labels, free);
+    for (const { level, largest } of levels) largestFreeDomain.set({ level, ...labels }, largest.free);
+  }
+  if (figures?.waste === undefined) return;
+  const { free, fragments, stranded } = figures.waste;
+  fragmentation.set(free === 0 ? 0 : fragments / free);
+  strandedDevices.set(stranded);
 }

@@ -182,6 +182,8 @@ export interface FitCache {
   table(shape: Shape): ShapeTable;
   /** What pods to come will ask for, for all tables from now on; undefined: nothing is known of it. */
   expect(workload: Workload | undefined): void;
+  /** By that; undefined: nothing is known of it. */
+  fragmentation(): Fragmentation | undefined;
 }
 
 /** Pods that stand for all that come, with their claims, and how many are like each. */
@@ -236,6 +238,7 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
       setFragmentation(table, expected?.fragmentation);
       return table;
     },
+    fragmentation: () => expected?.fragmentation,
     expect(workload) {
       if (workload === undefined || workload.length === 0) expected = undefined;
       else if (expected?.workload !== workload || expected.classVersion !== view.classVersion) {

@@ -27,6 +27,17 @@ export interface Fragmentation {
    * what is left of the node.
    */
   growth(node: number, shape: Shape): number;
+  /** How a node stands now. */
+  waste(node: number): Waste;
+}
+
+/** Free GPUs of a node; parts of them count as such. */
+export interface Waste {
+  readonly free: number;
+  /** Of those, what a pod of the mix cannot use on the average. */
+  readonly fragments: number;
+  /** Of those, what no pod of the mix can use. */
+  readonly stranded: number;
 }
 
 /** Shapes that ask the same of devices: how much of a node they can use is found out once for all. */
@@ -75,6 +86,25 @@ export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragment
     known.set(node, { version, fragments: now });
     return now;
   };
+  const wastes = new Map<number, Waste & { version: number }>();
+  const waste = (node: number): Waste => {
+    const { record, load } = view.nodes[node]!;
+    const inventory = view.inventory(node);
+    const usage = view.usage(node);
+    const free = freeParts(inventory, usage);
+    const { admits } = admissionOf(record);
+    const usable = new Set<number>();
+    for (const { claim, count, variants } of kinds) {
+      const takeable = takeableDevices(inventory, usage, claim);
+      const runs = ({ position, shape }: Kind["variants"][number]): boolean =>
+        admits[position] === 1 && roomFor(shape.demands, record.allocatable, load.used) > 0;
+      if (takeable.length < count || !variants.some(runs)) continue;
+      for (const device of takeable) usable.add(inventory.devices[device]!.group);
+    }
+    let stranded = 0;
+    for (const [group, part] of free.entries()) if (!usable.has(group)) stranded += part;
+    return { free: sumOf(free), fragments: fragmentsNow(node), stranded };
+  };
   let scarcity: Scarcity | undefined;
   const stateOf = stateText(view, mix, admissionOf);
   /** shape → state of a node → growth */
@@ -101,6 +131,14 @@ export function createFragmentation(view: ModelView, mix: WorkloadMix): Fragment
     return rounded(fragments(node, usage, used) - fragmentsNow(node) + scarce + empty);
   };
   return {
+    waste(node) {
+      const version = view.nodeVersion(node);
+      const before = wastes.get(node);
+      if (before?.version === version) return before;
+      const now = { ...waste(node), version };
+      wastes.set(node, now);
+      return now;
+    },
     growth(node, shape) {
       const state = stateOf(node, shape);
       if (state === undefined) return growth(node, shape);

@@ -8,28 +8,59 @@ import { hostnameLabel } from "../topology/levels.ts";
 import type { ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { NodeState } from "../topology/node-table.ts";
+import type { NodeRecord } from "../topology/records.ts";
 
-/** Devices of one class, driver and product, node by node. */
-interface Kind {
+/** Devices of one class, driver and product on one node. */
+interface NodeKind {
+  /** Sorts by class, then product. */
+  readonly key: string;
   readonly deviceClass: string;
   readonly driver: string;
   readonly product: string;
-  total: number;
-  /** Node index → devices that could be given now, all of them together. */
-  readonly free: Map<number, readonly number[]>;
+  readonly total: number;
+  /** Indices of devices that could be given now, all of them together. */
+  readonly free: readonly number[];
+  /** Device attribute → value, without its type → free devices that have it. */
+  readonly inside: Map<string, ReadonlyMap<string, number>>;
 }
+
+/** What was counted on a node, and of what state of it. */
+interface Counted {
+  readonly record: NodeRecord;
+  readonly version: number;
+  readonly classVersion: number;
+  readonly kinds: readonly NodeKind[];
+}
+
+const known = new WeakMap<ModelView, (Counted | undefined)[]>();
 
 /**
  * What nobody holds, by class and product, in plain order; by what the drivers publish, not by what pods ask for besides.
- * Nothing of who holds the rest is told.
+ * Nothing of who holds the rest is told. Only nodes that changed since the last call are looked at.
+ * @param inTime false: enough for this turn. Then the answer is undefined, and the next call goes on from there.
  */
-export function freeDevices(view: ModelView): FreeDevices[] {
-  const kinds = new Map<string, Kind>();
-  for (const [name, claim] of classClaims(view)) {
-    for (const node of view.nodes) if (node) countNode(view, node, name, claim, kinds);
+export function freeDevices(view: ModelView): FreeDevices[];
+export function freeDevices(view: ModelView, inTime: () => boolean): FreeDevices[] | undefined;
+export function freeDevices(view: ModelView, inTime: () => boolean = () => true): FreeDevices[] | undefined {
+  const counted = known.get(view) ?? [];
+  known.set(view, counted);
+  const claims = classClaims(view);
+  const kinds = new Map<string, Map<number, NodeKind>>();
+  for (const [index, node] of view.nodes.entries()) {
+    if (node === undefined) continue;
+    const [version, { record }, before] = [view.nodeVersion(index), node, counted[index]];
+    if (before?.version !== version || before.record !== record || before.classVersion !== view.classVersion) {
+      counted[index] = { record, version, classVersion: view.classVersion, kinds: countNode(view, node, claims) };
+      if (!inTime()) return undefined;
+    }
+    for (const kind of counted[index]!.kinds) {
+      const nodes = kinds.get(kind.key);
+      if (nodes === undefined) kinds.set(kind.key, new Map([[index, kind]]));
+      else nodes.set(index, kind);
+    }
   }
   const fabric = view.fabric("default")!;
-  return [...kinds].sort(([a], [b]) => comparePlain(a, b)).map(([, kind]) => freeOf(view, fabric, kind));
+  return [...kinds].sort(([a], [b]) => comparePlain(a, b)).map(([, nodes]) => freeOf(view, fabric, nodes));
 }
 
 /** One device of each class that kllama allocates. */
@@ -44,26 +75,28 @@ function classClaims(view: ModelView): [string, CompiledClaim][] {
 function countNode(
   view: ModelView,
   { index, record }: NodeState,
-  deviceClass: string,
-  claim: CompiledClaim,
-  kinds: Map<string, Kind>,
-): void {
+  claims: readonly (readonly [string, CompiledClaim])[],
+): NodeKind[] {
   const inventory = view.inventory(index);
-  const { usable, withheld } = candidatesOf(inventory, claim, claim.requests[0]!.alternatives[0]!);
-  if (usable.length + withheld.length === 0) return;
-  const taken = new Set(withheld.map(({ device }) => device));
   const open = record.ready && !record.unschedulable;
-  const all = [...usable, ...taken].map((device) => inventory.devices[device]!);
-  for (const [product, devices] of Map.groupBy(all, productOf)) {
-    const { driver } = devices[0]!;
-    const key = JSON.stringify([deviceClass, product, driver]);
-    const kind = kinds.get(key) ?? { deviceClass, driver, product, total: 0, free: new Map() };
-    kinds.set(key, kind);
-    kind.total += haveTogether(inventory, emptyUsage(inventory), devices).length;
-    const untainted = devices.filter((device) => !taken.has(device.index));
-    const free = open ? haveTogether(inventory, view.usage(index), untainted) : [];
-    if (free.length > 0) kind.free.set(index, free);
-  }
+  return claims.flatMap(([deviceClass, claim]) => {
+    const { usable, withheld } = candidatesOf(inventory, claim, claim.requests[0]!.alternatives[0]!);
+    const tainted = new Set(withheld.map(({ device }) => device));
+    const all = [...usable, ...tainted].map((device) => inventory.devices[device]!);
+    return [...Map.groupBy(all, productOf)].map(([product, devices]): NodeKind => {
+      const untainted = devices.filter((device) => !tainted.has(device.index));
+      const { driver } = devices[0]!;
+      return {
+        key: JSON.stringify([deviceClass, product, driver]),
+        deviceClass,
+        driver,
+        product,
+        total: haveTogether(inventory, emptyUsage(inventory), devices).length,
+        free: open ? haveTogether(inventory, view.usage(index), untainted) : [],
+        inside: new Map(),
+      };
+    });
+  });
 }
 
 const products = new WeakMap<DeviceEntry, string>();
@@ -95,13 +128,21 @@ function haveTogether(inventory: NodeInventory, usage: NodeUsage, devices: reado
   return found;
 }
 
-function freeOf(view: ModelView, fabric: Fabric, { free, ...kind }: Kind): FreeDevices {
-  const counts = [...free.values()].map(({ length }) => length);
+function freeOf(view: ModelView, fabric: Fabric, nodes: ReadonlyMap<number, NodeKind>): FreeDevices {
+  const free = new Map([...nodes].filter(([, kind]) => kind.free.length > 0));
+  const { deviceClass, driver, product } = [...nodes.values()][0]!;
   const levels = fabric.nodeLevels.filter(({ nodeLabels }) => !nodeLabels.includes(hostnameLabel));
+  const counts = createTally();
+  for (const kind of free.values()) counts.add(kind.free.length, 1);
+  let total = 0;
+  for (const kind of nodes.values()) total += kind.total;
   return {
-    ...kind,
-    free: counts.reduce((sum, count) => sum + count, 0),
-    nodesByFree: histogram(counts),
+    deviceClass,
+    driver,
+    product,
+    total,
+    free: counts.devices(),
+    nodesByFree: counts.histogram(),
     levels: levels.flatMap((level) => freeIn(view, fabric, level, free) ?? []),
   };
 }
@@ -111,24 +152,57 @@ function freeIn(
   view: ModelView,
   fabric: Fabric,
   level: NodeLevel,
-  free: ReadonlyMap<number, readonly number[]>,
+  free: ReadonlyMap<number, NodeKind>,
 ): FreeByLevel | undefined {
-  const byDomain = new Map<string, number>();
-  const add = (domain: string, count: number) => byDomain.set(domain, (byDomain.get(domain) ?? 0) + count);
-  for (const [node, devices] of free) {
-    const domain = level.domains[level.domainOf[node] ?? -1];
-    if (domain) add(domain.path, devices.length);
+  const tally = createTally();
+  const byDomain = new Map<number, number>();
+  /** Of equal ones the first in the order of domains. */
+  let largest = { free: 0, rank: 0, path: () => "" };
+  const enter = (count: number, node: number, path: () => string): void => {
+    tally.add(count, 1);
+    if (count < largest.free) return;
+    const rank = fabric.rankOf(node);
+    if (count > largest.free || rank < largest.rank) largest = { free: count, rank, path };
+  };
+  for (const [node, kind] of free) {
+    const domain = level.domainOf[node] ?? -1;
+    if (domain >= 0) byDomain.set(domain, (byDomain.get(domain) ?? 0) + kind.free.length);
     else if (level.inside) {
-      const { attribute } = level.inside;
-      for (const device of devices) {
-        const value = attributeValue(view.inventory(node).devices[device]!, attribute);
-        if (value !== undefined) add(`${hostPath(view, fabric, node)}/${value.slice(value.indexOf(":") + 1)}`, 1);
+      for (const [value, count] of freeInside(view.inventory(node), kind, level.inside.attribute)) {
+        enter(count, node, () => `${hostPath(view, fabric, node)}/${value}`);
       }
     }
   }
-  if (byDomain.size === 0) return undefined;
-  const [domain, count] = [...byDomain].reduce((a, b) => (b[1] > a[1] || (b[1] === a[1] && b[0] < a[0]) ? b : a));
-  return { level: level.name, domainsByFree: histogram([...byDomain.values()]), largest: { domain, free: count } };
+  for (const [id, count] of byDomain) {
+    const { nodes, path } = level.domains[id]!;
+    enter(count, nodes[0]!, () => path);
+  }
+  if (largest.free === 0) return undefined;
+  return {
+    level: level.name,
+    domainsByFree: tally.histogram(),
+    largest: { domain: largest.path(), free: largest.free },
+  };
+}
+
+function freeInside(
+  { devices }: NodeInventory,
+  { free, inside }: NodeKind,
+  attribute: string,
+): ReadonlyMap<string, number> {
+  let values = inside.get(attribute);
+  if (values === undefined) {
+    const found = new Map<string, number>();
+    for (const device of free) {
+      const text = attributeValue(devices[device]!, attribute);
+      if (text === undefined) continue;
+      const value = text.slice(text.indexOf(":") + 1);
+      found.set(value, (found.get(value) ?? 0) + 1);
+    }
+    values = found;
+    inside.set(attribute, values);
+  }
+  return values;
 }
 
 function hostPath(view: ModelView, { nodeLevels }: Fabric, node: number): string {
@@ -136,8 +210,12 @@ function hostPath(view: ModelView, { nodeLevels }: Fabric, node: number): string
   return level ? level.domains[level.domainOf[node]!]!.path : view.nodes[node]!.record.name;
 }
 
-function histogram(counts: readonly number[]): Record<string, number> {
-  const nodes: Record<string, number> = {};
-  for (const count of counts) nodes[count] = (nodes[count] ?? 0) + 1;
-  return nodes;
+/** Places by how many devices they have. */
+function createTally() {
+  const places = new Map<number, number>();
+  return {
+    add: (devices: number, count: number) => places.set(devices, (places.get(devices) ?? 0) + count),
+    devices: () => [...places].reduce((sum, [devices, count]) => sum + devices * count, 0),
+    histogram: (): Record<string, number> => Object.fromEntries(places),
+  };
 }
