@@ -25,6 +25,14 @@ export interface ObjectMeta {
   annotations?: Record<string, string>;
   finalizers?: string[];
   ownerReferences?: OwnerReference[];
+  /** Who wrote which fields last, as the API server keeps it. */
+  managedFields?: FieldsEntry[];
+}
+
+interface FieldsEntry {
+  manager?: string;
+  subresource?: string;
+  fieldsV1?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
 }
 
 export interface KubernetesObject {

@@ -84,6 +84,13 @@ const flags = {
     describe:
       "Pods that the gangs of one namespace may hold places for; beyond it they are refused with the reason NamespaceLimit.",
   },
+  "reclaim-seconds": {
+    type: "string",
+    value: "SECONDS",
+    default: "60",
+    describe:
+      "Devices that kllama allocated and nobody uses (a claim without consumers that no pod names) are given back when two looks so far apart see them so. 0: never.",
+  },
 } as const;
 
 export const plannerCommand = defineCommand({
@@ -105,6 +112,7 @@ export const plannerCommand = defineCommand({
     const tls = await readTls(values, listen.host);
     const auditPeriodMs = parseSeconds("audit-seconds", values["audit-seconds"]) * 1000;
     const plannerLimits = readLimits(values);
+    const reapGraceMs = parseSeconds("reclaim-seconds", values["reclaim-seconds"]) * 1000;
     const log = createLog("planner", values["log-level"]);
     const die = failpoint(process.env["KLLAMA_FAILPOINT"]);
     return serve(log, async (fail) => {
@@ -140,6 +148,7 @@ export const plannerCommand = defineCommand({
         auditPeriodMs,
         // Loaded when somebody asks: it brings the readers of all kinds.
         readWork: async (body) => (await import("./capacity/read-work.ts")).readWork(body),
+        reapGraceMs,
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
         plannerLimits,

@@ -17,6 +17,7 @@ import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } fr
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
 import { defaultLimits, type PlannerLimits } from "./limits.ts";
 import type { PlannerMetrics } from "./metrics.ts";
+import { runReaper } from "./reaper.ts";
 import type { ExtenderBackend } from "./server.ts";
 import type { Fence } from "./term.ts";
 import { createWatches } from "./watches.ts";
@@ -44,6 +45,8 @@ export interface EngineOptions {
   auditPeriodMs?: number;
   /** Reads what `/capacity` is asked about; absent: it is not served. */
   readWork?: (body: unknown) => Promise<WorkAsked>;
+  /** Devices that nobody uses are given back when two looks so far apart see them so; default 60,000, 0: never. */
+  reapGraceMs?: number;
   /** Called after each successful write, before anything is decided from it: where tests kill the process. */
   onWritten?: (effect: WriteEffect) => void;
   timing?: Timing;
@@ -80,14 +83,17 @@ export function startEngine(options: EngineOptions): Engine {
   const allocation = allocationBuilder(model, timing);
   const queue: WriteQueue = createWriteQueue(
     { total: options.writeLimit ?? 32, background: 2, patienceMs: 5_000 },
-    async (effect) => {
-      const written = await timedWrite(writer, effect, allocation, metrics);
-      if (written.outcome.ok) options.onWritten?.(effect);
-      return written;
-    },
+    write,
     (effect, owner, written) => report(coordinator, log, effect, owner, written),
     timing.nowMs,
   );
+
+  async function write(effect: WriteEffect): Promise<Written> {
+    const written = await timedWrite(writer, effect, allocation, metrics);
+    if (written.outcome.ok) options.onWritten?.(effect);
+    return written;
+  }
+
   const coordinator: Coordinator = createCoordinator(
     model,
     new Set(drivers),
@@ -113,9 +119,9 @@ export function startEngine(options: EngineOptions): Engine {
   for (const watch of watches.values()) watch.start();
 
   const synced = Promise.all([...watches.values()].map((watch) => watch.waitForSync()));
-  const endAudits = new AbortController();
+  const ending = new AbortController();
   const periodMs = options.auditPeriodMs ?? 600_000;
-  const auditor = { client, model, coordinator, metrics, log, timing, periodMs, signal: endAudits.signal };
+  const auditor = { client, model, coordinator, metrics, log, timing, periodMs, signal: ending.signal };
   // One that is stopped before its first sync has nothing to audit.
   const auditing = synced.then(
     () => {
@@ -127,6 +133,7 @@ export function startEngine(options: EngineOptions): Engine {
 
   const active = Promise.withResolvers<void>();
   let leading = false;
+  let reaping = Promise.resolve();
 
   /** What a follower's watches told may be older than what the last leader did: all is listed anew, behind the fence. */
   async function begin(epoch: number): Promise<void> {
@@ -138,7 +145,26 @@ export function startEngine(options: EngineOptions): Engine {
     metrics.leader.set(1);
     log.info({ epoch, ...coordinator.stats() }, "planning");
     coordinator.activate();
+    reaping = reap();
     active.resolve();
+  }
+
+  function reap(): Promise<void> {
+    return runReaper({
+      model,
+      managedDrivers: new Set(drivers),
+      async write(effect) {
+        const written = await write(effect);
+        report(coordinator, log, effect, "nobody", written);
+        return written.outcome;
+      },
+      recorder,
+      metrics,
+      log,
+      timing,
+      graceMs: options.reapGraceMs ?? 60_000,
+      signal: ending.signal,
+    });
   }
 
   const elector = createElector({
@@ -194,9 +220,10 @@ export function startEngine(options: EngineOptions): Engine {
     elect: elector.start,
     refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
     async stop() {
-      endAudits.abort();
+      ending.abort();
       await Promise.all([...watches.values()].map((watch) => watch.stop()));
       await auditing;
+      await reaping;
       await queue.idle();
       closing.abort();
       // While the Lease is ours: events are not sent without it either.

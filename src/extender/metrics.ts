@@ -25,6 +25,7 @@ export interface PlannerMetrics {
   largestFreeDomain: Gauge<"level" | "device_class" | "product">;
   fragmentation: Gauge;
   strandedDevices: Gauge;
+  reaped: Counter<"outcome">;
 }
 
 export function createPlannerMetrics(): PlannerMetrics {
@@ -146,6 +147,12 @@ export function createPlannerMetrics(): PlannerMetrics {
     strandedDevices: new Gauge({
       name: "kllama_stranded_devices",
       help: "Free GPUs that no pod like those of the cluster can use where they are, parts counted as such.",
+      registers,
+    }),
+    reaped: new Counter({
+      name: "kllama_claims_reclaimed_total",
+      help: "Claims whose devices were given back because nobody used them, by outcome (ok, failed).",
+      labelNames: ["outcome"],
       registers,
     }),
   };

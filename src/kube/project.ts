@@ -9,7 +9,15 @@ import type {
   ResourceClaim,
   ResourceSlice,
 } from "../api/kubernetes.ts";
-import { bindMarker, gangCondition, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
+import {
+  bindMarker,
+  gangCondition,
+  gangLabel,
+  memberMarker,
+  plannerName,
+  podIndexLabels,
+  podSetLabel,
+} from "../api/names.ts";
 import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-group.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
@@ -83,12 +91,20 @@ export function projectClaim(raw: ResourceClaim): ClaimRecord {
     resourceVersion: raw.metadata.resourceVersion ?? "",
     spec: raw.spec,
     ...(allocation === undefined ? {} : { allocation }),
+    ...(allocation !== undefined && isAllocatedByPlanner(raw) ? { allocatedByPlanner: true } : {}),
     reservedFor: raw.status?.reservedFor ?? [],
     ...(bindingFailure === undefined ? {} : { bindingFailure }),
     finalizers: raw.metadata.finalizers ?? [],
     deleting: raw.metadata.deletionTimestamp !== undefined,
     ...(owner === undefined ? {} : { ownerPodUid: owner.uid }),
   };
+}
+
+function isAllocatedByPlanner({ metadata }: ResourceClaim): boolean {
+  const owners = (metadata.managedFields ?? []).filter(
+    ({ subresource, fieldsV1 }) => subresource === "status" && fieldsV1?.["f:status"]?.["f:allocation"] !== undefined,
+  );
+  return owners.length > 0 && owners.every(({ manager }) => manager === plannerName);
 }
 
 /** As kube-scheduler judges it: one failure condition that is true is enough (KEP-5007). */

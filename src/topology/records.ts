@@ -103,6 +103,8 @@ export interface ClaimRecord {
   resourceVersion: string;
   spec: ResourceClaimSpec;
   allocation?: AllocationResult;
+  /** The API server says that kllama's planner wrote the allocation. */
+  allocatedByPlanner?: true;
   reservedFor: readonly ResourceClaimConsumer[];
   /** A device that its driver could not make ready for the node (a binding failure condition), and why. */
   bindingFailure?: string;

@@ -5,6 +5,7 @@ import { createPlannerMetrics } from "../../src/extender/metrics.ts";
 import { createFence } from "../../src/extender/term.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
+import { resourcePath } from "../../src/kube/paths.ts";
 import { readHolder } from "../../src/kube/planner-term.ts";
 import { systemTiming, type Timing } from "../../src/kube/timing.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
@@ -43,8 +44,8 @@ interface Planner {
 
 const silent = { info: () => undefined, warn: () => undefined };
 
-/** An audit gives watches ten seconds to explain a difference: a fifth of that is plenty here. */
-const sleepOf = (delayMs: number): number => (delayMs === 10_000 ? 2_000 : delayMs);
+/** An audit gives watches ten seconds to explain a difference, and looks for leftovers are a minute apart: less will do. */
+const sleepOf = (delayMs: number): number => (delayMs === 10_000 || delayMs === 60_000 ? 2_000 : delayMs);
 
 async function startPlanner(name: string): Promise<Planner> {
   const kubeconfigPath = await kubeconfigOf(
@@ -171,6 +172,62 @@ test("a pod of which no watch tells is placed after the next audit; one whose en
     }),
   );
   expect(await counted()).toEqual(expect.arrayContaining(["claims leftover", "pods leftover", "pods missing"]));
+});
+
+/** As people write one that is to outlive its pods. */
+const claimOfUser = (name: string, deviceClassName = "gpu.kllama.ai"): Workload => ({
+  apiVersion: "resource.k8s.io/v1",
+  kind: "ResourceClaim",
+  metadata: { name },
+  spec: { devices: { requests: [{ name: "gpus", exactly: { deviceClassName, count: 8 } }] } },
+});
+
+const holder = (claim: string): Workload => {
+  const pod = single(`holder-of-${claim}`, "none");
+  const spec = { ...(pod["spec"] as object), resourceClaims: [{ name: "gpus", resourceClaimName: claim }] };
+  return { ...pod, spec };
+};
+
+test("devices of a claim that outlived its pod with nobody in reservedFor are given back; other drivers' and administrators' claims stay as they are", async () => {
+  await freshNamespace({
+    "scheduling.kllama.ai/inject": "enabled",
+    "resource.kubernetes.io/admin-access": "true",
+  });
+  const { admin } = scene.stack;
+  const found = (name: string) => scene.claims().find(({ metadata }) => metadata.name === name);
+  const write = (name: string, status: object, query = {}) => {
+    const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims", subresource: "status" };
+    const path = resourcePath({ ...location, namespace: scene.namespace(), name });
+    return admin.request("PATCH", path, { body: { status }, query });
+  };
+  const result = { request: "gpus", driver: "gpu.example.com", pool: "elsewhere", device: "gpu-0" };
+  await apply(claimOfUser("kept"), claimOfUser("foreign"), claimOfUser("monitor"));
+  // Whatever they say of who wrote them.
+  const query = { fieldManager: "kllama-planner" };
+  await write("foreign", { allocation: { devices: { results: [result] } } }, query);
+  const watched = { ...result, driver: "gpu.kllama.ai", adminAccess: true };
+  await write("monitor", { allocation: { devices: { results: [watched] } } }, query);
+  await apply(withForeignGate(holder("kept")));
+  const first = await until("it is allocated", () => found("kept")?.status?.allocation?.devices?.results?.[0]);
+
+  // As kube-scheduler does when it gives up a pod: the consumer goes, the allocation stays. Then the pod goes.
+  await write("kept", { reservedFor: null });
+  await drop(holder("kept"));
+
+  await until("its devices are given back", () => found("kept") && found("kept")?.status?.allocation === undefined);
+  const told = await until("its owner is told", () =>
+    scene.seen.events().find(({ regarding }) => regarding?.kind === "ResourceClaim"),
+  );
+  expect(told).toMatchObject({
+    reason: "AllocationReclaimed",
+    regarding: { name: "kept", uid: found("kept")?.metadata.uid },
+  });
+  expect(told.note).toContain(`kllama gave back ${first.pool}/gpu-0, `);
+  // It may be used again, and what else looked alike was left alone.
+  await apply(holder("kept"));
+  await until("a pod has it again", () => pods().some(isReady));
+  for (const name of ["foreign", "monitor"]) expect(found(name)?.status?.allocation).toBeDefined();
+  expect((await planner.metrics.reaped.get()).values).toMatchObject([{ labels: { outcome: "ok" }, value: 1 }]);
 });
 
 test("wall clocks that step by an hour move neither the Lease nor a deadline", async () => {

@@ -52,6 +52,20 @@ test("a later instance of a group is placed once the base set stands, although n
   expect(lines.some((line) => /gangs g2 .*: Scheduled/.test(line))).toBe(true);
 });
 
+test("devices of a claim that outlived its pod with nobody in reservedFor are given back, and the pod's successor has them", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"] }),
+    script: [
+      [1_000, (people) => people.createGang("g0")],
+      [20_000, (people) => people.strandClaim("g0-ranks-0")],
+      [200_000, () => undefined],
+    ],
+  });
+  const strandedAt = lines.findIndex((line) => line.includes("strand claim"));
+  const later = lines.slice(strandedAt);
+  expect(later.filter((line) => line.includes("gave back n0/gpu-0"))).toHaveLength(1);
+});
+
 /** A planner stops in the middle of a reservation, for so long that another leads, gives the devices away, and is obeyed. */
 function splitBrain(): Omit<RunOptions, "seed"> {
   let paused = false;

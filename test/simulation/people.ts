@@ -19,6 +19,11 @@ export interface People {
   nodeBack(name: string): void;
   /** Is faster than a write that has just come to the API server, and changes what it rests on. */
   overtake(path: string): void;
+  /**
+   * The pod's claim is the user's own, as after `--cascade=orphan`; kube-scheduler takes the pod off it because its bind
+   * call broke off; and the pod is gone at once.
+   */
+  strandClaim(pod: string): void;
   /** Repairs what people and machines broke: nodes are back, and no surprises come any more. */
   tidyUp(): void;
   /** Takes everything away. */
@@ -252,6 +257,16 @@ export function createPeople(
       if (pod === undefined) throw new Error(`no pod ${name}`);
       deletePod(pod, undefined);
     },
+    strandClaim(name) {
+      const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+      const claim = claims().find(({ metadata }) => metadata.ownerReferences?.[0]?.uid === pod?.metadata.uid);
+      if (pod === undefined || claim?.status?.allocation === undefined) throw new Error(`no pod ${name} with devices`);
+      const handle = (method: string, path: string, body: unknown) => api.handle({ user: "admin", method, path, body });
+      say(`people: strand claim ${claim.metadata.name}`);
+      handle("PATCH", paths.claim(claim.metadata.name), { metadata: { ownerReferences: null } });
+      handle("PATCH", paths.claim(claim.metadata.name, "status"), { status: { reservedFor: null } });
+      handle("DELETE", paths.pod(name), { gracePeriodSeconds: 0 });
+    },
     nodeGone,
     nodeBack,
     overtake(path) {
@@ -272,6 +287,10 @@ export function createPeople(
       workloads.clear();
       for (const pod of pods()) api.handle({ user: "admin", method: "DELETE", path: paths.pod(pod.metadata.name) });
       for (const gang of gangs()) api.handle({ user: "admin", method: "DELETE", path: paths.gang(gang.metadata.name) });
+      for (const { metadata } of claims()) {
+        if (metadata.ownerReferences === undefined)
+          api.handle({ user: "admin", method: "DELETE", path: paths.claim(metadata.name) });
+      }
       for (const { metadata } of store.all("placementgroups").values()) {
         api.handle({ user: "admin", method: "DELETE", path: paths.group(metadata.name) });
       }

@@ -34,6 +34,11 @@ function judgeLeaks(witness: Witness, pods: readonly Pod[], claims: readonly Res
   const live = new Map(pods.map((pod) => [pod.metadata.uid, pod]));
   for (const claim of claims) {
     const { name, ownerReferences = [], deletionTimestamp } = claim.metadata;
+    if (ownerReferences.length === 0) {
+      if (claim.status?.allocation !== undefined)
+        witness.fail(invariants.leak, `claim ${name} holds devices for nobody`);
+      continue;
+    }
     const owner = live.get(ownerReferences[0]?.uid ?? "");
     // A claim that somebody deletes stays for as long as its pod runs.
     if (deletionTimestamp !== undefined && owner?.spec.nodeName === undefined) {

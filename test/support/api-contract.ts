@@ -5,6 +5,7 @@ import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, plannerNam
 import { type KubeClient, KubeError } from "../../src/kube/client.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
+import { projectClaim } from "../../src/kube/project.ts";
 
 /** An API server that is held against the contract: a real one, or the double. */
 export interface ContractSubject {
@@ -235,6 +236,29 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
         expect(updated.status?.allocation?.devices?.results).toEqual([result("gpu-1")]);
         expect(updated.spec.devices?.requests).toHaveLength(1);
         expect(updated.metadata.finalizers).toEqual([claimFinalizer]);
+      });
+
+      test("tells who allocated it, whoever reserves it later, until it is given back", async () => {
+        const { metadata } = await createClaim();
+        const { name, namespace, uid, resourceVersion } = metadata;
+        const path = claims(name, "status");
+        const body = {
+          apiVersion: "resource.k8s.io/v1",
+          kind: "ResourceClaim",
+          metadata: { name, namespace, uid, resourceVersion },
+          status: { allocation: allocation(), reservedFor: [consumer("a")] },
+        };
+        const byPlanner = { query: { fieldManager: plannerName }, body };
+        const claim = await subject.planner.request<ResourceClaim>("PUT", path, byPlanner);
+        expect(projectClaim(claim).allocatedByPlanner).toBe(true);
+        const shared = await patchClaim(claim, { reservedFor: [consumer("a"), consumer("b")] }, {}, subject.admin);
+        expect(projectClaim(shared).allocatedByPlanner).toBe(true);
+        const cleared = await patchClaim(shared, { allocation: null, reservedFor: null }, {}, subject.admin);
+        expect(projectClaim(cleared).allocatedByPlanner).toBeUndefined();
+        const query = { fieldManager: "somebody" };
+        const again = { ...body, metadata: { ...body.metadata, resourceVersion: cleared.metadata.resourceVersion } };
+        const other = await subject.planner.request<ResourceClaim>("PUT", path, { query, body: again });
+        expect(projectClaim(other).allocatedByPlanner).toBeUndefined();
       });
 
       test("conflicts for whoever names an older version", async () => {

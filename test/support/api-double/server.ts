@@ -135,6 +135,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     const after = accepted(target, before, sent);
     if (target.type.resource === "resourceclaims" && target.subresource === "status") {
       checkClaimStatus(before as unknown as ResourceClaim, after as unknown as ResourceClaim, request.user);
+      noteAllocator(before as unknown as ResourceClaim, after as unknown as ResourceClaim, request);
     }
     if (target.type.resource === "pods" && target.subresource === undefined) {
       checkPodSpec(before as unknown as Pod, after as unknown as Pod);
@@ -225,6 +226,16 @@ function accepted({ type, subresource }: Target, before: StoredObject, sent: Sto
   if (type.custom === true && !equalJson(before.spec, sent.spec)) metadata.generation = (kept.generation ?? 0) + 1;
   if (type.status !== true) return { ...sent, metadata };
   return { ...next, metadata, ...(before.status === undefined ? {} : { status: before.status }) };
+}
+
+/** Of all field managers only that of the allocation: the first who writes it. */
+function noteAllocator(before: ResourceClaim, after: ResourceClaim, { user, query }: ApiRequest): void {
+  if ((before.status?.allocation === undefined) === (after.status?.allocation === undefined)) return;
+  const manager = String(query?.["fieldManager"] ?? user);
+  const allocator = { manager, subresource: "status", fieldsV1: { "f:status": { "f:allocation": {} } } };
+  const managedFields = after.status?.allocation === undefined ? undefined : [allocator];
+  after.metadata = { ...after.metadata };
+  assignOrDelete(after.metadata, { managedFields });
 }
 
 /** Go leaves empty lists out of what it writes. */
