@@ -1,5 +1,8 @@
+import process from "node:process";
 import { describe, expect, test } from "vitest";
+import type { Pod } from "../../src/api/kubernetes.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { besiege, type ValidCall } from "../support/door/door.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import { claimTemplate, gang, member, statefulSet } from "../support/workloads.ts";
 
@@ -216,4 +219,58 @@ describe("pods that are no members", () => {
     expect(devicesOf(pod("single"))).toHaveLength(1);
     expect(await metric("kllama_extender_requests_total")).toBe(before);
   });
+});
+
+/** `npm run siege`: all of it, and what it does to the time of valid calls; else a slice of 15 s. */
+const wholeSiege = process.env["KLLAMA_SIEGE"] === "whole";
+
+describe("the door of the running planner", () => {
+  test(
+    "besieged with malformed and slow requests: no crash, no 5xx, valid calls are answered as ever",
+    async () => {
+      await freshNamespace();
+      await apply(claimTemplate("one", 1));
+      const podSets = ["leader", "ranks"].map((name) => ({ name, count: 1 }));
+      await apply(gang("inside", { podSets }), member("inside", "leader", 0), member("inside", "ranks", 0, "one"));
+      const { status } = await scheduled("inside");
+      const valid = (status?.placement?.pods ?? []).flatMap((placed) => validCalls(pod(placed.pod), placed.node));
+      const { pid } = scene.stack.planner;
+      const size = wholeSiege
+        ? { rounds: 5, idleCalls: 400, malformed: 2_000, perSecond: 50, slow: 200 }
+        : { rounds: 1, idleCalls: 50, malformed: 450, perSecond: 50, slow: 70 };
+
+      const { idle, attacked, reports } = await besiege(scene.stack, valid, size);
+
+      const ratio = attacked.p99Ms / idle.p99Ms;
+      process.stdout.write(`${JSON.stringify({ idle, attacked, ratio, reports })}\n`);
+      expect([idle.wrong, attacked.wrong]).toEqual([[], []]);
+      const { malformed, slow } = size;
+      for (const report of reports) expect(report).toMatchObject({ malformed, unexpected: {}, slow, neverClosed: {} });
+      expect(await metric("kllama_extender_requests_total", 'outcome="error"')).toBe(0);
+      expect(() => process.kill(pid ?? 0, 0)).not.toThrow();
+      expect(scene.stack.planner.pid).toBe(pid);
+      // kube-scheduler still gets through.
+      await createGang("after", 2, {}, "one");
+      await scheduled("after");
+      if (wholeSiege) expect(ratio).toBeLessThanOrEqual(2);
+    },
+    wholeSiege ? 600_000 : 120_000,
+  );
+
+  /** kube-scheduler's own for that pod: where may it go, and (again) that it goes there, which is bound already. */
+  function validCalls(each: Pod | undefined, node: string): ValidCall[] {
+    const { name = "", namespace = "", uid = "" } = each?.metadata ?? {};
+    return [
+      {
+        path: "/filter",
+        body: { Pod: { metadata: { name, namespace, uid } }, NodeNames: [node] },
+        answer: { NodeNames: [node], FailedNodes: {}, FailedAndUnresolvableNodes: {}, Error: "" },
+      },
+      {
+        path: "/bind",
+        body: { PodName: name, PodNamespace: namespace, PodUID: uid, Node: node },
+        answer: { Error: "" },
+      },
+    ];
+  }
 });

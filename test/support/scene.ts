@@ -25,8 +25,8 @@ export interface Scene {
   gangs(): Gang[];
   status(gangName: string): GangStatus | undefined;
   until: Observer["until"];
-  /** Sum of the planner's metric over its labels, now. */
-  metric(name: string): Promise<number>;
+  /** Sum of the planner's metric over its labels, now; `label` (`reason="x"`) picks those that have it. */
+  metric(name: string, label?: string): Promise<number>;
   /** Pods with the label of the gang. */
   membersOf(gangName: string): Pod[];
   /** Paths at the API server. */
@@ -101,7 +101,7 @@ export function useScene(options: StackOptions): Scene {
       ns = `test-${namespaces}`;
       await createNamespace(stack.admin, ns, labels);
     },
-    metric: async (name) => sumSeries(await plannerMetrics(stack.extender), name),
+    metric: async (name, label) => sumSeries(await plannerMetrics(stack.extender), name, label),
     membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
     podPath: (name, subresource) => podPath({ namespace: ns, name }, subresource),
     claimPath: (name, subresource) => claimPath({ namespace: ns, name }, subresource),
