@@ -1,4 +1,5 @@
 import process from "node:process";
+import { driverBench } from "./driver.ts";
 import { hungExtender } from "./hung-extender.ts";
 import { openbBench } from "./openb.ts";
 import { planBench } from "./plan.ts";
@@ -20,6 +21,10 @@ const benchmarks: Record<string, { summary: string; run: (args: string[]) => Pro
   openb: {
     summary: "share of GPUs allocated on a trace of Alibaba, beside Random, BestFit and FGD",
     run: openbBench,
+  },
+  driver: {
+    summary: "milliseconds of the node agent's calls by number of devices, 110 pods at once, and its memory",
+    run: driverBench,
   },
 };
 

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { enableCompileCache, flushCompileCache } from "node:module";
+import { flushCompileCache } from "node:module";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -98,8 +98,6 @@ export const nodeAgentCommand = defineCommand({
     const log = createLog("node-agent", values["log-level"]);
     const onEffect = failpoint(process.env["KLLAMA_FAILPOINT"]) ?? (() => undefined);
     const stateFolder = values["state-dir"];
-    // Compiled once per machine: starting again takes half the time and less memory.
-    enableCompileCache(join(stateFolder, "compile-cache"));
     const onWarning = (message: string): void => log.warn({}, message);
     const machine = await openMachine(values, nodeName, { onEffect, onWarning });
     return serve(log, async () => {
@@ -123,7 +121,7 @@ export const nodeAgentCommand = defineCommand({
       });
       const server = await serveMetrics(metrics.registry, listen, agent.isReady);
       log.info({ url: server.url }, "serving metrics");
-      // Now, because whoever is killed cannot do it later.
+      // bin/start.mjs keeps what was compiled. Now, because whoever is killed cannot do it later.
       flushCompileCache();
       return {
         ready: Promise.resolve(),

@@ -47,7 +47,7 @@ const nodeType = z.strictObject({
   gpu,
   /** Which GPUs NVLink joins: those of all hosts of the rack, of the host, of a bridge, or none. */
   nvlink: z.enum(["rack", "host", "bridge", "none"]),
-  slots: z.array(slot).min(1).max(16),
+  slots: z.array(slot).min(1).max(128),
 });
 
 const rack = z.strictObject({

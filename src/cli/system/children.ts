@@ -30,7 +30,7 @@ export interface ChildOptions {
   environment?: Record<string, string>;
 }
 
-const main = fileURLToPath(new URL("../main.ts", import.meta.url));
+const main = fileURLToPath(new URL("../../../bin/start.mjs", import.meta.url));
 const graceMs = 5_000;
 /** As bin/kllama runs Node, whatever runs this process. */
 const nodeFlags = ["--max-semi-space-size=4", "--heap-growing-percent=25"];

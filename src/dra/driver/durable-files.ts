@@ -1,4 +1,4 @@
-import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
 /** Called after each step that changed a disk; tests end the process there. */
@@ -15,10 +15,9 @@ export async function replaceFile(
 ): Promise<void> {
   const { durable, onEffect } = options;
   const folder = dirname(path);
-  await mkdir(folder, { recursive: true });
   const temporary = `${path}.tmp`;
   try {
-    const file = await open(temporary, "w", 0o600);
+    const file = await openIn(folder, temporary);
     try {
       await file.writeFile(content);
       onEffect("write");
@@ -36,10 +35,22 @@ export async function replaceFile(
   }
 }
 
+/** Opens a file to be written; its folder is made if it is not there. */
+async function openIn(folder: string, path: string): Promise<FileHandle> {
+  try {
+    return await open(path, "w", 0o600);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ENOTDIR") throw error;
+    await mkdir(folder, { recursive: true });
+    return open(path, "w", 0o600);
+  }
+}
+
 /** A file that is gone already is no error; nor is a folder that is none, in which no file can be. */
 export async function removeFile(path: string, onEffect: OnEffect): Promise<void> {
-  await rm(path, { force: true }).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOTDIR") throw error;
+  await unlink(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
   });
   onEffect("remove");
 }

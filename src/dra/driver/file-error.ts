@@ -8,7 +8,6 @@ const remedies: Readonly<Record<string, string>> = {
   EEXIST: "something else is in the place of its folder; move that away",
   ENOTDIR: "something else is in the place of its folder; move that away",
   EISDIR: "a folder is in its place; move that away",
-  ERR_FS_EISDIR: "a folder is in its place; move that away",
   ENOTEMPTY: "a folder is in its place; move that away",
   EIO: "look at the kernel's log for errors of the disk",
 };

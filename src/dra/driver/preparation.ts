@@ -169,12 +169,22 @@ export function createPreparation(options: PreparationOptions): Preparation {
     for (const claim of begun) {
       try {
         for (const device of claim.devices) await bringAbout(device);
-        await store.writeSpec(claim);
-        claim.state = "Completed";
       } catch (error) {
         failures.set(claim.uid, error);
       }
     }
+    // Boards are changed one step after another, which the checkpoint follows; files of claims know nothing of each other.
+    await Promise.all(
+      begun.map(async (claim) => {
+        if (failures.has(claim.uid)) return;
+        try {
+          await store.writeSpec(claim);
+          claim.state = "Completed";
+        } catch (error) {
+          failures.set(claim.uid, error);
+        }
+      }),
+    );
     const failed = begun.filter(({ uid }) => failures.has(uid));
     if (failed.length > 0) await undo(failed);
     if (failed.length === begun.length) return failures;
@@ -209,7 +219,9 @@ export function createPreparation(options: PreparationOptions): Preparation {
     try {
       for (const claim of claims) claim.state = "Aborted";
       await store.save();
-      for (const claim of claims) await undoOne(claim).catch((error: Error) => failures.set(claim.uid, error));
+      const fail = (claim: PreparedClaim) => (error: Error) => void failures.set(claim.uid, error);
+      await Promise.all(claims.map((claim) => store.removeSpec(claim.uid).catch(fail(claim))));
+      for (const claim of claims) if (!failures.has(claim.uid)) await undoBoards(claim).catch(fail(claim));
       await store.save();
     } catch (error) {
       for (const { uid } of claims) failures.set(uid, error as Error);
@@ -217,8 +229,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
     return failures;
   }
 
-  async function undoOne(claim: PreparedClaim): Promise<void> {
-    await store.removeSpec(claim.uid);
+  async function undoBoards(claim: PreparedClaim): Promise<void> {
     for (const { gpu, partition, timeSlice } of claim.devices) {
       if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, "Default");
       if (partition !== undefined) await destroyPartition(machine, gpu.uuid, partition);

@@ -176,7 +176,7 @@ describe("bin/kllama", () => {
 
   test("takes a Node of 24 or newer from PATH", async () => {
     const { code, stdout } = await shell(join(alone, "kllama"), withoutModules("v26.1.0"));
-    expect(stdout).toMatch(/^ran (--\S+ )*\S+\/alone\/src\/cli\/main\.ts --version\n$/);
+    expect(stdout).toMatch(/^ran (--\S+ )*\S+\/alone\/bin\/start\.mjs --version\n$/);
     expect(code).toBe(0);
   });
 });

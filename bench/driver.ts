@@ -1,0 +1,182 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, loadavg, tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import type { ClaimReference } from "../src/dra/driver/grpc.ts";
+import { claimObject, referenceTo } from "../test/support/driver.ts";
+import { connectKubelet, type KubeletClient } from "../test/support/kubelet-client.ts";
+import { type NodeAgentProcess, startNodeAgentProcess } from "../test/support/node-agent-process.ts";
+
+const help = `usage: npm run bench -- driver [FLAGS]
+
+Times the node agent's calls as the kubelet makes them: a process of its own on a simulated machine, over its socket, with
+an API server that answers at once.
+  1, 8, 32 GPUs    one claim of so many whole GPUs at a time
+  1, 32 parts      one claim of so many partitions, which are cut for it and go with it
+  110 pods         a call each for 110 claims of one GPU, all at once
+
+  --samples N   calls per figure; of the 110 pods, rounds of 110 (default 100)
+`;
+
+const podsAtOnce = 110;
+
+interface Row {
+  what: string;
+  /** Node type of the fleet below. */
+  type: "gpus" | "parts";
+  /** Claims of one round, each the names of its devices; a claim is a call. */
+  claims: readonly (readonly string[])[];
+}
+
+const gpus = (count: number): string[] => Array.from({ length: count }, (_, index) => `gpu-${index}`);
+/** Partitions of one memory slice: seven on a board. */
+const parts = (count: number): string[] =>
+  Array.from({ length: count }, (_, index) => `gpu-${Math.floor(index / 7)}-mig-1g10gb-19-${index % 7}`);
+
+const rows: readonly Row[] = [
+  { what: "1 GPU", type: "gpus", claims: [gpus(1)] },
+  { what: "8 GPUs", type: "gpus", claims: [gpus(8)] },
+  { what: "32 GPUs", type: "gpus", claims: [gpus(32)] },
+  { what: `${podsAtOnce} pods at once, 1 GPU each`, type: "gpus", claims: gpus(podsAtOnce).map((gpu) => [gpu]) },
+  { what: "1 partition, cut", type: "parts", claims: [parts(1)] },
+  { what: "32 partitions, cut", type: "parts", claims: [parts(32)] },
+];
+
+interface Times {
+  p50Ms: number;
+  p99Ms: number;
+}
+
+interface Memory {
+  firstStartMb: number;
+  startMb: number;
+  peakMb: number;
+}
+
+export async function driverBench(args: string[]): Promise<void> {
+  const { values } = parseArgs({
+    args,
+    options: { samples: { type: "string", default: "100" }, help: { type: "boolean", short: "h", default: false } },
+  });
+  if (values.help) return void process.stdout.write(help);
+  const samples = Number(values.samples);
+  if (!Number.isInteger(samples) || samples < 1)
+    throw new Error(`--samples ${values.samples}: give a whole number from 1`);
+  const loadBefore = loadavg()[0] ?? 0;
+  const results: { what: string; prepare: Times; unprepare: Times }[] = [];
+  const memory: Record<string, Memory> = {};
+  for (const type of ["gpus", "parts"] as const) {
+    await withAgent(type, async (agent) => {
+      const firstStartMb = agent.memory().nowMb;
+      await agent.restart();
+      const startMb = agent.memory().nowMb;
+      const kubelet = connectKubelet(agent.registrationSocket, agent.draSocket);
+      for (const row of rows.filter((each) => each.type === type)) {
+        await measure(agent, kubelet, row, 3);
+        results.push({ what: row.what, ...(await measure(agent, kubelet, row, samples)) });
+        process.stderr.write(`${row.what}: done\n`);
+      }
+      kubelet.close();
+      memory[type] = { firstStartMb, startMb, peakMb: agent.memory().peakMb };
+    });
+  }
+  const machine = `${cpus().length} × ${cpus()[0]?.model ?? "?"}`;
+  const load = [loadBefore, loadavg()[0] ?? 0].map((each) => Number(each.toFixed(1)));
+  const table = [
+    `${samples} calls each (110 pods: rounds), Node ${process.version}, ${machine}, load average ${load.join(" to ")}`,
+    "",
+    "| claim | prepare p50 / p99 ms | unprepare p50 / p99 ms |",
+    "|---|---|---|",
+    ...results.map(({ what, prepare, unprepare }) => `| ${what} | ${cell(prepare)} | ${cell(unprepare)} |`),
+    "",
+    "| machine | RSS at the first start MB | at later starts MB | most ever, under this load MB |",
+    "|---|---|---|---|",
+    ...Object.entries(memory).map(
+      ([type, { firstStartMb, startMb, peakMb }]) =>
+        `| ${types[type as Row["type"]].what} | ${[firstStartMb, startMb, peakMb].map((mb) => mb.toFixed(0)).join(" | ")} |`,
+    ),
+  ];
+  process.stdout.write(`${table.join("\n")}\n`);
+  const commit = { node: process.version, machine, load, samples };
+  process.stdout.write(`RESULT ${JSON.stringify({ benchmark: "driver", ...commit, results, memory })}\n`);
+}
+
+/** Prepares and unprepares the row's claims, `rounds` times; each claim is new. */
+async function measure(
+  agent: NodeAgentProcess,
+  kubelet: KubeletClient,
+  { claims }: Row,
+  rounds: number,
+): Promise<{ prepare: Times; unprepare: Times }> {
+  const prepareMs: number[] = [];
+  const unprepareMs: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    agent.claims.clear();
+    const references = claims.map((devices, index) => {
+      const name = `claim-${index}`;
+      const claim = claimObject(
+        name,
+        devices.map((device) => `gpus ${device}`),
+      );
+      agent.claims.set(name, claim);
+      return referenceTo(claim);
+    });
+    prepareMs.push(...(await timeEach(references, (reference) => kubelet.prepare([reference]))));
+    unprepareMs.push(...(await timeEach(references, (reference) => kubelet.unprepare([reference]))));
+  }
+  return { prepare: timesOf(prepareMs), unprepare: timesOf(unprepareMs) };
+}
+
+/** Milliseconds of each call; all are made at once. Throws when one fails. */
+function timeEach(
+  references: readonly ClaimReference[],
+  call: (reference: ClaimReference) => Promise<Record<string, { error: string }>>,
+): Promise<number[]> {
+  return Promise.all(
+    references.map(async (reference) => {
+      const startedAt = performance.now();
+      const answer = (await call(reference))[reference.uid];
+      const tookMs = performance.now() - startedAt;
+      if (answer?.error !== "") throw new Error(answer?.error ?? "no answer");
+      return tookMs;
+    }),
+  );
+}
+
+function timesOf(milliseconds: readonly number[]): Times {
+  const sorted = milliseconds.toSorted((a, b) => a - b);
+  const at = (share: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+  return { p50Ms: at(0.5), p99Ms: at(0.99) };
+}
+
+const cell = ({ p50Ms, p99Ms }: Times): string => `${p50Ms.toFixed(1)} / ${p99Ms.toFixed(1)}`;
+
+const types = {
+  gpus: { what: `${podsAtOnce} whole GPUs`, slots: podsAtOnce, nodeType: "dgx-h100" },
+  parts: { what: "8 boards to be cut up", slots: 8, nodeType: "dgx-a100-mig" },
+} as const;
+
+/** No machine has 110 GPUs: this one has the fleet's GPUs in more slots than there are. */
+async function withAgent(type: Row["type"], use: (agent: NodeAgentProcess) => Promise<void>): Promise<void> {
+  const { slots, nodeType } = types[type];
+  const folder = mkdtempSync(join(tmpdir(), "kllama-bench-"));
+  const fleet = join(folder, "fleet.yaml");
+  const text = readFileSync("fleets/default.yaml", "utf8");
+  const places = Array.from({ length: slots }, (_, index) => {
+    const bus = (index + 1).toString(16).padStart(2, "0");
+    return `      - { pciBusID: "0000:${bus}:00.0", pcieRoot: "pci0000:${bus}", numaNode: 0 }\n`;
+  });
+  const one = new RegExp(`(  - name: ${nodeType}\n(?:    .*\n)*?    slots:\n)(?:      .*\n)+`);
+  writeFileSync(
+    fleet,
+    text.replace(one, (_, head: string) => head + places.join("")),
+  );
+  const agent = await startNodeAgentProcess(["--inventory", `simulated:${nodeType}`, "--fleet", fleet]);
+  try {
+    await use(agent);
+  } finally {
+    await agent.remove();
+    rmSync(folder, { recursive: true });
+  }
+}

@@ -1,0 +1,99 @@
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ResourceClaim } from "../../src/api/kubernetes.ts";
+import { type Child, startChild } from "../../src/cli/system/children.ts";
+import { node } from "./driver.ts";
+
+/** The node agent as a process of its own, with an API server that knows one Node and the claims it is given. */
+export interface NodeAgentProcess {
+  draSocket: string;
+  registrationSocket: string;
+  /** Name → what the API server says, in namespace `team`. */
+  claims: Map<string, ResourceClaim>;
+  /** Megabytes (10⁶ bytes) of resident memory: now, and the most that it ever was. */
+  memory(): { nowMb: number; peakMb: number };
+  /** Ends it, and starts it again on what it left. */
+  restart(): Promise<void>;
+  /** Rejects when it ended by itself. */
+  remove(): Promise<void>;
+}
+
+export async function startNodeAgentProcess(flags: readonly string[]): Promise<NodeAgentProcess> {
+  const claims = new Map<string, ResourceClaim>();
+  const server = createServer((request, response) => void answer(request, response, claims));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const folder = mkdtempSync(join(tmpdir(), "kllama-agent-"));
+  const at = (name: string): string => join(folder, name);
+  mkdirSync(at("state"));
+  writeFileSync(at("kubeconfig"), kubeconfig((server.address() as AddressInfo).port));
+  const all = [
+    ...["--kubeconfig", at("kubeconfig"), "--node-name", node, "--metrics-address", "127.0.0.1:0"],
+    ...["--kubelet-dir", at("kubelet"), "--cdi-dir", at("cdi"), "--state-dir", at("state"), ...flags],
+  ];
+  const start = async (): Promise<Child> => {
+    const started = startChild({ name: "node-agent", flags: all, logDir: folder });
+    await started.ready;
+    return started;
+  };
+  let child = await start();
+  return {
+    draSocket: at("kubelet/plugins/gpu.kllama.ai/dra.sock"),
+    registrationSocket: at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"),
+    claims,
+    memory() {
+      const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
+      const figure = (name: string): number =>
+        (Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1]) * 1024) / 1e6;
+      return { nowMb: figure("VmRSS"), peakMb: figure("VmHWM") };
+    },
+    async restart() {
+      await child.stop();
+      child = await start();
+    },
+    async remove() {
+      try {
+        await Promise.race([child.failed, child.stop()]);
+      } finally {
+        server.closeAllConnections();
+        server.close();
+        rmSync(folder, { recursive: true, force: true });
+      }
+    },
+  };
+}
+
+function kubeconfig(port: number): string {
+  return JSON.stringify({
+    apiVersion: "v1",
+    kind: "Config",
+    "current-context": "test",
+    contexts: [{ name: "test", context: { cluster: "test", user: "test" } }],
+    clusters: [{ name: "test", cluster: { server: `http://127.0.0.1:${port}` } }],
+    users: [{ name: "test", user: { token: "test" } }],
+  });
+}
+
+/** Claims as they are; a Node; what is written comes back as it was sent; a collection is empty, and nothing happens in it. */
+async function answer(
+  request: IncomingMessage,
+  response: ServerResponse,
+  claims: ReadonlyMap<string, ResourceClaim>,
+): Promise<void> {
+  const { pathname, searchParams } = new URL(request.url ?? "", "http://localhost");
+  const json = (body: object, code = 200): void =>
+    void response.writeHead(code, { "content-type": "application/json" }).end(JSON.stringify(body));
+  const name = /\/resourceclaims\/([^/]+)/.exec(pathname)?.[1];
+  let sent = "";
+  for await (const chunk of request) sent += String(chunk);
+  if (name !== undefined) {
+    const claim = claims.get(name);
+    if (claim !== undefined) json(claim);
+    else json({ kind: "Status", status: "Failure", reason: "NotFound", message: `no claim ${name}` }, 404);
+  } else if (request.method !== "GET") json(JSON.parse(sent) as object);
+  else if (searchParams.has("watch")) response.writeHead(200).flushHeaders();
+  else if (pathname.endsWith(`/nodes/${node}`)) json({ metadata: { name: node, uid: node } });
+  else json({ metadata: { resourceVersion: "1" }, items: [] });
+}
