@@ -86,7 +86,7 @@ beforeAll(async () => {
   agent = await startNodeAgentProcess(["--inventory", "simulated:dgx-h100", "--log-level", "error"]);
   // The first start of a version compiles, for which it takes memory that no later one has.
   if (all) await agent.restart();
-}, 60_000);
+}, 300_000);
 
 afterAll(() => agent.remove());
 

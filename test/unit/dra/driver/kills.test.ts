@@ -241,7 +241,7 @@ beforeAll(async () => {
   // A slice reads every third chapter: the one of three claims prepared, of three unprepared, and of the lost checkpoint.
   const read = kills < 100 ? chapters.filter((_, index) => index % 3 === 1) : chapters;
   for (const chapter of read) beginnings.push({ chapter, ...(await begin(chapter)) });
-}, 60_000);
+}, 300_000);
 
 afterAll(() => {
   for (const path of [...made, cache]) rmSync(path, { recursive: true, force: true });
@@ -271,5 +271,5 @@ describe("a driver that is killed", () => {
       }
       rmSync(path, { recursive: true, force: true });
     }
-  }, 600_000);
+  }, 1_200_000);
 });
