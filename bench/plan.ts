@@ -5,6 +5,7 @@ import process from "node:process";
 import { parseArgs, promisify } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import { counterfactualsOf } from "../src/gang/counterfactuals.ts";
 import { warmUp } from "../src/gang/fit.ts";
 import { type PlanResult, type PlanUnit, plan } from "../src/gang/plan.ts";
 import type { ClusterModel } from "../src/topology/model.ts";
@@ -19,6 +20,7 @@ the GPUs held. Between two plans the last one is held and an older one is given 
   pdSet       a PlacementGroup of 32 GPUs in one block: 2 prefill gangs of 8 GPUs, 1 decode gang of 2 pods of 8 GPUs
   gang512     64 pods of 8 GPUs, every 8 in one rack, one block preferred
   infeasible  16 pods of 8 GPUs and one of 4 in one rack of 128 GPUs: each part has a place, all together have none
+  explained   the same, and what would make room for it
   newShape    tp8 with a CPU request that no gang had before: nothing of it is known yet
 
   --nodes N     one rung of the ladder only (default ${"10,100,1000,5000,20000,100000"})
@@ -28,7 +30,7 @@ the GPUs held. Between two plans the last one is held and an older one is given 
 
 const ladder = [10, 100, 1000, 5000, 20_000, 100_000];
 const loads = [0, 0.5, 0.95];
-const kinds = ["tp8", "pdSet", "gang512", "infeasible", "newShape"] as const;
+const kinds = ["tp8", "pdSet", "gang512", "infeasible", "explained", "newShape"] as const;
 type Kind = (typeof kinds)[number];
 
 /** Plans that are held at a time; the oldest is given back. */
@@ -155,6 +157,7 @@ function createBench(model: ClusterModel) {
     const waited = waitedMs();
     const begun = performance.now();
     const result = plan(model, unit);
+    if (kind === "explained") counterfactualsOf(model, unit);
     const ms = performance.now() - begun;
     const ownMs = ms - (waitedMs() - waited);
     hold(unit, result);
@@ -172,7 +175,7 @@ function createBench(model: ClusterModel) {
       for (let warm = 0; warm < 3; warm++) once(kind);
       for (let sample = 0; sample < samples; sample++) {
         // What cannot be placed changes nothing: something else has to.
-        if (kind === "infeasible") once("tp8");
+        if (kind === "infeasible" || kind === "explained") once("tp8");
         const { ms, ownMs, placed: found } = once(kind);
         times.push(ms);
         ownTimes.push(ownMs);
@@ -205,7 +208,7 @@ function unitOf(model: ClusterModel, kind: Kind, number: number): PlanUnit {
     const constraints = [{ type: "colocate" as const, level: "block", mode: "preferred" as const }];
     return { gangs: [pendingGang(model, name, { ranks }, { constraints })] };
   }
-  if (kind === "infeasible") {
+  if (kind === "infeasible" || kind === "explained") {
     const constraints = [{ type: "colocate" as const, level: "rack", mode: "required" as const }];
     const podSets = { ranks: { count: 16, gpus: 8 }, router: { count: 1, gpus: 4 } };
     return { gangs: [pendingGang(model, name, podSets, { constraints })] };

@@ -1,6 +1,7 @@
 import type { PlacedPod, Placement, Rejection } from "../api/placement.ts";
 import { groupOf, roleIn, unitFor } from "../extender/pending-plans.ts";
 import { type PlacedGang, placementCost, podPlace, sharedDomains } from "../gang/cost.ts";
+import { counterfactualsOf } from "../gang/counterfactuals.ts";
 import { gangStates } from "../gang/lifecycle/gang-states.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { type PlanUnit, plan, singlePodGang } from "../gang/plan.ts";
@@ -31,6 +32,9 @@ export interface PlannerView {
   refusalOfPod(pod: PodRecord): Rejection | undefined;
 }
 
+/** So many refused gangs are told what would make room for them: each takes some searches. */
+const mostOutlooks = 50;
+
 export function createPlannerView(state: ClusterState, managedDrivers?: readonly string[]): PlannerView {
   const gangs = gangStates(state);
   const model = modelOf(state, gangs, managedDrivers);
@@ -54,10 +58,14 @@ export function createPlannerView(state: ClusterState, managedDrivers?: readonly
       pods: pods.flatMap((pod) => podPlace(view, pod) ?? []),
     };
   };
+  let outlooks = 0;
   const refused = (unit: PlanUnit, { namespace, name }: { namespace: string; name: string }): Rejection | undefined => {
     const result = plan(model, unit);
     if ("plans" in result) return undefined;
-    return result.rejections.find((each) => each.gang === name && each.namespace === namespace);
+    const rejection = result.rejections.find((each) => each.gang === name && each.namespace === namespace);
+    if (rejection === undefined || outlooks >= mostOutlooks) return rejection;
+    outlooks++;
+    return { ...rejection, counterfactuals: counterfactualsOf(model, unit) };
   };
   const nodeFits = (name: string): boolean => {
     const node = model.node(name);

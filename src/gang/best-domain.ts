@@ -41,7 +41,9 @@ function bestHost(problem: Problem, group: Group, table: ShapeTable): DomainRoom
     if (!level || (pinned.size > 0 && !pinned.has(node.index))) continue;
     const { name } = node.record;
     const inside = valuesInside(view, node.index, level.attribute);
-    if (inside.length === 0 || !isBetter(name, table.slots[node.index]!)) continue;
+    // Pods without devices have the host alone in common.
+    const told = inside.length > 0 || (group.rule.ref.kind === "device" && table.shape.claims.length === 0);
+    if (!told || !isBetter(name, table.slots[node.index]!)) continue;
     const room = roomInside(view, table, node, level, inside, (bound) => isBetter(name, bound));
     if (room !== undefined && isBetter(name, room)) best = { path: name, room };
   }

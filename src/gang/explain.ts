@@ -1,14 +1,14 @@
 import type { Blocking, Rejection, RejectionReason } from "../api/placement.ts";
 import { isAllocationFailure } from "../dra/allocator/allocate.ts";
-import type { Domain } from "../topology/fabric.ts";
 import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { bestDomain } from "./best-domain.ts";
+import { type Conflict, problemOf, smallestConflict } from "./conflict.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
-import { buildProblem, type Group, type Problem, pinnedDomains, valuesInside } from "./problem.ts";
+import { breadthOf, type Group, type Problem, pinnedDomains, type Rule, valuesInside } from "./problem.ts";
 import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
@@ -35,15 +35,9 @@ export function explainSearch(
   prepared: PreparedUnit,
   outcome: "impossible" | "budget",
 ): Rejection[] {
-  const problem = buildProblem({
-    view: model.view,
-    slots: prepared.base,
-    pins: prepared.pins,
-    decided: [],
-    rules: prepared.rules.filter((rule) => rule.required),
-    fabric: prepared.fabric,
-    tableOf: prepared.tableOf,
-  });
+  const { view } = model;
+  const required = prepared.rules.filter((rule) => rule.required);
+  const problem = problemOf(view, prepared, prepared.base, required);
   const verdicts = new Map<GangRequest, Verdict>();
   for (const [i, { request }] of prepared.gangs.entries()) {
     const verdict = gangVerdict(problem, i);
@@ -51,8 +45,10 @@ export function explainSearch(
   }
   const pending = (gang: GangRequest) => prepared.base.some((slot) => prepared.gangs[slot.gang]!.request === gang);
   if (verdicts.size === 0) {
-    const verdict = outcome === "budget" ? budgetVerdict() : togetherVerdict(problem, prepared);
-    for (const { request } of prepared.gangs) if (pending(request)) verdicts.set(request, verdict);
+    const conflict = outcome === "budget" ? undefined : smallestConflict(view, prepared);
+    const verdict = conflict ? togetherVerdict(view, prepared, conflict) : budgetVerdict();
+    const slots = conflict?.slots ?? prepared.base;
+    for (const gang of new Set(slots.map((slot) => slot.gang))) verdicts.set(prepared.gangs[gang]!.request, verdict);
   }
   return rejectionsOf(unit, verdicts, pending);
 }
@@ -289,9 +285,10 @@ function missingText({ view }: Problem, { rule: { ref } }: Group, { slots, admit
   return `; ${plural(missing, "node")} ${lack} ${labels}, and devices that tell ${inside.attribute}`;
 }
 
-/** Each part has a place by itself, all of them together have none. */
-function togetherVerdict(problem: Problem, prepared: PreparedUnit): Verdict {
-  const rules = prepared.rules.filter((rule) => rule.required);
+/** Each part has a place by itself, all of them together have none: names the smallest set that has none. */
+function togetherVerdict(view: ModelView, prepared: PreparedUnit, conflict: Conflict): Verdict {
+  const { slots, rules, smallest, fitting } = conflict;
+  const problem = problemOf(view, prepared, slots, rules);
   const texts = [
     ...new Set(
       rules.map(({ kind, title, ref }) => `${title} ${kind === "spread" ? "spread over" : "in one"} ${ref.level.name}`),
@@ -301,34 +298,16 @@ function togetherVerdict(problem: Problem, prepared: PreparedUnit): Verdict {
   const counts = new Map<ShapeTable, number>();
   for (const table of problem.tables) counts.set(table, (counts.get(table) ?? 0) + 1);
   const pods = [...counts].map(([{ shape }, count]) => `${plural(count, "pod")} of ${describeShape(shape)}`);
-  const best = freestDomain(problem);
-  const where = best
-    ? `; of the domains of ${best.level}, ${best.domain} has most free devices: ${best.available}, of ${best.needed} needed`
-    : "";
+  const parts = new Set(slots.map(({ gang, podSet }) => `${gang}/${podSet}`)).size + rules.length;
+  const alone = smallest && parts > 1 ? ", though without any one part of that they have" : "";
   return {
     reason: "NoDomainFits",
-    message: `${pods.join(" and ")} have no place together${wanted}, though each part alone has one${where}`,
-    blocking: best ? [best] : [],
+    message: `${pods.join(" and ")} have no place together${wanted}${alone}; ${fitting} of the ${plural(slots.length, "pod")} fit`,
+    blocking: [{ level: broadestLevel(rules), resource: "pods", needed: slots.length, available: fitting }],
   };
 }
 
-/** The domain with most free devices for the group that asks for most. */
-function freestDomain(problem: Problem): (Blocking & { domain: string }) | undefined {
-  const devicesOf = ({ slots }: Group) => slots.reduce((sum, slot) => sum + problem.tables[slot]!.shape.devices, 0);
-  let largest: Group | undefined;
-  for (const group of problem.groups) if (devicesOf(group) > (largest ? devicesOf(largest) : 0)) largest = group;
-  if (largest?.rule.ref.kind !== "node") return undefined;
-  const { level } = largest.rule.ref;
-  const tables = [...new Set(largest.slots.map((slot) => problem.tables[slot]!))];
-  const free = (domain: Domain) =>
-    Math.max(...tables.map((table) => table.sums(largest.rule.fabric, level.index, "spare")[domain.id]!));
-  let best: Domain | undefined;
-  for (const domain of level.domains) {
-    if (!domain) continue;
-    const difference = best ? free(domain) - free(best) : 1;
-    if (difference > 0 || (difference === 0 && domain.key < best!.key)) best = domain;
-  }
-  if (!best) return undefined;
-  const { resource } = amounts(tables[0]!.shape, 0, 0);
-  return { level: level.name, domain: best.path, resource, needed: devicesOf(largest), available: free(best) };
+/** The level that the conflict is about; without rules the cluster itself. */
+function broadestLevel(rules: readonly Rule[]): string {
+  return rules.toSorted((a, b) => breadthOf(a) - breadthOf(b))[0]?.ref.level.name ?? "cluster";
 }

@@ -184,6 +184,11 @@ export interface FitCache {
   expect(workload: Workload | undefined): void;
   /** By that; undefined: nothing is known of it. */
   fragmentation(): Fragmentation | undefined;
+  /**
+   * Lends the tables to a view that differs in some nodes, while `run` plans on that and on nothing else: making new
+   * ones would mean looking at every node.
+   */
+  lend<T>(other: ModelView, changed: readonly number[], run: () => T): T;
 }
 
 /** Pods that stand for all that come, with their claims, and how many are like each. */
@@ -244,6 +249,22 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
       else if (expected?.workload !== workload || expected.classVersion !== view.classVersion) {
         const fragmentation = createFragmentation(view, mixOf(workload, cache));
         expected = { workload, classVersion: view.classVersion, fragmentation };
+      }
+    },
+    lend(other, changed, run) {
+      const lent = new Set<MutableTable>();
+      const table = (shape: Shape): ShapeTable => {
+        const own = cache.table(shape) as MutableTable;
+        if (!lent.has(own)) for (const index of changed) refreshNode(own, other, index, counts);
+        lent.add(own);
+        return own;
+      };
+      caches.set(other, { ...cache, table });
+      try {
+        return run();
+      } finally {
+        caches.delete(other);
+        for (const own of lent) for (const index of changed) refreshNode(own, view, index, counts);
       }
     },
   };

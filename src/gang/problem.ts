@@ -163,11 +163,13 @@ export function pinnedDomains(view: ModelView, { rule: { ref }, pins }: Group): 
   const paths = pins.flatMap((pin) => {
     const inside = deviceLevelOn(ref, pin.node);
     if (!inside) return ref.kind === "node" ? (ref.level.domains[ref.level.domainOf[pin.node] ?? -1]?.path ?? []) : [];
-    return pinnedValues(view, pin, inside.attribute).map(
-      (value) => `${view.nodes[pin.node]!.record.name}/${value.slice(value.indexOf(":") + 1)}`,
-    );
+    if (ref.kind === "node" && valuesInside(view, pin.node, inside.attribute).length === 0) return [];
+    const { name } = view.nodes[pin.node]!.record;
+    const values = pinnedValues(view, pin, inside.attribute);
+    // A pod without devices is somewhere on its host, wherever others on it are.
+    return values.length === 0 ? name : values.map((value) => `${name}/${value.slice(value.indexOf(":") + 1)}`);
   });
-  return [...new Set(paths)].sort();
+  return [...new Set(paths)].filter((path) => !paths.some((other) => other.startsWith(`${path}/`))).sort();
 }
 
 /**

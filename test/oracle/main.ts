@@ -4,7 +4,7 @@ import { casesUpTo } from "../support/plan-cases.ts";
 import { judge } from "../support/plan-judge.ts";
 
 const usage =
-  "npm run oracle -- [--seed N] [--cases N] [--nodes N] [--pods N] [--cost]: compares the planner with a naive one";
+  "npm run oracle -- [--seed N] [--cases N] [--nodes N] [--pods N] [--cost] [--reasons]: compares the planner with a naive one";
 
 /** Judges generated cases until one is wrong, which is then made as small as it gets and printed with its seed. */
 function main(): number {
@@ -15,6 +15,7 @@ function main(): number {
       nodes: { type: "string", default: "6" },
       pods: { type: "string", default: "8" },
       cost: { type: "boolean", default: false },
+      reasons: { type: "boolean", default: false },
     },
   });
   const numbers = [values.seed, values.cases, values.nodes, values.pods].map(Number);
@@ -25,7 +26,7 @@ function main(): number {
   const [seed, cases, nodes, pods] = numbers as [number, number, number, number];
   const counts = { placed: 0, refused: 0, tooLarge: 0, priced: 0 };
   const property = fc.property(casesUpTo(nodes, pods), (sample) => {
-    const judgement = judge(sample, values.cost);
+    const judgement = judge(sample, values);
     if (judgement === undefined) counts.tooLarge++;
     else if (judgement.fault !== undefined) throw new Error(judgement.fault);
     else if (judgement.feasible) counts.placed++;

@@ -10,16 +10,25 @@ const cases = casesUpTo(6, 8);
 test("the planner finds a placement exactly when there is one, and what it finds keeps every rule", () => {
   fc.assert(
     fc.property(cases, (sample) => {
-      expect(judge(sample, false)?.fault).toBeUndefined();
+      expect(judge(sample)?.fault).toBeUndefined();
     }),
     { numRuns: 600 },
+  );
+}, 60_000);
+
+test("what a refusal says is true: what has no place together, and what would make room", () => {
+  fc.assert(
+    fc.property(casesUpTo(5, 6), (sample) => {
+      expect(judge(sample, { reasons: true })?.fault).toBeUndefined();
+    }),
+    { numRuns: 200 },
   );
 }, 60_000);
 
 test("no placement that keeps the same rules costs less traffic", () => {
   fc.assert(
     fc.property(casesUpTo(4, 4), (sample) => {
-      expect(judge(sample, true)?.fault).toBeUndefined();
+      expect(judge(sample, { cost: true })?.fault).toBeUndefined();
     }),
     { numRuns: 400 },
   );

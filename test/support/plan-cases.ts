@@ -5,7 +5,7 @@ import type { Device, DeviceRequest } from "../../src/api/kubernetes.ts";
 import type { PlacedPod } from "../../src/api/placement.ts";
 import type { PlacementGroupConstraint } from "../../src/api/placement-group.ts";
 import type { GangRequest, PlanUnit } from "../../src/gang/plan.ts";
-import { type ClusterModel, createClusterModel } from "../../src/topology/model.ts";
+import { type ClusterModel, createClusterModel, type HeldPod } from "../../src/topology/model.ts";
 import type { PodRecord } from "../../src/topology/records.ts";
 import {
   attributes,
@@ -56,6 +56,9 @@ export interface CaseNode {
   hardware: keyof typeof hardware;
   /** Devices that others hold, one bit each; those that fit together. */
   used: number;
+  /** Those of them that a gang beside the unit's own holds. */
+  theirs: number;
+  down: "" | "cordoned" | "not ready";
 }
 
 interface CaseGang {
@@ -117,6 +120,8 @@ const caseNode: fc.Arbitrary<CaseNode> = fc.record({
   pods: fc.constantFrom(1, 3, 110),
   hardware: fc.constantFrom(...(Object.keys(hardware) as CaseNode["hardware"][])),
   used: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 31 })),
+  theirs: fc.constantFrom(0, 0, 31),
+  down: fc.constantFrom("" as const, "" as const, "" as const, "" as const, "cordoned" as const, "not ready" as const),
 });
 
 /** What one pod asks for, one claim each; `a+b`: two requests of one claim; `a|b`: the first available. */
@@ -175,7 +180,7 @@ const caseGang: fc.Arbitrary<CaseGang> = fc.record({
   rules: fc.oneof(fc.constant<CaseRule[]>([]), fc.array(caseRule(anyLevel), { maxLength: 2 })),
 });
 
-export const freeNode: fc.Arbitrary<CaseNode> = caseNode.map((node) => ({ ...node, used: 0 }));
+export const freeNode: fc.Arbitrary<CaseNode> = caseNode.map((node) => ({ ...node, used: 0, down: "" as const }));
 
 /** Cases of at most `nodes` nodes and `pods` pods. */
 export function casesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
@@ -253,6 +258,7 @@ export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list
   model.upsertTopology("default", topology);
   for (const deviceClass of deviceClasses().values()) model.upsertDeviceClass(deviceClass);
   for (const i of order([...nodes.keys()])) addToModel(model, sample.nodes[i]!, nodes[i]!);
+  holdForNeighbour(model, sample, nodes);
   const world: CaseWorld = {
     model,
     unit: { gangs: [] },
@@ -292,14 +298,24 @@ function oracleNode(node: CaseNode, name: string): OracleNode {
   }));
   for (let board = 0; board < boards; board++) devices.push(...boardDevices(gpus.length + board, board));
   const { zone, rack, island, ssd, tainted, cpu, memory, pods } = node;
-  const result = { name, zone, rack, island, ssd, tainted, cpu, memory, pods, devices, held: 0 };
+  const down = node.down !== "";
+  const result: OracleNode = { name, zone, rack, island, ssd, tainted, down, cpu, memory, pods, devices, held: 0 };
   const left = leftOf(result);
   const anybody = { ...somebody, tolerates: true };
   for (const [position] of devices.entries()) {
     if ((node.used & (1 << position)) === 0) continue;
-    if (putPod({ ...result, ssd: true }, left, anybody, [position], 1)) result.held |= 1 << position;
+    if (putPod({ ...result, ssd: true, down: false }, left, anybody, [position], 1)) result.held |= 1 << position;
   }
-  return result;
+  const theirs = result.held & node.theirs;
+  const emptied = { cpu, pods, held: 0 };
+  if (theirs === 0) return { ...result, emptied };
+  const beside = { cpu, pods, held: result.held & ~theirs };
+  return { ...result, cpu: cpu - neighbourCpu(node), pods: pods - 1, withoutNeighbour: beside, emptied };
+}
+
+/** The neighbour's pod takes a CPU where there is one to spare. */
+function neighbourCpu({ cpu }: CaseNode): number {
+  return cpu > 1 ? 1 : 0;
 }
 
 /** Takes devices only. */
@@ -333,7 +349,8 @@ function boardDevices(index: number, board: number): OracleDevice[] {
 }
 
 function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): void {
-  const { name, zone, rack, island, ssd, cpu, memory, pods, tainted } = oracle;
+  const { name, zone, rack, island, ssd, memory, tainted } = oracle;
+  const { cpu, pods } = node;
   const labels = {
     "kubernetes.io/hostname": name,
     ...(zone && { zone }),
@@ -342,7 +359,8 @@ function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): vo
     ...(ssd && { disk: "ssd" }),
   };
   const allocatable = { cpu: cpu * 1000, memory: memory * gibibyte, pods };
-  model.upsertNode(nodeRecord(name, { labels, allocatable, taints: tainted ? [taint] : [] }));
+  const state = { unschedulable: node.down === "cordoned", ready: node.down !== "not ready" };
+  model.upsertNode(nodeRecord(name, { labels, allocatable, taints: tainted ? [taint] : [], ...state }));
   const { gpus, boards } = hardware[node.hardware];
   const made = Array.from({ length: boards }, (_, board) => migBoard(gpus.length + board, [...profiles]));
   const listed = [...gpus.map((_, index) => gpu(index)), ...made.flatMap(({ devices }) => devices)];
@@ -354,9 +372,27 @@ function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): vo
     model.upsertSlice(sliceRecord(name, [], { name: `${name}-c`, resourceSliceCount, sharedCounters: counters }));
   }
   for (const [position, device] of oracle.devices.entries()) {
-    if ((oracle.held & (1 << position)) === 0) continue;
+    if ((oracle.held & ~node.theirs & (1 << position)) === 0) continue;
     model.upsertClaim(allocatedClaim(`other-${name}-${device.name}`, name, [device.name], []));
   }
+}
+
+/** Name of the gang that runs beside the unit's own, in the same namespace. */
+export const neighbour = "neighbour";
+
+function holdForNeighbour(model: ClusterModel, sample: Case, nodes: readonly OracleNode[]): void {
+  const held = nodes.flatMap(({ name, devices, held: taken, withoutNeighbour }, i): HeldPod[] => {
+    if (!withoutNeighbour) return [];
+    const theirs = taken & ~withoutNeighbour.held;
+    const claimed = [...devices.entries()].flatMap(([position, device]) =>
+      (theirs & (1 << position)) === 0 ? [] : { request: "a", driver, pool: name, device: device.name },
+    );
+    const claims = [{ claim: `${neighbour}-${i}`, reference: "c0", devices: claimed }];
+    const cpu = neighbourCpu(sample.nodes[i]!);
+    const placed = { pod: `${neighbour}-${i}`, podSet: "s0", index: i, node: name, claims };
+    return [{ placed, requests: cpu > 0 ? { cpu: cpu * 1000 } : {} }];
+  });
+  if (held.length > 0) model.hold(`team/${neighbour}`, "team", held);
 }
 
 function withPlace(device: Device, { name, numa, pair, index }: OracleDevice): Device {

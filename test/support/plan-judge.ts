@@ -1,4 +1,5 @@
 import type { PlacedPod } from "../../src/api/placement.ts";
+import { counterfactualsOf } from "../../src/gang/counterfactuals.ts";
 import { type PlanResult, plan } from "../../src/gang/plan.ts";
 import { type Case, type CaseWorld, worldOf } from "./plan-cases.ts";
 import {
@@ -13,6 +14,7 @@ import {
   putPod,
   tooMuch,
 } from "./plan-oracle.ts";
+import { refusalFault } from "./refusal-judge.ts";
 
 /** What the oracle says of the planner's answer to one case. */
 export interface Judgement {
@@ -26,11 +28,17 @@ export interface Judgement {
 /** Above the least cost of all placements, relative and in milliseconds: what rounding may add. */
 const costTolerance = { relative: 0, milliseconds: 0.01 };
 
+/** What is judged beside feasibility and rules: least cost, and what a refusal says. */
+interface Questions {
+  cost?: boolean;
+  reasons?: boolean;
+}
+
 /** Undefined: there is too much for the oracle to try. */
-export function judge(sample: Case, withCost: boolean): Judgement | undefined {
+export function judge(sample: Case, questions: Questions = {}): Judgement | undefined {
   const world = worldOf(sample);
   try {
-    return judgeWorld(world, plan(world.model, world.unit), withCost);
+    return judgeWorld(world, plan(world.model, world.unit), questions);
   } catch (thrown) {
     if (thrown === tooMuch) return undefined;
     throw thrown;
@@ -39,13 +47,15 @@ export function judge(sample: Case, withCost: boolean): Judgement | undefined {
 
 const isNew = (pod: OraclePod) => pod.pinned === undefined;
 
-function judgeWorld(world: CaseWorld, result: PlanResult, withCost: boolean): Judgement {
+function judgeWorld(world: CaseWorld, result: PlanResult, { cost, reasons }: Questions): Judgement {
   const { nodes, base, all, required } = world;
   const feasible = !base.some(isNew) || numbersOf(world).some((pods) => placementExists(nodes, pods, required));
   if (!("plans" in result)) {
     if (result.budgetExceeded) return { feasible, fault: "the budget ended" };
     const why = result.rejections.map(({ message }) => message).join("; ");
-    return feasible ? { feasible, fault: `refused, though there is a placement: ${why}` } : { feasible };
+    if (feasible) return { feasible, fault: `refused, though there is a placement: ${why}` };
+    const fault = reasons ? refusalFault(world, result, counterfactualsOf(world.model, world.unit)) : undefined;
+    return { feasible, ...(fault !== undefined && { fault }) };
   }
   if (!feasible) return { feasible, fault: "placed, though there is no placement" };
   const placed = new Map(result.plans.flatMap(({ placement }) => placement.pods).map((pod) => [pod.pod, pod]));
@@ -60,7 +70,7 @@ function judgeWorld(world: CaseWorld, result: PlanResult, withCost: boolean): Ju
   const whole = pods.length === all.length;
   if (!whole && placementExists(nodes, all, required)) return { feasible, fault: "leaves out surplus that fits" };
   if (!whole) return { feasible };
-  return { feasible, ...judgeWishes(world, result, pods, places, withCost) };
+  return { feasible, ...judgeWishes(world, result, pods, places, cost === true) };
 }
 
 /** What is needed alone, and with every number of surplus pods of every pod set. */

@@ -31,12 +31,18 @@ export interface OracleNode {
   island: string | undefined;
   ssd: boolean;
   tainted: boolean;
+  /** Cordoned, or not ready. */
+  down: boolean;
+  /** What is left of the node beside its neighbours. */
   cpu: number;
   memory: number;
   pods: number;
   devices: OracleDevice[];
   /** Devices that others hold, one bit each. */
   held: number;
+  /** The node, if the gang beside the unit's own were gone; if nothing ran there. */
+  withoutNeighbour?: Pick<OracleNode, "cpu" | "pods" | "held">;
+  emptied?: Pick<OracleNode, "cpu" | "pods" | "held">;
 }
 
 /** One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index. */
@@ -129,7 +135,7 @@ function spreadPath(node: OracleNode, level: OracleLevel): string | undefined {
 }
 
 function admits(node: OracleNode, pod: OraclePod): boolean {
-  return (!node.tainted || pod.tolerates) && (node.ssd || !pod.wantsSsd);
+  return !node.down && (!node.tainted || pod.tolerates) && (node.ssd || !pod.wantsSsd);
 }
 
 /** Pods that a rule holds together or apart: positions in the list. */

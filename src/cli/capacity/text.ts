@@ -62,7 +62,7 @@ function refusedText(answer: CapacityAnswer, width: number): string {
   const lines = answer.rejections.flatMap(({ gang, reason, message, counterfactuals }) => [
     `    ${answer.rejections.length > 1 ? `${gang}: ` : ""}${reason}`,
     wrap(message, width, "      "),
-    ...counterfactuals.map((text) => wrap(`it would fit: ${text}`, width, "      ")),
+    ...counterfactuals.map((text) => wrap(`it would fit ${text}`, width, "      ")),
   ]);
   return [`  ${titleOf(answer)}`, ...lines].join("\n");
 }

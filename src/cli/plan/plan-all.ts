@@ -10,6 +10,7 @@ import {
   unitFor,
 } from "../../extender/pending-plans.ts";
 import { createBatch } from "../../gang/batch.ts";
+import { counterfactualsOf } from "../../gang/counterfactuals.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
@@ -39,6 +40,9 @@ type Waiting = Queued & ({ readonly state: GangState } | { readonly pod: PodReco
  * Plans all that is pending, in queue order, as the planner would if it began now: each plan sees what those before it
  * took. A PlacementGroup's base set is planned when its first gang's turn comes.
  */
+/** So many refused gangs, in queue order, are told what would make room for them. */
+const mostOutlooks = 50;
+
 export function planAll(cluster: ClusterState, options: PlanAllOptions): PlanOutput {
   const run = createRun(cluster, options);
   for (let left = run.queue; left.length > 0; ) {
@@ -67,6 +71,8 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
   const rejections = new Map<string, Rejection>(refused);
   const stats = { planMs: 0, explored: 0, budgetExceeded: false };
   const waitsFor = new Map<string, string>();
+  /** What was refused, to be looked at again when all else has its place. */
+  const refusedUnits = new Map<string, PlanUnit>();
   const queue = queueOf(cluster, states, refused, rejections);
 
   const batch = createBatch(model, { take, giveBack });
@@ -122,7 +128,9 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
     const result = search(answer.unit);
     if ("rejections" in result) {
       for (const rejection of result.rejections) {
-        if (answer.keys.includes(keyOf(rejection))) settle(rejection);
+        if (!answer.keys.includes(keyOf(rejection))) continue;
+        settle(rejection);
+        refusedUnits.set(keyOf(rejection), answer.unit);
       }
       return true;
     }
@@ -135,13 +143,27 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
   }
 
   function planPod(pod: PodRecord): void {
-    const result = search({ gangs: [lonePod(pod)] });
-    if ("rejections" in result) for (const rejection of result.rejections) rejections.set(podKey(pod), rejection);
+    const unit = { gangs: [lonePod(pod)] };
+    const result = search(unit);
+    if ("plans" in result) return;
+    for (const rejection of result.rejections) rejections.set(podKey(pod), rejection);
+    refusedUnits.set(podKey(pod), unit);
   }
 
   function settle(rejection: Rejection): true {
     rejections.set(keyOf(rejection), rejection);
     return true;
+  }
+
+  /** What would make room for the first of those that were refused: each takes some searches. */
+  function lookOut(): Map<string, string[]> {
+    const startMs = nowMs();
+    const byUnit = new Map<PlanUnit, string[]>();
+    for (const unit of refusedUnits.values()) {
+      if (byUnit.size < mostOutlooks && !byUnit.has(unit)) byUnit.set(unit, counterfactualsOf(model, unit));
+    }
+    stats.planMs += nowMs() - startMs;
+    return new Map([...refusedUnits].map(([key, unit]) => [key, byUnit.get(unit) ?? []]));
   }
 
   return {
@@ -166,9 +188,10 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
       }
     },
     output(): PlanOutput {
+      const outlook = lookOut();
       return {
         placements: [...placements.values()],
-        rejections: [...rejections.values()],
+        rejections: [...rejections].map(([key, each]) => ({ ...each, counterfactuals: outlook.get(key) ?? [] })),
         stats: {
           nodes: cluster.nodes.length,
           devices: model.view.nodes.reduce((sum, _, node) => sum + model.view.inventory(node).devices.length, 0),

@@ -80,7 +80,7 @@ function rejectionText(
           ({ level, domain, resource, needed, available }) =>
             `    ${level}${domain === undefined ? "" : ` ${domain}`}: ${resource}: ${needed} needed, ${available} there`,
         ),
-        ...counterfactuals.map((text) => wrap(`it would fit: ${text}`, width, "    ")),
+        ...counterfactuals.map((text) => wrap(`it would fit ${text}`, width, "    ")),
       ]
     : [];
   return [`  ${namespace}/${gang}  ${reason}`, wrap(message, width, "    "), ...more].join("\n");

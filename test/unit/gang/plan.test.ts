@@ -564,6 +564,33 @@ describe("an NVLink domain", () => {
 });
 
 describe("members", () => {
+  describe("that have no place together", () => {
+    const rejected = (model: ClusterModel, podSets: Parameters<typeof gangIn>[2], constraints: GangConstraint[]) =>
+      rejectionsOf(plan(model, { gangs: [gangIn(model, "g", podSets, { constraints })] }))[0];
+
+    test("are named without those that have no part in it, and how many of them fit", () => {
+      const model = clusterOf([...racks({ a: 4, b: 3 }), { name: "c-0", rack: "c" }]);
+      const podSets = { router: { count: 3 }, ranks: { count: 4, gpus: 8 }, draft: { count: 1, gpus: 4 } };
+      const apart: GangConstraint = { type: "spread", level: "rack", mode: "required", podSets: ["router"] };
+      const inRack = together("rack", { podSets: ["ranks", "draft"] });
+      expect(rejected(model, podSets, [apart, inRack])).toMatchObject({
+        message:
+          "4 pods of 8 gpu.kllama.ai devices and 1 pod of 4 gpu.kllama.ai devices have no place together with pod sets ranks, draft in one rack, though without any one part of that they have; 4 of the 5 pods fit",
+        blocking: [{ level: "rack", resource: "pods", needed: 5, available: 4 }],
+      });
+    });
+
+    test("in a whole cluster are counted there", () => {
+      const model = clusterOf(racks({ a: 2 }));
+      const podSets = { large: { count: 1, gpus: 8 }, small: { count: 3, gpus: 4 } };
+      expect(rejected(model, podSets, [])).toMatchObject({
+        message:
+          "1 pod of 8 gpu.kllama.ai devices and 3 pods of 4 gpu.kllama.ai devices have no place together, though without any one part of that they have; 3 of the 4 pods fit",
+        blocking: [{ level: "cluster", resource: "pods", needed: 4, available: 3 }],
+      });
+    });
+  });
+
   test("surplus is placed when it fits and waits when it does not", () => {
     const model = clusterOf(racks({ a: 3 }));
     const gang = gangIn(model, "g", { w: { count: 5, minCount: 2, gpus: 8 } });

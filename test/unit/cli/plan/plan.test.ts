@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { gang, gangOf, json, node, places, plan, planFiles, pod, rack, template } from "./support.ts";
 
@@ -268,7 +269,7 @@ describe("output", () => {
   });
 
   test("a table with reasons; --explain says what they rest on", async () => {
-    const files = { "a.yaml": `${cluster}${gangOf("fits", 1, "four")}${gangOf("wide", 3, "four")}` };
+    const files = { "a.yaml": `${cluster}${gangOf("fits", 1, "four")}${gangOf("wide", 2, "four")}` };
     const { code, stdout } = await planFiles(files, "-f FOLDER");
     expect(code).toBe(3);
     expect(stdout.replace(/[\d.]+ ms, \d+ steps?/, "T ms, S steps")).toMatchInlineSnapshot(`
@@ -278,13 +279,15 @@ describe("output", () => {
 
       Not placed
         default/wide  InsufficientDevices
-          needs 3 nodes with 4 gpu.kllama.ai devices free each; the cluster has 1 now
+          needs 2 nodes with 4 gpu.kllama.ai devices free each; the cluster has 1 now
 
       1 placed, 1 not; 2 nodes, 8 devices; T ms, S steps of search
       "
     `);
     const explained = await planFiles(files, "-f FOLDER --explain");
-    expect(explained.stdout).toContain("    cluster: gpu.kllama.ai: 12 needed, 4 there\n");
+    expect(explained.stdout).toContain(
+      "    cluster: gpu.kllama.ai: 8 needed, 4 there\n    it would fit if gang fits leaves\n",
+    );
   });
 
   test("a picture", async () => {
@@ -296,6 +299,14 @@ describe("output", () => {
     const output = await plan({}, "--fleet fleets/default.yaml -f examples -o json");
     expect(output.code).toBe(0);
     expect(output.placements).toHaveLength(9);
+  });
+
+  test("the example of a refusal says what the README says", async () => {
+    const { code, stdout } = await planFiles({}, "-f examples/plan/ -f examples/refused/ --explain");
+    expect(code).toBe(3);
+    const refusal = stdout.slice(stdout.indexOf("Not placed"), stdout.lastIndexOf("\n\n"));
+    expect(refusal.split("\n")).toHaveLength(6);
+    expect(readFileSync("README.md", "utf8")).toContain(`\n${refusal}\n`);
   });
 
   test("the worked example is placed whole", async () => {
