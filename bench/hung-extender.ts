@@ -1,26 +1,43 @@
+import { cpus, loadavg } from "node:os";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import type { KubernetesObject, Pod } from "../src/api/kubernetes.ts";
 import { gangLabel, podIndexLabels, podSetLabel } from "../src/api/names.ts";
 import { plannerMetrics, sumSeries } from "../src/cli/system/metrics.ts";
 import type { KubeClient } from "../src/kube/client.ts";
+import { resourcePath } from "../src/kube/paths.ts";
 import { createReflector } from "../src/kube/reflector.ts";
 import { uniformFleet } from "../src/simulator/fleet.ts";
 import { type Stack, startStack } from "../test/support/stack.ts";
+import { cpuMsOf } from "./cpu.ts";
 
 const help = `usage: npm run bench -- hung-extender [FLAGS]
 
-What a hung extender costs pods that have nothing to do with it. 64 members with claims are released and held at the
-barrier (a 65th is kept back by somebody else's gate); then the planner is stopped (SIGSTOP), so that every call of
-kube-scheduler to it hangs until its time limit. Plain pods are created meanwhile, and again once the members are
-deleted, with the planner still stopped. The ratio of the two rates is the result.
+What a hung extender costs pods that have nothing to do with it. In every other round, 64 members with claims are released
+and held at the barrier (a 65th is kept back by somebody else's gate); then the planner is stopped (SIGSTOP), so that
+every call of kube-scheduler to it hangs until its time limit of 30 s, and is made again. Plain pods are created and bound
+meanwhile. In the other rounds there are no members, and no planner either. The ratio of the rates is the result; on a
+machine with other work compare the CPU time that the control plane takes for a pod, and the longest time without one.
 
   --members N   released members (default 64)
-  --pods N      plain pods per round (default 400)
-  --rounds N    rounds of each kind; the middle one counts (default 3)
+  --pairs N     pairs of rounds: hung and idle, idle and hung, … (default 4)
+  --seconds N   length of a round; more than the time limit of a bind call and a back-off (default 45)
 `;
 
 const namespace = "bench";
+
+interface Round {
+  hung: boolean;
+  podsPerSecond: number;
+  /** CPU of the control plane and of this process, per pod. */
+  cpuMsPerPod: number;
+  /** The same by process. */
+  cpuMs: Record<string, number>;
+  /** Longest time in which no pod was bound. */
+  longestPauseMs: number;
+  /** Members whose call hung until its limit. */
+  timedOut: number;
+}
 
 export async function hungExtender(args: string[]): Promise<void> {
   const { values } = parseArgs({
@@ -28,35 +45,67 @@ export async function hungExtender(args: string[]): Promise<void> {
     options: {
       help: { type: "boolean", short: "h" },
       members: { type: "string", default: "64" },
-      pods: { type: "string", default: "400" },
-      rounds: { type: "string", default: "3" },
+      pairs: { type: "string", default: "4" },
+      seconds: { type: "string", default: "45" },
     },
   });
   if (values.help === true) {
     process.stdout.write(help);
     return;
   }
-  const [members, pods, rounds] = [Number(values.members), Number(values.pods), Number(values.rounds)];
+  const [members, pairs, seconds] = [Number(values.members), Number(values.pairs), Number(values.seconds)];
   const stack = await startStack({ fleet: uniformFleet({ nodes: 200 }), nodeAgents: false });
-  const planner = stack.planner.pid;
-  if (planner === undefined) throw new Error("the planner has no process");
   try {
     await createNamespace(stack.admin);
-    const plain = await plainPods(stack.admin);
-    await plain.bind(pods);
-    await releaseMembers(stack, members);
-    process.kill(planner, "SIGSTOP");
-    const hung: number[] = [];
-    for (let round = 0; round < rounds; round++) hung.push(await plain.bind(pods));
-    await deleteMembers(stack.admin, members);
-    const alone: number[] = [];
-    for (let round = 0; round < rounds; round++) alone.push(await plain.bind(pods));
+    const plain = await plainPods(stack);
+    await stack.planner.kill("SIGKILL");
+    await plain.bindFor(5);
+    const rounds: Round[] = [];
+    for (let pair = 0; pair < pairs; pair++) {
+      // Each first in turn, so that a drift of the machine favours neither.
+      for (const hung of pair % 2 === 0 ? [true, false] : [false, true]) {
+        rounds.push(
+          hung
+            ? await hungRound(stack, plain, `held-${pair}`, members, seconds)
+            : { hung, ...(await plain.bindFor(seconds)), timedOut: 0 },
+        );
+        process.stderr.write(`${JSON.stringify(rounds.at(-1))}\n`);
+      }
+    }
     await plain.stop();
-    report({ members, pods, hung, alone });
+    report({ members, seconds, rounds, loadAverage: loadavg()[0] ?? 0, cores: cpus().length });
   } finally {
-    process.kill(planner, "SIGCONT");
     await stack.stop();
   }
+}
+
+async function hungRound(
+  stack: Stack,
+  plain: PlainPods,
+  gang: string,
+  members: number,
+  seconds: number,
+): Promise<Round> {
+  await stack.planner.start();
+  await releaseMembers(stack, gang, members);
+  const { pid } = stack.planner;
+  if (pid === undefined) throw new Error("the planner has no process");
+  process.kill(pid, "SIGSTOP");
+  const bound = await plain.bindFor(seconds);
+  const timedOut = await countTimedOut(stack.admin, gang);
+  await stack.planner.kill("SIGKILL");
+  await deleteMembers(stack.admin, gang, members);
+  return { hung: true, ...bound, timedOut };
+}
+
+/** Members that kube-scheduler has given up once: it says so in their condition. */
+async function countTimedOut(client: KubeClient, gang: string): Promise<number> {
+  const path = resourcePath({ group: "", version: "v1", resource: "pods", namespace });
+  const query = new URLSearchParams({ labelSelector: `${gangLabel}=${gang}` });
+  const { items } = await client.request<{ items: Pod[] }>("GET", `${path}?${query}`);
+  return items.filter((pod) =>
+    pod.status?.conditions?.some(({ type, reason }) => type === "PodScheduled" && reason === "SchedulerError"),
+  ).length;
 }
 
 async function createNamespace(client: KubeClient): Promise<void> {
@@ -72,11 +121,11 @@ async function createNamespace(client: KubeClient): Promise<void> {
 }
 
 /** A gang with one member more, which another gate keeps from arriving; resolves once the others' calls are held. */
-async function releaseMembers(stack: Stack, members: number): Promise<void> {
+async function releaseMembers(stack: Stack, gang: string, members: number): Promise<void> {
   await post(stack.admin, `/apis/scheduling.kllama.ai/v1alpha1/namespaces/${namespace}/gangs`, {
     apiVersion: "scheduling.kllama.ai/v1alpha1",
     kind: "Gang",
-    metadata: { name: "held" },
+    metadata: { name: gang },
     spec: { podSets: [{ name: "ranks", count: members + 1 }] },
   });
   for (let index = 0; index <= members; index++) {
@@ -85,8 +134,8 @@ async function releaseMembers(stack: Stack, members: number): Promise<void> {
       apiVersion: "v1",
       kind: "Pod",
       metadata: {
-        name: `member-${index}`,
-        labels: { [gangLabel]: "held", [podSetLabel]: "ranks", [podIndexLabels[0]]: String(index) },
+        name: `${gang}-${index}`,
+        labels: { [gangLabel]: gang, [podSetLabel]: "ranks", [podIndexLabels[0]]: String(index) },
       },
       spec: {
         ...gates,
@@ -102,79 +151,143 @@ async function releaseMembers(stack: Stack, members: number): Promise<void> {
   }
 }
 
-async function deleteMembers(client: KubeClient, members: number): Promise<void> {
+async function deleteMembers(client: KubeClient, gang: string, members: number): Promise<void> {
   const body = { apiVersion: "v1", kind: "DeleteOptions", gracePeriodSeconds: 0 };
-  await client.request("DELETE", `/apis/scheduling.kllama.ai/v1alpha1/namespaces/${namespace}/gangs/held`);
+  await client.request("DELETE", `/apis/scheduling.kllama.ai/v1alpha1/namespaces/${namespace}/gangs/${gang}`);
   for (let index = 0; index <= members; index++) {
-    await client.request("DELETE", `/api/v1/namespaces/${namespace}/pods/member-${index}`, { body });
+    await client.request("DELETE", `/api/v1/namespaces/${namespace}/pods/${gang}-${index}`, { body });
   }
 }
 
 const container = { name: "main", image: "registry.k8s.io/pause:3.10", resources: { requests: { cpu: "10m" } } };
 
-/** Creates plain pods and sees them bound. */
-async function plainPods(client: KubeClient): Promise<{ bind(count: number): Promise<number>; stop(): Promise<void> }> {
-  const bound = new Set<string>();
-  let created = 0;
-  let reached: { count: number; resolve: () => void } | undefined;
-  const watch = createReflector<Pod, string>({
+interface PlainPods {
+  /** Creates pods for so long, as fast as they are taken, and deletes them. */
+  bindFor(seconds: number): Promise<Omit<Round, "hung" | "timedOut">>;
+  stop(): Promise<void>;
+}
+
+const creators = 16;
+/** Pods that are created and not bound: enough that kube-scheduler never waits for one, few enough to end together. */
+const backlog = 200;
+
+async function plainPods({ admin: client, plane }: Stack): Promise<PlainPods> {
+  const processes = new Map([...plane.components].map(([name, { pid }]) => [name as string, pid]));
+  processes.set("benchmark", process.pid);
+  const path = `/api/v1/namespaces/${namespace}/pods`;
+  let [created, bound, removed, there, lastMs, longestPauseMs] = [0, 0, 0, 0, 0, 0];
+  let news: (() => void)[] = [];
+  const watch = createReflector<Pod, boolean>({
     client,
-    path: `/api/v1/namespaces/${namespace}/pods`,
-    name: "bound pods",
-    query: { fieldSelector: "spec.nodeName!=" },
-    project: (pod) => pod.metadata.name,
+    path,
+    name: "plain pods",
+    query: { labelSelector: "app=plain" },
+    project: (pod) => pod.spec.nodeName !== undefined,
     onChange: (change) => {
-      if (change.type === "replaced" || change.type === "deleted") return;
-      bound.add(change.key);
-      if (reached !== undefined && bound.size >= reached.count) reached.resolve();
+      if (change.type === "replaced") return;
+      if (change.type === "added") there += 1;
+      if (change.type === "deleted") there -= 1;
+      else if (change.value && !(change.type === "updated" && change.previous)) {
+        bound += 1;
+        const nowMs = performance.now();
+        longestPauseMs = Math.max(longestPauseMs, nowMs - lastMs);
+        lastMs = nowMs;
+      }
+      const waiting = news;
+      news = [];
+      for (const wake of waiting) wake();
     },
   });
   watch.start();
   await watch.waitForSync();
 
-  /** @returns pods per second from the first create to the last binding */
-  async function bind(count: number): Promise<number> {
-    const startMs = performance.now();
-    const first = created;
-    const all = new Promise<void>((resolve) => {
-      reached = { count: first + count, resolve };
-    });
-    const work = async (): Promise<void> => {
-      while (created < first + count) {
-        const name = `plain-${created++}`;
-        const spec = { containers: [container] };
-        await post(client, `/api/v1/namespaces/${namespace}/pods`, {
-          apiVersion: "v1",
-          kind: "Pod",
-          metadata: { name },
-          spec,
-        });
-      }
-    };
-    await Promise.all(Array.from({ length: 16 }, work));
-    await all;
-    const rate = count / ((performance.now() - startMs) / 1000);
-    process.stderr.write(`${count} plain pods: ${rate.toFixed(1)} pods/s\n`);
-    return rate;
+  async function until(reached: () => boolean): Promise<void> {
+    while (!reached()) await new Promise<void>((resolve) => news.push(resolve));
   }
-  return { bind, stop: () => watch.stop() };
+
+  async function createUntil(endMs: number): Promise<void> {
+    while (performance.now() < endMs) {
+      await until(() => created - bound < backlog);
+      const metadata = { name: `plain-${created++}`, labels: { app: "plain" } };
+      await post(client, path, { apiVersion: "v1", kind: "Pod", metadata, spec: { containers: [container] } });
+    }
+  }
+
+  async function removeAll(): Promise<void> {
+    const body = { apiVersion: "v1", kind: "DeleteOptions", gracePeriodSeconds: 0 };
+    while (removed < created) await client.request("DELETE", `${path}/plain-${removed++}`, { body });
+  }
+
+  return {
+    async bindFor(seconds) {
+      const [startMs, before, cpuBefore] = [performance.now(), bound, await cpuMsOf(processes)];
+      [lastMs, longestPauseMs] = [startMs, 0];
+      await Promise.all(Array.from({ length: creators }, () => createUntil(startMs + seconds * 1000)));
+      await until(() => bound === created);
+      const pods = bound - before;
+      const used = [...(await cpuMsOf(processes))].map(
+        ([name, ms]) => [name, (ms - (cpuBefore.get(name) ?? 0)) / pods] as const,
+      );
+      const measured = {
+        podsPerSecond: pods / ((performance.now() - startMs) / 1000),
+        cpuMsPerPod: sum(used.map(([, ms]) => ms)),
+        cpuMs: Object.fromEntries(used),
+        longestPauseMs,
+      };
+      await Promise.all(Array.from({ length: creators }, removeAll));
+      await until(() => there === 0);
+      return measured;
+    },
+    stop: () => watch.stop(),
+  };
 }
 
 async function post(client: KubeClient, path: string, body: KubernetesObject & Record<string, unknown>): Promise<void> {
   await client.request("POST", path, { body });
 }
 
-function report(measured: { members: number; pods: number; hung: number[]; alone: number[] }): void {
-  const [hung, alone] = [middle(measured.hung), middle(measured.alone)];
+function report(measured: {
+  members: number;
+  seconds: number;
+  rounds: Round[];
+  loadAverage: number;
+  cores: number;
+}): void {
+  const [hung, idle] = [true, false].map((kind) => measured.rounds.filter((round) => round.hung === kind)) as [
+    Round[],
+    Round[],
+  ];
+  const row = (
+    name: string,
+    digits: number,
+    of: (round: Round) => number,
+    unite: (values: number[]) => number,
+  ): string => {
+    const [one, other] = [unite(hung.map(of)), unite(idle.map(of))];
+    return `| ${name} | ${one.toFixed(digits)} | ${other.toFixed(digits)} | ${(one / other).toFixed(3)} |`;
+  };
+  const rows = [
+    row("plain pods bound per second", 1, ({ podsPerSecond }) => podsPerSecond, mean),
+    row("CPU milliseconds per pod", 2, ({ cpuMsPerPod }) => cpuMsPerPod, mean),
+    row(
+      "longest time without one, ms",
+      0,
+      ({ longestPauseMs }) => longestPauseMs,
+      (values) => Math.max(...values),
+    ),
+  ];
   process.stdout.write(
-    `${measured.pods} plain pods per round\n\n| | pods/s |\n|---|---|\n` +
-      `| ${measured.members} released members, extender hung | ${hung.toFixed(1)} |\n` +
-      `| no members, extender hung | ${alone.toFixed(1)} |\n\n`,
+    `${hung.length} rounds of ${measured.seconds} s of either kind; ${cpus().length} × ${cpus()[0]?.model.trim()}, load ${measured.loadAverage.toFixed(1)}\n\n` +
+      `| | ${measured.members} released members, extender hung | no members | ratio |\n|---|---|---|---|\n${rows.join("\n")}\n\n`,
   );
-  const result = { benchmark: "hung-extender", ...measured, ratio: hung / alone, node: process.version, seed: null };
+  const result = { benchmark: "hung-extender", ...measured, node: process.version, seed: null };
   process.stdout.write(`RESULT ${JSON.stringify(result)}\n`);
 }
 
-function middle(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
+function mean(values: readonly number[]): number {
+  return sum(values) / values.length;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }

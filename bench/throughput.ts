@@ -11,6 +11,7 @@ import { startStack, startStockStack } from "../test/support/stack.ts";
 import { clientLimits } from "../tools/control-plane/arguments.ts";
 import { type KubernetesVersion, kubernetesVersions, resolveBinaries } from "../tools/control-plane/binaries.ts";
 import { apiServerMetrics, readWriteCounts, writesBetween } from "./api-writes.ts";
+import { cpuMsOf } from "./cpu.ts";
 import { floorGate, placeWithoutDeciding } from "./floor.ts";
 
 const help = `usage: npm run bench -- throughput [FLAGS]
@@ -232,18 +233,6 @@ function spreads(bound: Iterable<{ gang: string; atMs: number }>): number[] {
 async function peakRssMb(pid: number): Promise<number> {
   const status = await readFile(`/proc/${pid}/status`, "utf8");
   return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) / 1024;
-}
-
-/** CPU time so far, from /proc/PID/stat: fields 14 and 15 in ticks of 10 ms. */
-async function cpuMsOf(processes: ReadonlyMap<string, number | undefined>): Promise<Map<string, number>> {
-  const times = new Map<string, number>();
-  for (const [name, pid] of processes) {
-    if (pid === undefined) continue;
-    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    times.set(name, (Number(fields[11]) + Number(fields[12])) * 10);
-  }
-  return times;
 }
 
 async function report(options: Options, measured: readonly Measured[]): Promise<void> {

@@ -2,10 +2,24 @@ import { describe, expect, test } from "vitest";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
-import { claimTemplate, create, createNamespace, gang, member, type Workload } from "../support/workloads.ts";
+import {
+  claimTemplate,
+  create,
+  createNamespace,
+  gang,
+  member,
+  removeAll,
+  type Workload,
+} from "../support/workloads.ts";
 
-/** Pods that are not kllama's, and pods that claim to be, beside gangs on a real control plane: two nodes of eight GPUs. */
-const scene = useScene({ fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }) });
+/**
+ * Pods that are not kllama's, pods that claim to be, and tenants beside one another on a real control plane: two nodes of
+ * eight GPUs, and a planner with narrow limits.
+ */
+const scene = useScene({
+  fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }),
+  plannerFlags: ["--released-pods", "2", "--max-gang-pods", "6", "--max-namespace-pods", "8"],
+});
 const { freshNamespace, namespace, apply, pods, claims, status, until, metric } = scene;
 const { membersOf, scheduled, createGang } = scene;
 
@@ -14,6 +28,11 @@ const eventsOf = (name: string, reason: string) =>
     .events()
     .filter((each) => each.regarding?.namespace === namespace() && each.regarding.name === name)
     .filter((each) => each.reason === reason);
+
+const isOurs = ({ regarding }: { regarding?: { namespace?: string } }): boolean => regarding?.namespace === namespace();
+
+const plannedReason = (name: string): string | undefined =>
+  status(name)?.conditions?.find((condition) => condition.type === "Planned")?.reason;
 
 /** A pod with a claim that carries no label of ours, in a namespace that does not gate it. */
 const bypass = (name: string, template: string): Workload => ({
@@ -111,16 +130,61 @@ describe("labels and Gangs of others", () => {
 
   test("a Gang of the same name in another namespace has no power over the pods", async () => {
     await freshNamespace();
-    await createNamespace(scene.stack.admin, "tenant-b");
+    const { admin } = scene.stack;
+    await createNamespace(admin, "tenant-b");
     await apply(claimTemplate("four", 4), member("theirs", "ranks", 0, "four"));
-    await create(scene.stack.admin, "tenant-b", gang("theirs", { podSets: [{ name: "ranks", count: 1 }] }));
+    await create(admin, "tenant-b", gang("theirs", { podSets: [{ name: "ranks", count: 1 }] }));
     const said = await until(
       "the other Gang finds nobody",
       () => scene.seen.gang("tenant-b", "theirs")?.status?.explanation,
     );
     expect(said).toBe("pod set ranks: 0 of 1 pods exist");
     expect(membersOf("theirs").filter(isBound)).toEqual([]);
-    await scene.stack.admin.request("DELETE", "/api/v1/namespaces/tenant-b");
+    await admin.request("DELETE", "/api/v1/namespaces/tenant-b");
+  });
+});
+
+describe("tenants", () => {
+  test("whose neighbour has everything are told so, without a name of the neighbour's", async () => {
+    await freshNamespace();
+    const { admin } = scene.stack;
+    await createNamespace(admin, "hush-tenant");
+    const ranks = Array.from({ length: 4 }, (_, index) => member("hush-gang", "ranks", index, "hush-four"));
+    await create(admin, "hush-tenant", claimTemplate("hush-four", 4));
+    await create(admin, "hush-tenant", gang("hush-gang", { podSets: [{ name: "ranks", count: 4 }] }), ...ranks);
+    await until(
+      "the neighbour has all devices",
+      () => scene.seen.gang("hush-tenant", "hush-gang")?.status?.phase === "Scheduled",
+    );
+    await apply(claimTemplate("four", 4), bypass("alone", "four"));
+    await createGang("mine", 2);
+    await until("the gang is refused", () => plannedReason("mine") === "InsufficientDevices");
+    await until("the pod is refused", () => eventsOf("alone", "PodInsufficientDevices")[0]);
+    await until("kube-scheduler has said something, too", () => scene.pod("alone")?.status?.conditions?.[0]);
+    const texts = [scene.gangs(), pods(), claims(), scene.seen.events().filter(isOurs)];
+    expect(JSON.stringify(texts)).not.toContain("hush");
+    await removeAll(admin, "hush-tenant");
+    await admin.request("DELETE", "/api/v1/namespaces/hush-tenant");
+  });
+
+  test("have gangs of limited size, and limited room; who is over it is told the number, and enters when others leave", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("one", 1));
+    await createGang("large", 7, {}, "one");
+    await until("the large one is refused", () => plannedReason("large") === "GangTooLarge");
+    expect(status("large")?.explanation).toBe(
+      "spec.podSets ask for 7 pods together, and a gang may have 6; lower their counts or split the gang",
+    );
+    for (const name of ["first", "second"]) {
+      await createGang(name, 4, {}, "one");
+      await scheduled(name);
+    }
+    await createGang("third", 1, {}, "one");
+    await until("the third one is refused", () => plannedReason("third") === "NamespaceLimit");
+    expect(status("third")?.explanation).toContain("hold places for 8 other pods, and 1 more exceed the 8");
+    for (const pod of membersOf("first")) await scene.drop({ ...pod, apiVersion: "v1", kind: "Pod" });
+    await scene.drop(gang("first", {}));
+    await scheduled("third");
   });
 });
 

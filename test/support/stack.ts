@@ -24,6 +24,8 @@ export interface StackOptions extends Omit<ControlPlaneOptions, "components"> {
   fleet: Fleet;
   /** Also run the operator of the serving kinds. */
   operator?: boolean;
+  /** Further flags of the planner. */
+  plannerFlags?: readonly string[];
   /** False: nodes and slices only, without kwok and node agent; pods are bound and never start. */
   nodeAgents?: boolean;
 }
@@ -57,7 +59,13 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     await waitForPolicies(admin);
     const extender = await prepareExtender(plane);
     const pod = await createReplicaPod(admin, "kllama-planner-0");
-    const planner = await startService(plane, "planner", plannerFlags(extender), stops, pod);
+    const planner = await startService(
+      plane,
+      "planner",
+      [...plannerFlags(extender), ...(options.plannerFlags ?? [])],
+      stops,
+      pod,
+    );
     await startScheduler(plane, extender);
     const fleet = await startFleetOf(plane, options, stops);
     const operator = options.operator === true ? await startService(plane, "operator", [], stops) : undefined;
