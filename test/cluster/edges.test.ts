@@ -189,7 +189,8 @@ describe("a place that kube-scheduler refuses for something that the planner doe
     return { ...pod, metadata: { name }, spec: { ...(pod["spec"] as object), nodeSelector } };
   }
 
-  test("is given back, counted, and planned anew on another node, for a gang and for a pod alone", async () => {
+  const time = { timeout: 300_000 };
+  test("is given back, counted, and planned anew on another node, for a gang and for a pod alone", time, async () => {
     await freshNamespace();
     await apply(claimTemplate("eight", 8));
     await createGang("probe", 1, {}, "eight");
@@ -204,12 +205,13 @@ describe("a place that kube-scheduler refuses for something that the planner doe
     const before = await metric("kllama_gang_plans_refused_total");
     await apply(gang("ports", { podSets: [{ name: "ranks", count: 1 }] }));
     await apply(withHostPort(member("ports", "ranks", 0, "eight")));
-    await scheduled("ports");
+    await until("the gang is scheduled", () => status("ports")?.phase === "Scheduled", 120_000);
     expect(pod("ports-ranks-0")?.spec.nodeName).not.toBe(taken);
     expect(await metric("kllama_gang_plans_refused_total")).toBe(before + 1);
 
     await apply(withHostPort(alone(member("none", "ranks", 0, "eight"), "loner")));
-    await until("the pod alone is bound", () => pod("loner")?.spec.nodeName !== undefined);
+    // Each refusal counts after 15 s, and kube-scheduler may pause for 10 s before and after each of its tries.
+    await until("the pod alone is bound", () => pod("loner")?.spec.nodeName !== undefined, 150_000);
     expect([taken, pod("ports-ranks-0")?.spec.nodeName]).not.toContain(pod("loner")?.spec.nodeName);
     expect(await metric("kllama_gang_plans_refused_total")).toBeGreaterThan(before + 1);
   });
