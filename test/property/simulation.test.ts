@@ -20,6 +20,7 @@ describe("the planner in simulated clusters", () => {
   test.each([
     [410, "surplus of a gang is planned while another gang of its group has no place"],
     [584, "gangs of a group whose time is shorter than kube-scheduler's back-off"],
+    [938, "a watch that waits for silence, whose two sums of time round differently"],
     [534, "a member runs on a node whose object was deleted"],
     [921, "a Gang is created again while pods are unknown: a place without its claim"],
     [1054, "the same, once its claim was emptied"],

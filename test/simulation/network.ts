@@ -276,9 +276,11 @@ function createStream(
   }
 
   function watchSilence(limitMs: number): void {
-    clock.after(heardAtMs + limitMs - clock.nowMs, () => {
+    // The same sum decides and waits: one that rounds otherwise would wait for no time, for ever.
+    const restMs = (): number => heardAtMs + limitMs - clock.nowMs;
+    clock.after(restMs(), () => {
       if (closed || ended !== undefined) return;
-      if (clock.nowMs - heardAtMs < limitMs) watchSilence(limitMs);
+      if (restMs() > 0) watchSilence(limitMs);
       else finish({ error: new KubeError(`silent for ${limitMs} ms`, { status: 0, reason: "Timeout" }) });
     });
   }
