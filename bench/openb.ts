@@ -6,6 +6,7 @@ import type { Workload } from "../src/gang/fit.ts";
 import { plan, singlePodGang } from "../src/gang/plan.ts";
 import type { ClusterModel } from "../src/topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../src/topology/records.ts";
+import { podRecord } from "../test/builders.ts";
 import { createRandom } from "../test/simulation/random.ts";
 import {
   arrivals,
@@ -189,24 +190,13 @@ function podOf(name: string, task: Task): { pod: PodRecord; claims: ClaimRecord[
   const affinity: NodeSelector = {
     nodeSelectorTerms: [{ matchExpressions: [{ key: modelLabel, operator: "In", values: [...task.models] }] }],
   };
-  const pod: PodRecord = {
+  const pod = podRecord(name, {
     uid: name,
     namespace,
-    name,
-    createdAtMs: 0,
-    priority: 0,
-    schedulerName: "default-scheduler",
-    gates: [],
-    bindMarker: true,
-    terminal: false,
-    deleting: false,
-    ready: false,
     requests: { cpu: task.cpu, memory: task.memory * 2 ** 20 },
     claims: task.gpus > 0 ? [{ name: "gpus", claimName: name }] : [],
-    nodeSelector: {},
-    tolerations: [],
     ...(task.models.length > 0 && { nodeAffinity: affinity }),
-  };
+  });
   if (task.gpus === 0) return { pod, claims: [] };
   const exactly = {
     deviceClassName: driver,

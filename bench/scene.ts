@@ -8,6 +8,7 @@ import { uniformFleet } from "../src/simulator/fleet.ts";
 import { fleetNodes, nodeManifest, nodeSlices } from "../src/simulator/objects.ts";
 import { type ClusterModel, createClusterModel } from "../src/topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../src/topology/records.ts";
+import { podRecord } from "../test/builders.ts";
 import type { Random } from "../test/simulation/random.ts";
 
 /** Clusters and gangs for benchmarks of the planner alone: no API server, but records as a live one gives them. */
@@ -119,23 +120,12 @@ function claimOf(pod: string, count: number): ClaimRecord {
 }
 
 function podOf(name: string, gpus: number): PodRecord {
-  return {
+  return podRecord(name, {
     uid: `pod-${name}`,
     namespace,
-    name,
-    createdAtMs: 0,
-    priority: 0,
-    schedulerName: "default-scheduler",
-    gates: [],
-    bindMarker: true,
-    terminal: false,
-    deleting: false,
-    ready: false,
     requests: { cpu: 8000 * Math.max(1, gpus), memory: 64 * 2 ** 30 * Math.max(1, gpus) },
     claims: gpus > 0 ? [{ name: "gpus", claimName: `${name}-gpus` }] : [],
-    nodeSelector: {},
-    tolerations: [],
-  };
+  });
 }
 
 /** Pods of one set of a gang; `gpus` per pod in one claim. */

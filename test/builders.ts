@@ -1,3 +1,4 @@
+import { gangSpec } from "../src/api/gang.ts";
 import type {
   Device,
   DeviceAttribute,
@@ -5,6 +6,7 @@ import type {
   ExactDeviceRequest,
   ResourceClaimSpec,
 } from "../src/api/kubernetes.ts";
+import type { Context, GangRecord } from "../src/gang/lifecycle/state.ts";
 import type { DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../src/topology/records.ts";
 
 /** Short ways to write the objects that tests need; every field can be overridden. */
@@ -169,6 +171,38 @@ export function podRecord(name: string, more: Partial<PodRecord> = {}): PodRecor
     claims: [],
     nodeSelector: {},
     tolerations: [],
+    ...more,
+  };
+}
+
+/** What a gang's lifecycle is told of the world at a time: everything fits and may go on. */
+export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Context {
+  return {
+    nowMs,
+    nowIso: () => new Date(nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
+    capacityVersion: 1,
+    nodeFits: () => true,
+    devicesFree: () => true,
+    groupReady: () => true,
+    mayRelease: () => true,
+    ...more,
+  };
+}
+
+/** A Gang `team/g` of two pods that was not planned yet. */
+export function gangRecord(more: Partial<GangRecord> = {}): GangRecord {
+  return {
+    namespace: "team",
+    name: "g",
+    uid: "gang-uid",
+    generation: 1,
+    resourceVersion: "1",
+    deleting: false,
+    createdAtMs: 0,
+    labels: {},
+    spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }] }),
+    problems: [],
+    status: { phase: "Pending" },
     ...more,
   };
 }

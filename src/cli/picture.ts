@@ -1,6 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { driverName } from "../api/names.ts";
 import type { Placement, PlanOutput } from "../api/placement.ts";
+import { deviceKey } from "../topology/held.ts";
 import type { DeviceEntry, NodeInventory } from "../topology/inventory.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import { builtInTopology, levelValue } from "../topology/levels.ts";
@@ -77,7 +78,7 @@ function createInk(placements: readonly Placement[], color: boolean): Ink {
     for (const pod of placement.pods) {
       note(onNode, pod.node, letter);
       for (const { driver, pool, device } of pod.claims.flatMap((claim) => claim.devices)) {
-        note(holders, `${driver}/${pool}/${device}`, letter);
+        note(holders, deviceKey(driver, pool, device), letter);
       }
     }
   }

@@ -11,6 +11,7 @@ import {
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey } from "../gang/members.ts";
 import { singlePodGang } from "../gang/plan.ts";
+import { deviceKey } from "../topology/held.ts";
 import { compareNatural } from "../topology/natural-order.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { ClusterState } from "./cluster-state.ts";
@@ -186,7 +187,7 @@ export function devicesHeldTwice({ placements }: PlanOutput): string[] {
   for (const { namespace, pods } of placements) {
     for (const { claim, devices } of pods.flatMap((pod) => pod.claims)) {
       const holder = `${namespace}/${claim}`;
-      const keys = devices.map(({ driver, pool, device }) => `${driver}/${pool}/${device}`);
+      const keys = devices.map(({ driver, pool, device }) => deviceKey(driver, pool, device));
       for (const [position, key] of keys.entries()) {
         if ((claimOf.get(key) ?? holder) !== holder || keys.indexOf(key) !== position) twice.add(key);
         claimOf.set(key, holder);

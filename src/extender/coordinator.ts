@@ -1,5 +1,6 @@
 import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
 import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
+import { namespaceOf } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -29,7 +30,6 @@ import {
   defaultLimits,
   type HeldPlaces,
   limitFaults,
-  namespaceOf,
   type PlannerLimits,
   placementFault,
 } from "./limits.ts";
@@ -423,14 +423,17 @@ export function createCoordinator(
     const { key } = found.state;
     if ((found.held ?? []).length > 0) doubts.releasing(key);
     found.held = held;
-    heldPlaces.set(key, held.length);
-    if (held.length === 0) model.release(key);
-    else
-      model.hold(
-        key,
-        namespaceOf(key),
-        held.map((placed) => toHeldPod(found.state, placed)),
-      );
+    holdPlaces(found.state, held);
+  }
+
+  function holdPlaces(state: GangState, pods: readonly PlacedPod[]): void {
+    const { key } = state;
+    heldPlaces.set(key, pods.length);
+    model.hold(
+      key,
+      namespaceOf(key),
+      pods.map((placed) => toHeldPod(state, placed)),
+    );
   }
 
   function perform(state: GangState, effect: Effect): void {
@@ -460,6 +463,8 @@ export function createCoordinator(
     const gangs = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
     for (const { key } of gangs) asked.add(key);
     const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
+    // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
+    if (queue.length === 0) return true;
     const decided = new Map<string, Placement>();
     const holds: BatchHolds = {
       take(gang, placement) {
@@ -494,13 +499,7 @@ export function createCoordinator(
 
   function holdForNow(key: string, pods: readonly PlacedPod[]): void {
     const state = entries.get(key)?.state;
-    if (state === undefined) return;
-    heldPlaces.set(key, pods.length);
-    model.hold(
-      key,
-      namespaceOf(key),
-      pods.map((placed) => toHeldPod(state, placed)),
-    );
+    if (state !== undefined) holdPlaces(state, pods);
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. */
@@ -735,7 +734,7 @@ export function createCoordinator(
     const pod = model.pod(podUid);
     if (pod === undefined || !goesAlone(podUid)) return undefined;
     const { namespace, name, uid } = pod;
-    ports.write({ type: "bind", id: `bind/${uid}`, pod: { namespace, name, uid }, node }, `${callOwner}${call}`);
+    write({ type: "bind", id: `bind/${uid}`, pod: { namespace, name, uid }, node }, `${callOwner}${call}`);
     return `pod:${uid}`;
   }
 

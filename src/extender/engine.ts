@@ -8,6 +8,7 @@ import { createEventRecorder, type EventRecorder } from "../kube/events.ts";
 import { createElector, type Elector } from "../kube/lease.ts";
 import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
 import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
+import { deviceKey } from "../topology/held.ts";
 import { type ClusterModel, createClusterModel } from "../topology/model.ts";
 import { runAudits } from "./auditor.ts";
 import { createCapacityDesk, type WorkAsked } from "./capacity-desk.ts";
@@ -374,8 +375,9 @@ function allocationBuilder(model: ClusterModel, timing: Timing): AllocationBuild
     const inventory = nodeIndex === undefined ? undefined : model.view.inventory(nodeIndex);
     if (claim === undefined || inventory === undefined) throw gone(`claim ${effect.claim.name} or node ${effect.node}`);
     const placed = effect.placed.devices.map(({ driver, pool, device, ...grant }) => {
-      const entry = inventory.devices[inventory.indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
-      if (entry === undefined) throw gone(`device ${driver}/${pool}/${device}`);
+      const key = deviceKey(driver, pool, device);
+      const entry = inventory.devices[inventory.indexOf.get(key) ?? -1];
+      if (entry === undefined) throw gone(`device ${key}`);
       return { ...grant, device: entry };
     });
     const nowIso = wholeSeconds(timing.wallClock());

@@ -1,5 +1,6 @@
 import type { GangPlacement } from "../api/gang.ts";
 import type { Placement, RejectionReason } from "../api/placement.ts";
+import { namespaceOf } from "../gang/keys.ts";
 import type { GangState } from "../gang/lifecycle/state.ts";
 
 /** What one gang, one namespace and all gangs together may take of the control plane. */
@@ -51,10 +52,6 @@ export function createHeldPlaces(): HeldPlaces {
 function keep(counts: Map<string, number>, key: string, count: number): void {
   if (count === 0) counts.delete(key);
   else counts.set(key, count);
-}
-
-export function namespaceOf(key: string): string {
-  return key.slice(0, key.indexOf("/"));
 }
 
 /** @returns for each of the gangs, which are planned together in one namespace, what is wrong with it */

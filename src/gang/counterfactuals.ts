@@ -3,6 +3,7 @@ import type { ClusterModel } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { problemOf } from "./conflict.ts";
 import { fitCache } from "./fit.ts";
+import { nameOf } from "./keys.ts";
 import type { PlanUnit } from "./plan.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { search } from "./search.ts";
@@ -70,7 +71,7 @@ function leaving(model: ClusterModel, unit: PlanUnit, fits: (other: WhatIf) => b
     .map((key) => ({ key, pods: model.view.heldUnder(key).length }))
     .sort((a, b) => a.pods - b.pods || comparePlain(a.key, b.key));
   const found = others.slice(0, maxGangs).find(({ key }) => fits(withoutGang(model, key)));
-  return found ? [`if gang ${found.key.slice(found.key.indexOf("/") + 1)} leaves`] : [];
+  return found ? [`if gang ${nameOf(found.key)} leaves`] : [];
 }
 
 /** Cordoned nodes and those that are not ready. */

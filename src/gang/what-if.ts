@@ -3,6 +3,7 @@ import { changeUsage, copyUsage, emptyUsage, type NodeUsage } from "../topology/
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import type { NodeState } from "../topology/node-table.ts";
 import type { NodeRecord } from "../topology/records.ts";
+import { namespaceOf } from "./keys.ts";
 
 /** What differs from the cluster as it is, node by node. */
 interface Change {
@@ -33,7 +34,7 @@ function readAs(model: ClusterModel, changes: ReadonlyMap<number, Change>): What
 export function withoutGang(model: ClusterModel, key: string): WhatIf {
   const { view } = model;
   const changes = new Map<number, { usage: NodeUsage; used: Record<string, number> }>();
-  const namespace = key.slice(0, key.indexOf("/"));
+  const namespace = namespaceOf(key);
   for (const { placed, requests, podUid } of view.heldUnder(key)) {
     const index = view.indexOf(placed.node);
     if (index === undefined) continue;

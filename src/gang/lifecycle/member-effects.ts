@@ -1,5 +1,6 @@
 import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
+import { deviceKey } from "../../topology/held.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { claimOf, claimReference, coversClaims, reservationState, withReservation } from "./claims.ts";
 import { answer } from "./decision.ts";
@@ -54,10 +55,12 @@ function sharersOf(state: GangState, gang: GangRecord, claim: ClaimRecord, pod: 
 
 function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {
   const own = new Set(pod.claims.map((claim) => claim.claimName));
-  const wanted = new Set(slot.claims.flatMap((claim) => claim.devices.map((d) => `${d.driver}/${d.pool}/${d.device}`)));
+  const wanted = new Set(
+    slot.claims.flatMap((claim) => claim.devices.map((d) => deviceKey(d.driver, d.pool, d.device))),
+  );
   for (const effect of state.inFlight.values()) {
     if (effect.type !== "reserveClaim" || own.has(effect.claim.name)) continue;
-    if (effect.placed.devices.some((d) => wanted.has(`${d.driver}/${d.pool}/${d.device}`))) return true;
+    if (effect.placed.devices.some((d) => wanted.has(deviceKey(d.driver, d.pool, d.device)))) return true;
   }
   return false;
 }

@@ -1,5 +1,6 @@
 import type { GangPlacement } from "../../api/gang.ts";
 import type { PlacedPod, Placement } from "../../api/placement.ts";
+import { deviceKey } from "../../topology/held.ts";
 import { decide } from "./decide.ts";
 import { runningPods } from "./members.ts";
 import {
@@ -147,7 +148,7 @@ function carries(gang: GangRecord, proposal: GangPlacement | undefined): boolean
 }
 
 function placeOf({ podSet, index, node, claims }: PlacedPod): string {
-  const devices = claims.flatMap((claim) => claim.devices.map((d) => `${d.driver}/${d.pool}/${d.device}`));
+  const devices = claims.flatMap((claim) => claim.devices.map((d) => deviceKey(d.driver, d.pool, d.device)));
   return [podSet, index, node, ...devices.sort()].join("\n");
 }
 

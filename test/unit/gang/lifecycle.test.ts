@@ -16,41 +16,24 @@ import {
 } from "../../../src/gang/lifecycle/state.ts";
 import { step } from "../../../src/gang/lifecycle/step.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
-import { driver, exactly } from "../../builders.ts";
+import { driver, exactly, gangRecord, lifecycleContext, podRecord } from "../../builders.ts";
 
 /** A gang `g` of two pods `g-0` and `g-1`, planned for nodes `n0` and `n1` with one GPU each. Its clock says 100 s. */
 const nowMs = 100_000;
 const gangRef = { name: "g", uid: "gang-uid" };
 const guard = { apiGroup: "scheduling.kllama.ai", resource: "gangs", ...gangRef };
 
-function context(more: Partial<Context> = {}): Context {
-  const at = more.nowMs ?? nowMs;
-  return {
-    nowMs: at,
-    nowIso: () => new Date(at).toISOString().replace(/\.\d+Z$/, "Z"),
-    capacityVersion: 1,
-    nodeFits: () => true,
-    devicesFree: () => true,
-    groupReady: () => true,
-    mayRelease: () => true,
-    ...more,
-  };
-}
+const context = (more: Partial<Context> = {}): Context => lifecycleContext(more.nowMs ?? nowMs, more);
 
 function gang(status: GangStatus = {}, more: Partial<GangRecord> = {}, spec: object = {}): GangRecord {
-  return {
+  return gangRecord({
     namespace: "d",
     ...gangRef,
-    generation: 1,
     resourceVersion: "10",
-    deleting: false,
-    createdAtMs: 0,
-    labels: {},
     spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }], scheduleTimeoutSeconds: 60, ...spec }),
-    problems: [],
     status,
     ...more,
-  };
+  });
 }
 
 function slot(index: number, node = `n${index}`): PlacedPod {
@@ -68,26 +51,15 @@ function gangIn(phase: NonNullable<GangStatus["phase"]>, status: GangStatus = {}
 }
 
 function pod(index: number, more: Partial<PodRecord> = {}): PodRecord {
-  return {
+  return podRecord(`g-${index}`, {
     uid: `u-${index}`,
     namespace: "d",
-    name: `g-${index}`,
     gang: "g",
     index,
-    createdAtMs: 0,
-    priority: 0,
-    schedulerName: "default-scheduler",
     gates: [gangGate],
-    bindMarker: true,
-    terminal: false,
-    deleting: false,
-    ready: false,
-    requests: { cpu: 1000 },
     claims: [{ name: "gpus", claimName: `c-${index}` }],
-    nodeSelector: {},
-    tolerations: [],
     ...more,
-  };
+  });
 }
 
 const released = (index: number, more: Partial<PodRecord> = {}) => pod(index, { gates: [], ...more });

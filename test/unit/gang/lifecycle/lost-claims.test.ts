@@ -1,8 +1,6 @@
 import { expect, test } from "vitest";
-import { gangSpec } from "../../../../src/api/gang.ts";
 import { gangGate } from "../../../../src/api/names.ts";
 import {
-  type Context,
   type Effect,
   type GangState,
   type LifecycleEvent,
@@ -10,42 +8,18 @@ import {
 } from "../../../../src/gang/lifecycle/state.ts";
 import { step } from "../../../../src/gang/lifecycle/step.ts";
 import type { PodRecord } from "../../../../src/topology/records.ts";
-import { podRecord } from "../../../builders.ts";
+import { gangRecord, lifecycleContext, podRecord } from "../../../builders.ts";
 
 /** A pod `p` of a Gang that exists, whose claim `p-gpus-1` was deleted at 100 s. */
 const lostMs = 100_000;
-
-function context(nowMs: number): Context {
-  return {
-    nowMs,
-    nowIso: () => new Date(nowMs).toISOString(),
-    capacityVersion: 1,
-    nodeFits: () => true,
-    devicesFree: () => true,
-    groupReady: () => true,
-    mayRelease: () => true,
-  };
-}
 
 const made = [{ name: "gpus", claimName: "p-gpus-1", templateName: "gpus" }];
 const waiting = (more: Partial<PodRecord> = {}): PodRecord =>
   podRecord("p", { gang: "g", gates: [gangGate], claims: made, ...more });
 
 function lost(pod: PodRecord): GangState {
-  const gang = {
-    namespace: "team",
-    name: "g",
-    uid: "gang-uid",
-    generation: 1,
-    resourceVersion: "1",
-    deleting: false,
-    createdAtMs: 0,
-    labels: {},
-    spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }] }),
-    problems: [],
-    status: { phase: "Pending" as const },
-  };
-  return step({ ...newGangState("team/g"), gang }, [{ type: "pod", pod }], context(lostMs)).state;
+  return step({ ...newGangState("team/g"), gang: gangRecord() }, [{ type: "pod", pod }], lifecycleContext(lostMs))
+    .state;
 }
 
 const tick: LifecycleEvent = { type: "tick" };
@@ -59,11 +33,15 @@ test.for([
   ["not while its claim was never made", 5, { claims: [{ name: "gpus", templateName: "gpus" }] }, []],
   ["not of a claim that people make", 5, { claims: [{ name: "gpus", claimName: "theirs" }] }, []],
 ] as const)("a pod whose claim was deleted is told: %s", ([, seconds, more, expected]) => {
-  const { effects } = step(lost(waiting(more as Partial<PodRecord>)), [tick], context(lostMs + seconds * 1000));
+  const { effects } = step(
+    lost(waiting(more as Partial<PodRecord>)),
+    [tick],
+    lifecycleContext(lostMs + seconds * 1000),
+  );
   expect(news(effects).map(({ status, reason }) => `${status} ${reason}`)).toEqual(expected);
 });
 
-const seconds = (count: number) => context(lostMs + count * 1000);
+const seconds = (count: number) => lifecycleContext(lostMs + count * 1000);
 
 test("the pod is told once, again when that fails, and anew when another claim of it is deleted", () => {
   const told = step(lost(waiting()), [tick], seconds(5));

@@ -1,59 +1,28 @@
 import { expect, test } from "vitest";
-import { gangSpec } from "../../../../src/api/gang.ts";
 import { gangGate } from "../../../../src/api/names.ts";
-import {
-  type Context,
-  type Effect,
-  type GangRecord,
-  type GangState,
-  newGangState,
-} from "../../../../src/gang/lifecycle/state.ts";
+import { type Effect, type GangState, newGangState } from "../../../../src/gang/lifecycle/state.ts";
 import { step } from "../../../../src/gang/lifecycle/step.ts";
 import type { PodRecord } from "../../../../src/topology/records.ts";
-import { podRecord } from "../../../builders.ts";
+import { gangRecord, lifecycleContext, podRecord } from "../../../builders.ts";
 
 /** A pod `p` of a Gang `team/g` that may not exist, seen first at 100 s. */
 const firstMs = 100_000;
 
-function context(nowMs: number): Context {
-  return {
-    nowMs,
-    nowIso: () => new Date(nowMs).toISOString(),
-    capacityVersion: 1,
-    nodeFits: () => true,
-    devicesFree: () => true,
-    groupReady: () => true,
-    mayRelease: () => true,
-  };
-}
-
 const orphan = (more: Partial<PodRecord> = {}): PodRecord =>
   podRecord("p", { gang: "g", gates: [gangGate], createdAtMs: firstMs, ...more });
 
-const gang: GangRecord = {
-  namespace: "team",
-  name: "g",
-  uid: "gang-uid",
-  generation: 1,
-  resourceVersion: "1",
-  deleting: false,
-  createdAtMs: 0,
-  labels: {},
-  spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }] }),
-  problems: [],
-  status: { phase: "Pending" },
-};
+const gang = gangRecord();
 
 /** The state once `pod` was seen at `firstMs`. */
 function seen(pod: PodRecord, more: Partial<GangState> = {}): GangState {
-  return step({ ...newGangState("team/g"), ...more }, [{ type: "pod", pod }], context(firstMs)).state;
+  return step({ ...newGangState("team/g"), ...more }, [{ type: "pod", pod }], lifecycleContext(firstMs)).state;
 }
 
 const told = (effects: readonly Effect[]) =>
   effects.flatMap((effect) => (effect.type === "tellPod" ? [`${effect.status} ${effect.reason}`] : []));
 
 function tellAfter(seconds: number, pod: PodRecord, more: Partial<GangState> = {}) {
-  return told(step(seen(pod, more), [{ type: "tick" }], context(firstMs + seconds * 1000)).effects);
+  return told(step(seen(pod, more), [{ type: "tick" }], lifecycleContext(firstMs + seconds * 1000)).effects);
 }
 
 test.for([
@@ -70,15 +39,15 @@ test.for([
 
 test("an older pod whose Gang is deleted is told 30 s after that", () => {
   const state = seen(orphan({ createdAtMs: 0 }), { gang });
-  const gone = step(state, [{ type: "gangGone", uid: "gang-uid" }], context(firstMs + 1_000));
+  const gone = step(state, [{ type: "gangGone", uid: "gang-uid" }], lifecycleContext(firstMs + 1_000));
   expect(told(gone.effects)).toEqual([]);
   expect(gone.wakeAtMs).toBe(firstMs + 31_000);
-  const later = step(gone.state, [{ type: "tick" }], context(firstMs + 31_000));
+  const later = step(gone.state, [{ type: "tick" }], lifecycleContext(firstMs + 31_000));
   expect(told(later.effects)).toEqual(["False GangNotFound"]);
 });
 
 test("the message says what to do, with the pod's names", () => {
-  const { effects } = step(seen(orphan()), [{ type: "tick" }], context(firstMs + 30_000));
+  const { effects } = step(seen(orphan()), [{ type: "tick" }], lifecycleContext(firstMs + 30_000));
   expect(effects[0]).toMatchObject({
     pod: { namespace: "team", name: "p" },
     message:
@@ -89,8 +58,8 @@ test("the message says what to do, with the pod's names", () => {
 
 test("when the Gang comes, a pod that was told so is told that it is over; others are not", () => {
   const state = seen(orphan({ gangCondition: "False" }));
-  const came = step(state, [{ type: "gang", gang }], context(firstMs + 60_000));
+  const came = step(state, [{ type: "gang", gang }], lifecycleContext(firstMs + 60_000));
   expect(told(came.effects)).toEqual(["True GangFound"]);
-  const quiet = step(seen(orphan()), [{ type: "gang", gang }], context(firstMs + 60_000));
+  const quiet = step(seen(orphan()), [{ type: "gang", gang }], lifecycleContext(firstMs + 60_000));
   expect(told(quiet.effects)).toEqual([]);
 });
