@@ -1,6 +1,4 @@
-import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
-import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
-import { namespaceOf } from "../gang/keys.ts";
+import type { PlacedPod } from "../api/placement.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -11,56 +9,26 @@ import {
   heldPods,
   isForgettable,
   type LifecycleEvent,
-  memberKey,
   newGangState,
   type Outcome,
   releasedPods,
 } from "../gang/lifecycle/state.ts";
 import { step } from "../gang/lifecycle/step.ts";
-import { slotKey, validateGang } from "../gang/members.ts";
-import { expectedWorkload } from "../gang/workload.ts";
+import { validateGang } from "../gang/members.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
-import type { ClusterModel, HeldPod } from "../topology/model.ts";
-import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
+import { createAlarms } from "./alarms.ts";
 import { createDoubts, doubtKey } from "./doubts.ts";
 import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
-import {
-  createHeldPlaces,
-  defaultLimits,
-  type HeldPlaces,
-  limitFaults,
-  type PlannerLimits,
-  placementFault,
-} from "./limits.ts";
-import { byQueueOrder, groupOf, priorityOf, type Queued, roleIn, unitFor } from "./pending-plans.ts";
+import { createGangGroups } from "./gang-groups.ts";
+import { createGangHolds } from "./gang-holds.ts";
+import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
+import { byQueueOrder } from "./pending-plans.ts";
+import { createPlanQueue, queued } from "./plan-queue.ts";
+import type { CoordinatorPorts } from "./ports.ts";
 import { createSingles, type Singles } from "./singles.ts";
-
-/** What the coordinator tells the outside. */
-export interface CoordinatorPorts {
-  /** Starts a write; its result comes back through `written`. Must not call back synchronously. */
-  write(effect: WriteEffect, owner: string): void;
-  event(
-    subject: { kind: "Gang" | "Pod"; namespace: string; name: string; uid: string },
-    event: { reason: string; note: string; warning: boolean },
-  ): void;
-  answer(call: number, error: string | undefined): void;
-  nowMs(): number;
-  nowIso(): string;
-  /** Calls `flush` once, after `delayMs`. */
-  schedule(delayMs: number): void;
-  planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
-  /** kube-scheduler does not let a pod go where it was planned. */
-  planRefused(what: { pod: string; node: string; message: string }): void;
-  /** Something that kllama should have been asked for came past it. */
-  bypassed(how: Bypass): void;
-}
-
-/**
- * `ungated`: a pod with claims on managed devices that has no gate. `unmarked`: a pod with a gang's label that kube-scheduler
- * binds without asking. `bound`: a member that somebody else bound.
- */
-type Bypass = "ungated" | "unmarked" | "bound";
 
 /**
  * Owns the model of the cluster and the state of every gang, and turns what is observed into effects. Everything is
@@ -107,8 +75,6 @@ export interface Coordinator {
 interface Entry {
   state: GangState;
   events: LifecycleEvent[];
-  /** The placement that the model holds for this gang, by identity. */
-  held?: readonly PlacedPod[] | undefined;
 }
 
 /** Writes that answer one bind call belong to the call. */
@@ -116,9 +82,6 @@ const callOwner = "call:";
 
 /** As long as kube-scheduler waits for a bind call: who is not bound then will not be bound by waiting for others. */
 const releasePatienceMs = 30_000;
-
-/** Planning may not hold the event loop for longer than this before others get their turn. */
-const planningSliceMs = 25;
 
 export function createCoordinator(
   model: ClusterModel,
@@ -129,16 +92,14 @@ export function createCoordinator(
   const window: ReleaseWindow = createReleaseWindow(limits.releasedPods, releasePatienceMs);
   const heldPlaces: HeldPlaces = createHeldPlaces();
   const entries = new Map<string, Entry>();
-  const groups = new Map<string, PlacementGroupRecord>();
+  const groups = createGangGroups(() => [...entries.values()].map(({ state }) => state));
   const gangOfPod = new Map<string, string>();
   /** namespace/claim → gang keys that look at it. */
   const gangsOfClaim = new Map<string, Set<string>>();
   const fresh = createFreshness();
   const doubts = createDoubts(model);
+  const holds = createGangHolds(model, heldPlaces, doubts);
   const dirty = new Set<string>();
-  const wantsPlan = new Set<string>();
-  /** Those that asked for a plan in this round. */
-  const asked = new Set<string>();
   /** Gangs that were refused: freed capacity is news for them. */
   const refused = new Set<string>();
   const alarms = createAlarms();
@@ -154,6 +115,19 @@ export function createCoordinator(
     () => touch(),
     (owner) => doubts.releasing(owner),
   );
+  const queue = createPlanQueue({
+    model,
+    ports,
+    limits,
+    places: heldPlaces,
+    holds,
+    groups,
+    singles,
+    stateOf: (key) => entries.get(key)?.state,
+    nodeFits,
+    tell,
+    decide: decideFor,
+  });
 
   function write(effect: WriteEffect, owner: string): void {
     doubts.sent(effect, owner);
@@ -316,35 +290,10 @@ export function createCoordinator(
     for (const other of entries.values()) {
       const sibling = other.state.gang;
       if (sibling === undefined || sibling.namespace !== gang.namespace) continue;
-      if (groupNamed(other.state) === undefined) continue;
+      if (groups.of(other.state) === undefined) continue;
       if (moved && other.state.rejection !== undefined) tell(other.state.key, { type: "groupChanged" });
       else dirty.add(other.state.key);
     }
-  }
-
-  function groupNamed(state: GangState): PlacementGroupRecord | undefined {
-    if (groups.size === 0 || state.gang === undefined) return undefined;
-    const { namespace, spec } = state.gang;
-    if (spec.placementGroup !== undefined) return groups.get(`${namespace}/${spec.placementGroup}`);
-    return groupOf(
-      state,
-      [...groups.values()].filter((group) => group.namespace === namespace),
-    );
-  }
-
-  function groupMembers(group: PlacementGroupRecord): GangState[] {
-    return [...entries.values()].map((e) => e.state).filter((state) => roleIn(group, state) !== undefined);
-  }
-
-  /** The barrier of a PlacementGroup: its base set commits only when every gang that it needs is complete at it. */
-  function groupReady(state: GangState): boolean {
-    const group = groupNamed(state);
-    if (group === undefined) return state.gang?.spec.placementGroup === undefined;
-    const members = groupMembers(group).map((member) => (member.key === state.key ? state : member));
-    return group.spec.members.every((role) => {
-      const there = members.filter((member) => roleIn(group, member) === role.role && isAtBarrier(member));
-      return there.length >= role.minInstances;
-    });
   }
 
   function context(): Context {
@@ -354,14 +303,13 @@ export function createCoordinator(
       capacityVersion: model.capacityVersion,
       nodeFits,
       devicesFree,
-      groupReady,
+      groupReady: groups.isReady,
       mayRelease,
     };
   }
 
   function mayRelease(state: GangState, pods: number): boolean {
-    const group = groupNamed(state);
-    const companions = group === undefined ? [] : groupMembers(group).map(({ key }) => key);
+    const companions = groups.companions(state).map(({ key }) => key);
     return window.request(state.key, pods, companions, ports.nowMs());
   }
 
@@ -408,7 +356,7 @@ export function createCoordinator(
     found.events = [];
     const result = step(found.state, events, context());
     found.state = result.state;
-    holdInModel(found);
+    holds.settle(found.state);
     for (const effect of result.effects) perform(found.state, effect);
     trackRelease(found.state);
     alarms.set(key, result.wakeAtMs);
@@ -417,27 +365,8 @@ export function createCoordinator(
     if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
   }
 
-  function holdInModel(found: Entry): void {
-    const held = heldPods(found.state);
-    if (held === found.held || (held.length === 0 && (found.held ?? []).length === 0)) return;
-    const { key } = found.state;
-    if ((found.held ?? []).length > 0) doubts.releasing(key);
-    found.held = held;
-    holdPlaces(found.state, held);
-  }
-
-  function holdPlaces(state: GangState, pods: readonly PlacedPod[]): void {
-    const { key } = state;
-    heldPlaces.set(key, pods.length);
-    model.hold(
-      key,
-      namespaceOf(key),
-      pods.map((placed) => toHeldPod(state, placed)),
-    );
-  }
-
   function perform(state: GangState, effect: Effect): void {
-    if (effect.type === "plan") wantsPlan.add(state.key);
+    if (effect.type === "plan") queue.ask(state.key);
     else if (effect.type === "answer") ports.answer(effect.call, effect.error);
     else if (effect.type === "planRefused") ports.planRefused(effect);
     else if (effect.type === "event") reportEvent(state, effect.reason, effect.note, effect.warning);
@@ -449,143 +378,6 @@ export function createCoordinator(
     if (gang === undefined) return;
     const { namespace, name, uid } = gang;
     ports.event({ kind: "Gang", namespace, name, uid }, { reason, note, warning });
-  }
-
-  /**
-   * Plans gangs and single pods in queue order, in one batch: nothing of it is carried out before its end, so that
-   * earlier ones can still make room for later ones.
-   * @returns false when time was up before the queue was empty.
-   */
-  function planWaiting(): boolean {
-    asked.clear();
-    const startMs = ports.nowMs();
-    const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
-    const gangs = [...wantsPlan].map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
-    for (const { key } of gangs) asked.add(key);
-    const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
-    // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
-    if (queue.length === 0) return true;
-    const decided = new Map<string, Placement>();
-    const holds: BatchHolds = {
-      take(gang, placement) {
-        if (singles.take(gang, placement)) return;
-        const key = `${gang.namespace}/${gang.name}`;
-        decided.set(key, placement);
-        doubts.releasing(key);
-        holdForNow(key, [...withoutPlaces(gang.placed, placement.pods), ...placement.pods]);
-      },
-      giveBack(gang) {
-        if (singles.giveBack(gang)) return;
-        const key = `${gang.namespace}/${gang.name}`;
-        decided.delete(key);
-        holdForNow(key, entries.get(key)?.held ?? []);
-      },
-      inTime,
-    };
-    const batch = createBatch(model, holds, { workload: expectedWorkload(model) });
-    const unmoved: string[] = [];
-    let done = true;
-    for (const each of queue) {
-      if (!inTime()) {
-        done = false;
-        break;
-      }
-      if ("uid" in each) singles.planOne(each.uid, batch);
-      else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch));
-    }
-    for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key));
-    return done;
-  }
-
-  function holdForNow(key: string, pods: readonly PlacedPod[]): void {
-    const state = entries.get(key)?.state;
-    if (state !== undefined) holdPlaces(state, pods);
-  }
-
-  /** @returns gangs that were planned; those that got nothing new keep what they have. */
-  function planOne(state: GangState, batch: Batch): string[] {
-    const group = groupNamed(state);
-    const members = group === undefined ? [] : groupMembers(group);
-    const answer = unitFor(state, group, members, readyAmong(members), nodeFits);
-    wantsPlan.delete(state.key);
-    if (state.gang === undefined) return [];
-    if ("waiting" in answer) {
-      refuse(state, "WaitingForPlacementGroup", answer.waiting);
-      return [];
-    }
-    if (overLimit(answer.keys)) return [];
-    const startMs = ports.nowMs();
-    const result = batch.plan(answer.unit);
-    const milliseconds = ports.nowMs() - startMs;
-    for (const key of answer.keys) wantsPlan.delete(key);
-    if ("plans" in result) {
-      ports.planned("placed", milliseconds, result.explored, "");
-      return answer.keys;
-    }
-    ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
-    for (const key of answer.keys) refuseOne(key, result.rejections);
-    return [];
-  }
-
-  /** Refuses the gangs of a unit if one of them is over a limit of this installation. */
-  function overLimit(keys: readonly string[]): boolean {
-    const states = keys.map((key) => entries.get(key)?.state).filter((state) => state !== undefined);
-    const faults = limitFaults(states, heldPlaces, limits);
-    if (faults.every((fault) => fault === undefined)) return false;
-    for (const [i, state] of states.entries()) {
-      wantsPlan.delete(state.key);
-      const fault = faults[i] ?? {
-        reason: "WaitingForPlacementGroup" as const,
-        message: "another gang of the PlacementGroup is over a limit",
-      };
-      refuse(state, fault.reason, fault.message);
-    }
-    return true;
-  }
-
-  /** Whoever asked is answered, even if only others of its group are at fault: it asks for nothing until then. */
-  function refuseOne(key: string, rejections: readonly Rejection[]): void {
-    const rejection = rejections.find((each) => keyOf(each) === key);
-    if (rejection !== undefined) {
-      tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
-      return;
-    }
-    const names = rejections.map(({ gang }) => gang).join(", ");
-    const message = `is placed together with ${names}, which cannot be placed now`;
-    refuse(entry(key).state, "WaitingForPlacementGroup", message);
-  }
-
-  /**
-   * Gangs of a group become complete one by one. Those that were refused, for want of the others or of room, are still
-   * ready when their members are the same; they do not ask again by themselves. Also one that was refused a moment ago,
-   * so that it keeps its turn.
-   */
-  function readyAmong(members: readonly GangState[]): ReadonlySet<string> {
-    const refused = members.filter((member) => member.rejection?.members === memberKey(member));
-    return new Set([...wantsPlan, ...asked, ...refused.map((member) => member.key)]);
-  }
-
-  /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
-  function acceptPlan(key: string, placement: Placement | undefined): void {
-    const state = entries.get(key)?.state;
-    if (placement !== undefined && placement.pods.length > 0) {
-      const fault = state === undefined ? undefined : placementFault(state, placement);
-      if (state !== undefined && fault !== undefined) {
-        holdForNow(key, entries.get(key)?.held ?? []);
-        refuse(state, fault.reason, fault.message);
-        return;
-      }
-      tell(key, { type: "planned", placement });
-      decideFor(key);
-      return;
-    }
-    if (state !== undefined) refuse(state, "InsufficientDevices", "the members beyond minCount wait for room");
-  }
-
-  function refuse(state: GangState, reason: RejectionReason, message: string): void {
-    const { namespace, name } = state.gang ?? { namespace: "", name: "" };
-    const rejection = { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
-    tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
   }
 
   function flush(): void {
@@ -603,7 +395,7 @@ export function createCoordinator(
       for (const key of keys) decideFor(key);
       const singlesInTime = singles.flush();
       if (dirty.size === 0) admitReleases();
-      if (dirty.size === 0) inTime = planWaiting() && singlesInTime;
+      if (dirty.size === 0) inTime = queue.planAll() && singlesInTime;
     } while ((dirty.size > 0 || singles.isDirty()) && inTime);
     flushing = false;
     if (inTime) scheduleNext();
@@ -677,8 +469,7 @@ export function createCoordinator(
     observeGang,
     observeGangGone,
     observeGroup(key, group) {
-      if (group === undefined) groups.delete(key);
-      else groups.set(key, group);
+      groups.set(key, group);
       for (const gangKey of entries.keys()) tell(gangKey, { type: "groupChanged" });
     },
     observeInventory() {
@@ -721,7 +512,7 @@ export function createCoordinator(
       let arrivals = 0;
       for (const { state } of entries.values()) arrivals += state.arrivals.size;
       const { pods: released, waiting: awaitingRelease } = window.stats(ports.nowMs());
-      return { gangs: entries.size, arrivals, planning: wantsPlan.size, released, awaitingRelease };
+      return { gangs: entries.size, arrivals, planning: queue.size, released, awaitingRelease };
     },
   };
 
@@ -745,7 +536,7 @@ export function createCoordinator(
   }
 
   function touchNode(name: string): void {
-    for (const [key, { held }] of entries) if (held?.some((placed) => placed.node === name)) dirty.add(key);
+    for (const key of holds.onNode(name)) dirty.add(key);
   }
 
   function revalidate(gang: GangRecord): void {
@@ -758,73 +549,4 @@ export function createCoordinator(
 
 function isTrouble({ reason }: Extract<WriteEffect, { type: "tellPod" }>): boolean {
   return reason === "GangNotFound" || reason === "ClaimMissing";
-}
-
-interface Alarms {
-  set(key: string, atMs: number | undefined): void;
-  /** Keys whose time has come; they are forgotten. */
-  due(nowMs: number): string[];
-  /** No alarm is due before this time; it may be early, never late. */
-  next(): number;
-}
-
-/** One alarm per gang. Most are moved long before they ring, so only the earliest is kept in order. */
-function createAlarms(): Alarms {
-  const times = new Map<string, number>();
-  let earliestMs = Number.POSITIVE_INFINITY;
-  return {
-    set(key, atMs) {
-      if (atMs === undefined) {
-        times.delete(key);
-        return;
-      }
-      times.set(key, atMs);
-      earliestMs = Math.min(earliestMs, atMs);
-    },
-    due(nowMs) {
-      if (nowMs < earliestMs) return [];
-      const due: string[] = [];
-      earliestMs = Number.POSITIVE_INFINITY;
-      for (const [key, atMs] of times) {
-        if (atMs <= nowMs) due.push(key);
-        else earliestMs = Math.min(earliestMs, atMs);
-      }
-      for (const key of due) times.delete(key);
-      return due;
-    },
-    next: () => earliestMs,
-  };
-}
-
-function queued(state: GangState): Queued & { state: GangState } {
-  const { key } = state;
-  return { key, priority: priorityOf(state), createdAtMs: state.gang?.createdAtMs ?? 0, state };
-}
-
-function withoutPlaces(pods: readonly PlacedPod[], taken: readonly PlacedPod[]): PlacedPod[] {
-  const slots = new Set(taken.map(({ podSet, index }) => slotKey(podSet, index)));
-  return pods.filter(({ podSet, index }) => !slots.has(slotKey(podSet, index)));
-}
-
-function keyOf(subject: { namespace: string; gang: string }): string {
-  return `${subject.namespace}/${subject.gang}`;
-}
-
-function isAtBarrier(state: GangState): boolean {
-  const { phase, placement } = state.gang?.status ?? {};
-  if (phase === "Binding" || phase === "Scheduled") return true;
-  if (phase !== "Reserved") return false;
-  const byName = new Map([...state.pods.values()].filter((pod) => !pod.deleting).map((pod) => [pod.name, pod]));
-  return (placement?.pods ?? []).every((placed) => {
-    const pod = byName.get(placed.pod);
-    return pod !== undefined && (pod.nodeName !== undefined || state.arrivals.get(pod.uid)?.node === placed.node);
-  });
-}
-
-function toHeldPod(state: GangState, placed: PlacedPod): HeldPod {
-  for (const pod of state.pods.values()) {
-    if (pod.name === placed.pod) return { placed, requests: pod.requests, podUid: pod.uid };
-  }
-  const nothing: Resources = {};
-  return { placed, requests: nothing };
 }

@@ -11,9 +11,9 @@ import { pauseAfter } from "../gang/lifecycle/step.ts";
 import { type GangRequest, singlePodGang } from "../gang/plan.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
-import type { CoordinatorPorts } from "./coordinator.ts";
 import type { WriteEffect } from "./effects.ts";
 import { podKey, type Queued } from "./pending-plans.ts";
+import type { CoordinatorPorts } from "./ports.ts";
 
 /** Pods without a Gang whose claims kllama allocates (see `decideSingle`). Owners of their effects are `pod:UID`. */
 export interface Singles {

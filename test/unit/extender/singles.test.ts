@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { gangGate } from "../../../src/api/names.ts";
-import type { CoordinatorPorts } from "../../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../../src/extender/effects.ts";
+import type { CoordinatorPorts } from "../../../src/extender/ports.ts";
 import { createSingles } from "../../../src/extender/singles.ts";
 import { createBatch } from "../../../src/gang/batch.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";

@@ -1,0 +1,71 @@
+import type { GangState } from "../gang/lifecycle/state.ts";
+import type { PlacementGroupRecord } from "../kube/project.ts";
+import { groupOf, roleIn } from "./pending-plans.ts";
+
+/** PlacementGroups, and the gangs that belong to them. */
+export interface GangGroups {
+  set(key: string, group: PlacementGroupRecord | undefined): void;
+  readonly size: number;
+  /** The group of a gang; undefined: it belongs to none, or its group does not exist (yet). */
+  of(state: GangState): PlacementGroupRecord | undefined;
+  members(group: PlacementGroupRecord): GangState[];
+  /** The gangs of its group, itself among them; none without a group. */
+  companions(state: GangState): GangState[];
+  /** The barrier of a group: its base set commits only when every gang that it needs is complete at it. */
+  isReady(state: GangState): boolean;
+}
+
+/** @param states every gang that is known, now */
+export function createGangGroups(states: () => GangState[]): GangGroups {
+  const groups = new Map<string, PlacementGroupRecord>();
+
+  function of(state: GangState): PlacementGroupRecord | undefined {
+    if (groups.size === 0 || state.gang === undefined) return undefined;
+    const { namespace, spec } = state.gang;
+    if (spec.placementGroup !== undefined) return groups.get(`${namespace}/${spec.placementGroup}`);
+    return groupOf(
+      state,
+      [...groups.values()].filter((group) => group.namespace === namespace),
+    );
+  }
+
+  function members(group: PlacementGroupRecord): GangState[] {
+    return states().filter((state) => roleIn(group, state) !== undefined);
+  }
+
+  return {
+    set(key, group) {
+      if (group === undefined) groups.delete(key);
+      else groups.set(key, group);
+    },
+    get size() {
+      return groups.size;
+    },
+    of,
+    members,
+    companions(state) {
+      const group = of(state);
+      return group === undefined ? [] : members(group);
+    },
+    isReady(state) {
+      const group = of(state);
+      if (group === undefined) return state.gang?.spec.placementGroup === undefined;
+      const all = members(group).map((member) => (member.key === state.key ? state : member));
+      return group.spec.members.every((role) => {
+        const there = all.filter((member) => roleIn(group, member) === role.role && isAtBarrier(member));
+        return there.length >= role.minInstances;
+      });
+    },
+  };
+}
+
+function isAtBarrier(state: GangState): boolean {
+  const { phase, placement } = state.gang?.status ?? {};
+  if (phase === "Binding" || phase === "Scheduled") return true;
+  if (phase !== "Reserved") return false;
+  const byName = new Map([...state.pods.values()].filter((pod) => !pod.deleting).map((pod) => [pod.name, pod]));
+  return (placement?.pods ?? []).every((placed) => {
+    const pod = byName.get(placed.pod);
+    return pod !== undefined && (pod.nodeName !== undefined || state.arrivals.get(pod.uid)?.node === placed.node);
+  });
+}

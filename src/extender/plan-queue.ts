@@ -1,0 +1,205 @@
+import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
+import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
+import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
+import { slotKey } from "../gang/members.ts";
+import { expectedWorkload } from "../gang/workload.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import type { GangGroups } from "./gang-groups.ts";
+import type { GangHolds } from "./gang-holds.ts";
+import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
+import { byQueueOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
+import type { CoordinatorPorts } from "./ports.ts";
+import type { Singles } from "./singles.ts";
+
+/** Gangs that ask for a plan. */
+export interface PlanQueue {
+  ask(key: string): void;
+  readonly size: number;
+  /** Plans all that wait, single pods too. @returns false when time was up before the queue was empty. */
+  planAll(): boolean;
+}
+
+export interface PlanQueueParts {
+  model: ClusterModel;
+  ports: Pick<CoordinatorPorts, "nowMs" | "planned">;
+  limits: PlannerLimits;
+  places: HeldPlaces;
+  holds: GangHolds;
+  groups: GangGroups;
+  singles: Singles;
+  stateOf(key: string): GangState | undefined;
+  nodeFits: Context["nodeFits"];
+  /** Tells a gang what came of its plan. */
+  tell(key: string, event: LifecycleEvent): void;
+  /** Has it decide at once, so that what it was given is held by its state. */
+  decide(key: string): void;
+}
+
+/** Planning may not hold the event loop for longer than this before others get their turn. */
+const planningSliceMs = 25;
+
+export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
+  const { model, ports, limits, places, holds, groups, singles, stateOf, nodeFits, tell, decide } = parts;
+  const wantsPlan = new Set<string>();
+  /** Those that asked for a plan in this round. */
+  const asked = new Set<string>();
+
+  /**
+   * Plans gangs and single pods in queue order, in one batch: nothing of it is carried out before its end, so that
+   * earlier ones can still make room for later ones.
+   * @returns false when time was up before the queue was empty.
+   */
+  function planAll(): boolean {
+    asked.clear();
+    const startMs = ports.nowMs();
+    const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
+    const gangs = [...wantsPlan].map(stateOf).filter((state) => state !== undefined);
+    for (const { key } of gangs) asked.add(key);
+    const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
+    // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
+    if (queue.length === 0) return true;
+    const decided = new Map<string, Placement>();
+    const batchHolds: BatchHolds = {
+      take(gang, placement) {
+        if (singles.take(gang, placement)) return;
+        const key = `${gang.namespace}/${gang.name}`;
+        decided.set(key, placement);
+        const state = stateOf(key);
+        if (state !== undefined)
+          holds.tryOut(state, [...withoutPlaces(gang.placed, placement.pods), ...placement.pods]);
+      },
+      giveBack(gang) {
+        if (singles.giveBack(gang)) return;
+        const key = `${gang.namespace}/${gang.name}`;
+        decided.delete(key);
+        const state = stateOf(key);
+        if (state !== undefined) holds.restore(state);
+      },
+      inTime,
+    };
+    const batch = createBatch(model, batchHolds, { workload: expectedWorkload(model) });
+    const unmoved: string[] = [];
+    let done = true;
+    for (const each of queue) {
+      if (!inTime()) {
+        done = false;
+        break;
+      }
+      if ("uid" in each) singles.planOne(each.uid, batch);
+      else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch));
+    }
+    for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key));
+    return done;
+  }
+
+  /** @returns gangs that were planned; those that got nothing new keep what they have. */
+  function planOne(state: GangState, batch: Batch): string[] {
+    const members = groups.companions(state);
+    const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
+    wantsPlan.delete(state.key);
+    if (state.gang === undefined) return [];
+    if ("waiting" in answer) {
+      refuse(state, "WaitingForPlacementGroup", answer.waiting);
+      return [];
+    }
+    if (overLimit(answer.keys)) return [];
+    const startMs = ports.nowMs();
+    const result = batch.plan(answer.unit);
+    const milliseconds = ports.nowMs() - startMs;
+    for (const key of answer.keys) wantsPlan.delete(key);
+    if ("plans" in result) {
+      ports.planned("placed", milliseconds, result.explored, "");
+      return answer.keys;
+    }
+    ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
+    for (const key of answer.keys) refuseOne(key, result.rejections);
+    return [];
+  }
+
+  /** Refuses the gangs of a unit if one of them is over a limit of this installation. */
+  function overLimit(keys: readonly string[]): boolean {
+    const states = keys.map((key) => stateOf(key)).filter((state) => state !== undefined);
+    const faults = limitFaults(states, places, limits);
+    if (faults.every((fault) => fault === undefined)) return false;
+    for (const [i, state] of states.entries()) {
+      wantsPlan.delete(state.key);
+      const fault = faults[i] ?? {
+        reason: "WaitingForPlacementGroup" as const,
+        message: "another gang of the PlacementGroup is over a limit",
+      };
+      refuse(state, fault.reason, fault.message);
+    }
+    return true;
+  }
+
+  /** Whoever asked is answered, even if only others of its group are at fault: it asks for nothing until then. */
+  function refuseOne(key: string, rejections: readonly Rejection[]): void {
+    const rejection = rejections.find((each) => keyOf(each) === key);
+    if (rejection !== undefined) {
+      tell(key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
+      return;
+    }
+    const names = rejections.map(({ gang }) => gang).join(", ");
+    const message = `is placed together with ${names}, which cannot be placed now`;
+    const state = stateOf(key);
+    if (state !== undefined) refuse(state, "WaitingForPlacementGroup", message);
+  }
+
+  /**
+   * Gangs of a group become complete one by one. Those that were refused, for want of the others or of room, are still
+   * ready when their members are the same; they do not ask again by themselves. Also one that was refused a moment ago,
+   * so that it keeps its turn.
+   */
+  function readyAmong(members: readonly GangState[]): ReadonlySet<string> {
+    const refused = members.filter((member) => member.rejection?.members === memberKey(member));
+    return new Set([...wantsPlan, ...asked, ...refused.map((member) => member.key)]);
+  }
+
+  /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
+  function acceptPlan(key: string, placement: Placement | undefined): void {
+    const state = stateOf(key);
+    if (placement !== undefined && placement.pods.length > 0) {
+      const fault = state === undefined ? undefined : placementFault(state, placement);
+      if (state !== undefined && fault !== undefined) {
+        holds.restore(state);
+        refuse(state, fault.reason, fault.message);
+        return;
+      }
+      tell(key, { type: "planned", placement });
+      decide(key);
+      return;
+    }
+    if (state !== undefined) refuse(state, "InsufficientDevices", "the members beyond minCount wait for room");
+  }
+
+  function refuse(state: GangState, reason: RejectionReason, message: string): void {
+    const { namespace, name } = state.gang ?? { namespace: "", name: "" };
+    const rejection = { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+    tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
+  }
+
+  return {
+    ask: (key) => {
+      wantsPlan.add(key);
+    },
+    get size() {
+      return wantsPlan.size;
+    },
+    planAll,
+  };
+}
+
+/** How a gang stands in the queue. */
+export function queued(state: GangState): Queued & { state: GangState } {
+  const { key } = state;
+  return { key, priority: priorityOf(state), createdAtMs: state.gang?.createdAtMs ?? 0, state };
+}
+
+function withoutPlaces(pods: readonly PlacedPod[], taken: readonly PlacedPod[]): PlacedPod[] {
+  const slots = new Set(taken.map(({ podSet, index }) => slotKey(podSet, index)));
+  return pods.filter(({ podSet, index }) => !slots.has(slotKey(podSet, index)));
+}
+
+function keyOf(subject: { namespace: string; gang: string }): string {
+  return `${subject.namespace}/${subject.gang}`;
+}

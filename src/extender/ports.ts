@@ -1,0 +1,27 @@
+import type { WriteEffect } from "./effects.ts";
+
+/** What the coordinator tells the outside. */
+export interface CoordinatorPorts {
+  /** Starts a write; its result comes back through `written`. Must not call back synchronously. */
+  write(effect: WriteEffect, owner: string): void;
+  event(
+    subject: { kind: "Gang" | "Pod"; namespace: string; name: string; uid: string },
+    event: { reason: string; note: string; warning: boolean },
+  ): void;
+  answer(call: number, error: string | undefined): void;
+  nowMs(): number;
+  nowIso(): string;
+  /** Calls `flush` once, after `delayMs`. */
+  schedule(delayMs: number): void;
+  planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
+  /** kube-scheduler does not let a pod go where it was planned. */
+  planRefused(what: { pod: string; node: string; message: string }): void;
+  /** Something that kllama should have been asked for came past it. */
+  bypassed(how: Bypass): void;
+}
+
+/**
+ * `ungated`: a pod with claims on managed devices that has no gate. `unmarked`: a pod with a gang's label that kube-scheduler
+ * binds without asking. `bound`: a member that somebody else bound.
+ */
+type Bypass = "ungated" | "unmarked" | "bound";
