@@ -1,6 +1,6 @@
 import type { PlacedPod } from "../api/placement.ts";
 import { namespaceOf } from "../gang/keys.ts";
-import { type GangState, heldPods } from "../gang/lifecycle/state.ts";
+import { type GangState, heldPods, placesGivenUp } from "../gang/lifecycle/state.ts";
 import type { ClusterModel, HeldPod } from "../topology/model.ts";
 import type { Resources } from "../topology/records.ts";
 import type { Doubts } from "./doubts.ts";
@@ -25,11 +25,8 @@ export function createGangHolds(model: ClusterModel, places: HeldPlaces, doubts:
   function hold(state: GangState, pods: readonly PlacedPod[]): void {
     const { key } = state;
     places.set(key, pods.length);
-    model.hold(
-      key,
-      namespaceOf(key),
-      pods.map((placed) => toHeldPod(state, placed)),
-    );
+    const held = pods.map((placed) => toHeldPod(state, placed));
+    model.hold(key, namespaceOf(key), [...held, ...placesGivenUp(state, pods).map(toHeldDevices)]);
   }
 
   return {
@@ -53,6 +50,11 @@ export function createGangHolds(model: ClusterModel, places: HeldPlaces, doubts:
       return [...settled].flatMap(([key, held]) => (held.some((placed) => placed.node === node) ? [key] : []));
     },
   };
+}
+
+/** Nobody will run there, so it takes nothing else of the node; a slot of its own beside that of the new place. */
+function toHeldDevices(place: PlacedPod): HeldPod {
+  return { placed: { ...place, pod: "", podSet: `${place.podSet} (given up)` }, requests: {} };
 }
 
 function toHeldPod(state: GangState, placed: PlacedPod): HeldPod {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import type { Gang } from "../../src/api/gang.ts";
 import { invariants } from "../simulation/invariants.ts";
 import type { People } from "../simulation/people.ts";
 import { violationText } from "../simulation/report.ts";
@@ -50,6 +51,27 @@ test("a later instance of a group is placed once the base set stands, although n
     ],
   });
   expect(lines.some((line) => /gangs g2 .*: Scheduled/.test(line))).toBe(true);
+});
+
+test("members beyond minCount wait while their group is deleted, beside room, until it is there again", async () => {
+  const gangs = [
+    gang("g0", { role: "prefill", pods: 1, minCount: 1, devices: 4 }),
+    gang("g1", { role: "decode", pods: 3, minCount: 1 }),
+  ];
+  const world = { sketch: sketch(gangs, { group: { name: "pd" } }) };
+  const script: NonNullable<RunOptions["script"]> = [
+    [500, (people) => people.nodeGone("n2")],
+    [1_000, (people) => people.createGroup()],
+    [2_000, (people) => people.createGang("g0")],
+    [2_000, (people) => people.createGang("g1")],
+    [20_000, (people) => people.deleteGroup()],
+    [30_000, (people) => people.nodeBack("n2")],
+    [60_000, () => undefined],
+  ];
+  const isThird = (line: string) => /~ pods g1-ranks-\d .*, n2, Pending/.test(line);
+  expect((await expectRight({ ...world, script })).filter(isThird)).toEqual([]);
+  const again = await expectRight({ ...world, script: [...script, [70_000, (people) => people.createGroup()]] });
+  expect(again.filter(isThird)).toHaveLength(1);
 });
 
 test("devices of a claim that outlived its pod with nobody in reservedFor are given back, and the pod's successor has them", async () => {
@@ -137,4 +159,33 @@ test("a reservation that is handled long after its connection broke takes nothin
     ],
   });
   expect(lines.some((line) => /gangs g1 .*: Scheduled/.test(line))).toBe(true);
+});
+
+test("the place that a member of a running gang gives up goes to nobody before its new one is written", async () => {
+  let people: People | undefined;
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { devices: 4 }), gang("g1", { pods: 1, minCount: 1, devices: 4 })]),
+    lateMs({ path, body }) {
+      const pods = (body as Partial<Gang> | undefined)?.status?.placement?.pods ?? [];
+      if (!path.endsWith("/gangs/g0/status") || !pods.some(({ node }) => node === "n2")) return 0;
+      people?.nodeBack("n1");
+      people?.createGang("g1");
+      people = undefined;
+      return 5_000;
+    },
+    script: [
+      [1_000, (some) => some.createGang("g0")],
+      [
+        10_000,
+        (some) => {
+          people = some;
+          some.nodeGone("n1");
+        },
+      ],
+      [60_000, () => undefined],
+    ],
+  });
+  expect(people).toBeUndefined();
+  expect(lines.some((line) => /resourceclaims g0-ranks-.*: n2\//.test(line))).toBe(true);
+  expect(lines.some((line) => /resourceclaims g1-ranks-.*: n1\//.test(line))).toBe(true);
 });

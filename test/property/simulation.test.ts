@@ -25,6 +25,10 @@ describe("the planner in simulated clusters", () => {
     [921, "a Gang is created again while pods are unknown: a place without its claim"],
     [1054, "the same, once its claim was emptied"],
     [1354, "the same, and the node comes back"],
+    [5139, "an API server of two that hears of two terms in the wrong order: a fault of the double"],
+    [4911, "a node comes back whose place a member of a running gang has just given up"],
+    [6101, "a second restart at rest finds what the first one's trial of a refused place changed"],
+    [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],
   ])("seed %i keeps every invariant: %s", async (seed) => {
     const run = await runSeed({ seed });
     if (run.violation !== undefined) expect.fail(violationText(run));

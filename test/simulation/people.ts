@@ -13,6 +13,7 @@ export interface People {
   /** With its pods. */
   createGang(name: string): void;
   createGroup(): void;
+  deleteGroup(): void;
   deleteGang(name: string): void;
   deletePod(name: string): void;
   nodeGone(name: string): void;
@@ -251,6 +252,7 @@ export function createPeople(
     },
     createGang,
     createGroup,
+    deleteGroup,
     deleteGang: (name) => ask(`delete gang ${name}`, "DELETE", paths.gang(name)),
     deletePod(name) {
       const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;

@@ -76,8 +76,9 @@ function judgeGangAtRest(
   const lacking = sketch.minCount - ranks.filter((pod) => pod.spec.nodeName !== undefined).length;
   const complete = ranks.length >= sketch.minCount && (!sketch.leader || members.length > ranks.length);
   const atRest = { phase, complete, lacking };
-  // Whether slices, or a rack that all of a group share, leave room is not to be seen by counting.
-  const counts = sketch.slice === 1 && (sketch.role === undefined || witness.sketch.group?.rack !== "required");
+  // Whether slices, or a rack that all of a group share, leave room is not to be seen by counting; and nobody is placed
+  // in a group that does not exist.
+  const counts = sketch.slice === 1 && (sketch.role === undefined || (groupStands(witness) && !sharesRack(witness)));
   if (phase === "Scheduled") {
     if (unbound.length > 0 && counts && roomFor(witness, sketch, claims) >= unbound.length) {
       witness.fail(
@@ -157,15 +158,22 @@ function roomFor(witness: Witness, sketch: GangSketch, claims: readonly Resource
   return room;
 }
 
+function groupStands({ store, sketch: { group } }: Witness): boolean {
+  return group !== undefined && store.get("placementgroups", `${namespace}/${group.name}`) !== undefined;
+}
+
+function sharesRack({ sketch: { group } }: Witness): boolean {
+  return group?.rack === "required";
+}
+
 /** A group that is complete and fits, all of it at once, is placed. */
 function judgeGroup(
   witness: Witness,
   members: ReadonlyMap<string, GangAtRest>,
   claims: readonly ResourceClaim[],
 ): void {
-  const { store, sketch } = witness;
-  if (sketch.group === undefined || sketch.group.rack === "required") return;
-  if (store.get("placementgroups", `${namespace}/${sketch.group.name}`) === undefined) return;
+  const { sketch } = witness;
+  if (!groupStands(witness) || sharesRack(witness)) return;
   const grouped = sketch.gangs.filter(({ role, name }) => role !== undefined && members.has(name));
   const isPending = ({ name }: GangSketch) => members.get(name)?.phase === "Pending";
   const complete = grouped.filter((gang) => !isPending(gang) || members.get(gang.name)?.complete === true);

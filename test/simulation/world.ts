@@ -143,9 +143,11 @@ function buildWorld(
   const { store } = api;
   store.onCommit(({ resource, object }) => {
     if (resource !== "plannerterms") return;
+    const term = object.spec as PlannerTermSpec;
     for (const server of noticed.keys()) {
+      // Late, but in order: a watch never goes back to an older version.
       clock.after(random.between(20, 1_900), () => {
-        noticed[server] = object.spec as PlannerTermSpec;
+        if ((noticed[server]?.epoch ?? 0) < term.epoch) noticed[server] = term;
       });
     }
   });
@@ -341,13 +343,19 @@ function buildWorld(
 
   /**
    * Who starts anew in a world at rest finds everything as it left it. The first may still say a refusal in newer words,
-   * and each tries places anew that kube-scheduler refused, which nobody remembers.
+   * and each tries places anew that kube-scheduler refused, which nobody remembers: what comes of that is news too.
    */
   async function idle(): Promise<void> {
     const isTrial = trialsOfRefused();
-    atRest = (commit) => isRefusal(commit) || isTrial(commit);
+    let isFirst = true;
+    let tried = false;
+    atRest = (commit) => {
+      if (isRefusal(commit)) return isFirst || tried || isTrial(commit);
+      tried ||= isTrial(commit);
+      return isTrial(commit);
+    };
     await restart();
-    atRest = isTrial;
+    isFirst = false;
     await restart();
     atRest = () => true;
   }

@@ -24,6 +24,8 @@ export interface SingleState {
   avoided: AvoidedNodes;
   /** The last refusal, how many there were in a row, and what was said. */
   rejectedAt?: { capacityVersion: number; nextMs: number; times: number; note: string };
+  /** Since when a claim that it holds is known to be deleted. */
+  doomedSinceMs?: number;
   /** Whether it came past the gate has been looked at. */
   judged?: boolean;
 }
@@ -36,13 +38,16 @@ export interface SingleContext {
   managed: boolean;
 }
 
+/** As long as a binding can be under way: kube-apiserver ends every request after a minute. */
+const longestBindingMs = 60_000;
+
 /** What to do next for a single pod. Pure; the caller keeps the state and applies the effects. */
 export function decideSingle(state: SingleState, context: SingleContext): { effects: Effect[]; wakeAtMs?: number } {
   const { pod } = state;
   if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
   const doomed = [...state.claims.values()].filter((claim) => claim.deleting && isOurs(state, claim));
-  // kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made.
-  if (doomed.length > 0) return { effects: doomed.map(clear) };
+  if (doomed.length > 0) return letGo(state, doomed, context);
+  delete state.doomedSinceMs;
   // Whose claims these are is known only once they exist: a gate lifted before would send the pod past the planner.
   if (!hasAllClaims(pod, state.claims)) return { effects: [] };
   if (!context.managed) return { effects: release(pod, undefined) };
@@ -59,6 +64,27 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
     return planAnew(state, allocated, context);
   }
   return { effects: reserve(state, state.proposal) };
+}
+
+/**
+ * kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made. But it may have taken
+ * the pod before it saw that, and nobody asks us whether it may bind: emptied then, the claim of a bound pod would have no devices.
+ */
+function letGo(
+  state: SingleState,
+  doomed: readonly ClaimRecord[],
+  context: SingleContext,
+): { effects: Effect[]; wakeAtMs?: number } {
+  if (!mayBeTaken(state)) return { effects: doomed.map(clear) };
+  state.doomedSinceMs ??= context.nowMs;
+  const wakeAtMs = state.doomedSinceMs + longestBindingMs;
+  return context.nowMs < wakeAtMs ? { effects: [], wakeAtMs } : { effects: doomed.map(clear) };
+}
+
+/** By kube-scheduler: no gate is left, or the write that lifts it may have passed. */
+function mayBeTaken({ pod, inFlight, pace }: SingleState): boolean {
+  const release = `release/${pod.uid}`;
+  return pod.gates.length === 0 || inFlight.has(release) || pace.has(release);
 }
 
 /** A claim allocated without its siblings (a crash in between) is given back first: the plan covers all of them. */

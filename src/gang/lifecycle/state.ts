@@ -1,7 +1,9 @@
 import type { GangPlacement, GangSpec, GangStatus } from "../../api/gang.ts";
 import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/placement.ts";
+import { equalJson } from "../../topology/equal.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+import { slotKey } from "../members.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { AvoidedNodes, Trial } from "./refusals.ts";
 
@@ -221,14 +223,26 @@ export function isForgettable(state: GangState): boolean {
 export function heldPods(state: GangState): readonly PlacedPod[] {
   if (state.gang === undefined || state.gang.deleting) return [];
   if (state.proposal !== undefined) return state.proposal.pods;
-  const { phase, placement } = state.gang.status;
-  if (phase === "Reserved" || phase === "Binding" || phase === "Scheduled") return placement?.pods ?? [];
+  if (holdsPlaces(state.gang)) return state.gang.status.placement?.pods ?? [];
   // Where the pods of a Gang run that was deleted and created again is on its way into its status: when it arrives some
   // of them may have ended, and their places must not have been given to others.
   const writing = state.inFlight.get("status") ?? unansweredWrite(state);
   return writing?.type === "writeStatus" && writing.status.phase === "Scheduled"
     ? (writing.status.placement?.pods ?? [])
     : [];
+}
+
+/** Places that the Gang's status says it holds, and that a plan on its way into it gives up: nobody's until it is written. */
+export function placesGivenUp(state: GangState, planned: readonly PlacedPod[]): PlacedPod[] {
+  if (state.gang === undefined || state.gang.deleting || !holdsPlaces(state.gang)) return [];
+  const written = state.gang.status.placement?.pods ?? [];
+  if (planned === written) return [];
+  const next = new Map(planned.map((place) => [slotKey(place.podSet, place.index), place]));
+  return written.filter((place) => !equalJson(place, next.get(slotKey(place.podSet, place.index))));
+}
+
+function holdsPlaces({ status: { phase } }: GangRecord): boolean {
+  return phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
 }
 
 /** A status write that may still come to pass: nobody answered it, and the Gang is as it was. */

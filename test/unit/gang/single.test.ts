@@ -1,4 +1,5 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import { gangGate } from "../../../src/api/names.ts";
 import type { PlacedPod } from "../../../src/api/placement.ts";
 import { decideSingle, type SingleContext, type SingleState } from "../../../src/gang/lifecycle/single.ts";
 import type { ClaimRecord } from "../../../src/topology/records.ts";
@@ -53,8 +54,35 @@ test("a place that kube-scheduler gave back is planned anew instead of reserved 
   expect(said(state)).toEqual(["plan"]);
 });
 
-test("a claim that somebody deletes is let go of, so that another can be made", () => {
-  expect(said(single(allocated({ deleting: true })))).toEqual(["clearClaim"]);
-  const shared = [...reservedFor, { resource: "pods", name: "q", uid: "other" }];
-  expect(said(single(allocated({ deleting: true, reservedFor: shared })))).toEqual([]);
+describe("a claim that somebody deletes", () => {
+  const gated = { ...pod, gates: [gangGate] };
+
+  test("is let go of, so that another can be made, unless others use it", () => {
+    expect(said({ ...single(allocated({ deleting: true })), pod: gated })).toEqual(["clearClaim"]);
+    const shared = [...reservedFor, { resource: "pods", name: "q", uid: "other" }];
+    expect(said({ ...single(allocated({ deleting: true, reservedFor: shared })), pod: gated })).toEqual([]);
+  });
+
+  test("is left alone for a minute when kube-scheduler may be binding its pod at this moment", () => {
+    const state = single(allocated({ deleting: true }));
+    const at = (nowMs: number) => decideSingle(state, { ...context, nowMs });
+    expect(at(1_000)).toEqual({ effects: [], wakeAtMs: 61_000 });
+    expect(at(60_999)).toEqual({ effects: [], wakeAtMs: 61_000 });
+    expect(at(61_000).effects).toMatchObject([{ type: "clearClaim" }]);
+  });
+
+  test("is left alone while the write that lifts its pod's gate may have passed", () => {
+    const state = { ...single(allocated({ deleting: true })), pod: gated };
+    expect(said({ ...state, inFlight: new Set([`release/${pod.uid}`]) })).toEqual([]);
+    expect(said({ ...state, pace: new Map([[`release/${pod.uid}`, { attempts: 1, notBeforeMs: 0 }]]) })).toEqual([]);
+  });
+
+  test("has its minute anew when it is another claim of that name", () => {
+    const state = single(allocated({ deleting: true }));
+    decideSingle(state, context);
+    state.claims.set("c", claim({ uid: "other", resourceVersion: "2" }));
+    decideSingle(state, { ...context, nowMs: 50_000 });
+    state.claims.set("c", allocated({ uid: "other", resourceVersion: "3", deleting: true }));
+    expect(decideSingle(state, { ...context, nowMs: 70_000 })).toEqual({ effects: [], wakeAtMs: 130_000 });
+  });
 });
