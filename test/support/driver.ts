@@ -84,25 +84,56 @@ export interface DriverScene {
   remove(): Promise<void>;
 }
 
+/** Told of every step that changes disk or board as it begins; the next one waits for what `after` returns. */
+export interface StepHooks {
+  before(step: string): void;
+  after(step: string): Promise<void>;
+}
+
+function stepwise<T extends object>(object: T, names: readonly (keyof T & string)[], hooks: StepHooks): T {
+  const steps = names.map((name) => [
+    name,
+    async (...args: unknown[]): Promise<unknown> => {
+      hooks.before(name);
+      const result: unknown = await (object[name] as (...args: unknown[]) => Promise<unknown>)(...args);
+      await hooks.after(name);
+      return result;
+    },
+  ]);
+  return { ...object, ...Object.fromEntries(steps) };
+}
+
 /**
  * Opened again on the same folder it is the driver after a restart; with `locked`, one that runs beside others there. `type`
  * counts unless there is a `machine`.
  */
 export async function openScene(
   type: string,
-  options: { folder?: string; onEffect?: OnEffect; bootId?: string; machine?: Machine; locked?: boolean } = {},
+  options: {
+    folder?: string;
+    onEffect?: OnEffect;
+    bootId?: string;
+    machine?: Machine;
+    locked?: boolean;
+    hooks?: StepHooks;
+  } = {},
 ): Promise<DriverScene> {
   const {
     folder = mkdtempSync(join(tmpdir(), "kllama-driver-")),
     onEffect = () => undefined,
     bootId = "boot",
+    hooks = { before: () => undefined, after: async () => undefined },
   } = options;
   const cdiFolder = join(folder, "cdi");
   const checkpoint = join(folder, "checkpoint.json");
-  const machine =
-    options.machine ?? (await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect));
+  const machine = stepwise(
+    options.machine ?? (await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect)),
+    ["createGpuInstance", "createComputeInstance", "destroyGpuInstance", "setTimeSlice"],
+    hooks,
+  );
   const memory = await readMemory(checkpoint, cdiFolder, bootId);
-  const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
+  const files = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
+  const store = stepwise(files, ["save", "writeSpec", "removeSpec"], hooks);
   const claims = new Map<string, ResourceClaim>();
   const prepared: PreparedClaim[] = [];
   const preparation = createPreparation({
@@ -133,7 +164,7 @@ export async function openScene(
     },
     async unprepare(...names) {
       const wanted = references(names);
-      const answers = await preparation.unprepare(wanted);
+      const answers = await preparation.unprepare(wanted, { cancelled: false });
       return Object.fromEntries(wanted.map(({ name, uid }) => [name, answers[uid]!.error]));
     },
     spec: (name) => readFile(join(cdiFolder, specFile(claims.get(name)?.metadata.uid ?? "")), "utf8"),

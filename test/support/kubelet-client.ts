@@ -17,12 +17,20 @@ export interface KubeletClient {
   notify(status: { plugin_registered: boolean; error: string }): Promise<void>;
   prepare(claims: readonly ClaimReference[], version?: string): Promise<Record<string, PrepareAnswer>>;
   unprepare(claims: readonly ClaimReference[], version?: string): Promise<Record<string, UnprepareAnswer>>;
+  /** A call that the kubelet may give up; the answer then rejects. */
+  begin(verb: "prepare" | "unprepare", claims: readonly ClaimReference[], deadlineMs?: number): KubeletCall;
   /** Calls `onHealth` with each message until the returned function is called. */
   watchHealth(version: string, onHealth: (devices: DeviceHealthMessage[]) => void): () => void;
   close(): void;
 }
 
-type Call = (request: object, answer: (error: ServiceError | null, response: never) => void) => void;
+interface KubeletCall {
+  answer: Promise<Record<string, { error: string }>>;
+  cancel(): void;
+}
+
+type Answer = (error: ServiceError | null, response: never) => void;
+type Call = (request: object, options: { deadline?: number }, answer: Answer) => { cancel(): void };
 
 export function connectKubelet(registration: string, dra: string): KubeletClient {
   const clients: Client[] = [];
@@ -33,7 +41,9 @@ export function connectKubelet(registration: string, dra: string): KubeletClient
   };
   const call = <T>(client: Record<string, Call>, method: string, request: object): Promise<T> =>
     new Promise((resolve, reject) =>
-      client[method]!.call(client, request, (error, response) => (error === null ? resolve(response) : reject(error))),
+      client[method]!.call(client, request, {}, (error, response) =>
+        error === null ? resolve(response) : reject(error),
+      ),
     );
   const registry = clientOf(registrationService, registration);
   const draClients = new Map([...draServices].map(([version, definition]) => [version, clientOf(definition, dra)]));
@@ -48,6 +58,20 @@ export function connectKubelet(registration: string, dra: string): KubeletClient
     async unprepare(claims, version = "v1.DRAPlugin") {
       const client = draClients.get(version)!;
       return (await call<ClaimsResponse<UnprepareAnswer>>(client, "NodeUnprepareResources", { claims })).claims;
+    },
+    begin(verb, claims, deadlineMs) {
+      const client = draClients.get("v1.DRAPlugin")!;
+      const method = verb === "prepare" ? "NodePrepareResources" : "NodeUnprepareResources";
+      const { promise, resolve, reject } = Promise.withResolvers<Record<string, { error: string }>>();
+      const options = deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs };
+      const call = client[method]!.call(
+        client,
+        { claims },
+        options,
+        (error, response: ClaimsResponse<{ error: string }>) =>
+          error === null ? resolve(response.claims) : reject(error),
+      );
+      return { answer: promise, cancel: () => call.cancel() };
     },
     watchHealth(version, onHealth) {
       const client = health.get(version) as unknown as Record<

@@ -101,9 +101,9 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
         const why = upkeep.rebuilding();
         return why === undefined ? preparation.prepare(claims, call) : refused(claims, why);
       }),
-      unprepare: report.timed("unprepare", async (claims) => {
+      unprepare: report.timed("unprepare", async (claims, call: CallState) => {
         const why = upkeep.rebuilding();
-        return why === undefined ? preparation.unprepare(claims) : refused(claims, why);
+        return why === undefined ? preparation.unprepare(claims, call) : refused(claims, why);
       }),
       watchHealth: (send) => watchHealth(machine, nodeName, timing, send),
     },

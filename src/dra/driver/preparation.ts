@@ -2,22 +2,25 @@ import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { type BatchQueue, createBatchQueue } from "./batch-queue.ts";
 import { cdiDeviceId, isClaimUid } from "./cdi.ts";
 import { allocatedDevices, ClaimError } from "./claim.ts";
+import { Abandoned, always, createClaimSteps, type GoOn } from "./claim-steps.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { CallState } from "./dra-server.ts";
 import type { FileLock } from "./file-lock.ts";
 import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
-import { createPartition, destroyPartition } from "./partitions.ts";
-import { overlap, type PreparedClaim, type PreparedDevice, preparedDevice, sameDevices } from "./prepared-claim.ts";
+import { type PreparedClaim, preparedDevice } from "./prepared-claim.ts";
 
 /**
  * Prepares and unprepares claims, one batch after another. Before something exists it stands in the checkpoint; after it
  * is gone it leaves the checkpoint. So whoever reads the checkpoint knows everything that may exist.
+ *
+ * When nobody waits any more for what is done to a claim, no further step of it begins: it stays in the checkpoint as it
+ * stands, `Started` or `Aborted`, as if the process had been killed there, and whoever comes next undoes it.
  */
 export interface Preparation {
   prepare(claims: readonly ClaimReference[], call: CallState): Promise<Record<string, PrepareAnswer>>;
-  unprepare(claims: readonly ClaimReference[]): Promise<Record<string, UnprepareAnswer>>;
+  unprepare(claims: readonly ClaimReference[], call: CallState): Promise<Record<string, UnprepareAnswer>>;
   /** Runs `work` while nothing is being prepared or unprepared. */
   exclusively(work: () => Promise<void>): Promise<void>;
   /** Undoes claims: their partitions, their specs, their entries. Only inside `exclusively`. */
@@ -48,6 +51,7 @@ interface PrepareJob {
 interface UnprepareJob {
   type: "unprepare";
   claims: readonly ClaimReference[];
+  call: CallState;
   done(answers: ReadonlyMap<string, UnprepareAnswer>): void;
 }
 interface ExclusiveJob {
@@ -59,16 +63,17 @@ type Job = PrepareJob | UnprepareJob | ExclusiveJob;
 
 export function createPreparation(options: PreparationOptions): Preparation {
   const { machine, store } = options;
+  const { begin, complete, undo } = createClaimSteps(machine, store);
   const queue: BatchQueue<Job> = createBatchQueue(run, (a, b) => a.type === b.type && a.type !== "exclusive");
 
   return {
     prepare: (claims, call) => answered((done) => queue.push({ type: "prepare", claims, call, done }), claims),
-    unprepare: (claims) => answered((done) => queue.push({ type: "unprepare", claims, done }), claims),
+    unprepare: (claims, call) => answered((done) => queue.push({ type: "unprepare", claims, call, done }), claims),
     exclusively: (work) =>
       new Promise<void>((resolve, reject) => {
         queue.push({ type: "exclusive", work: () => work().then(resolve, reject), fail: reject });
       }),
-    undo,
+    undo: (claims) => undo(claims, always),
     idle: queue.idle,
   };
 
@@ -90,7 +95,9 @@ export function createPreparation(options: PreparationOptions): Preparation {
     else job.done(new Map(job.claims.map(({ uid }) => [uid, { devices: [], error: error.message }])));
   }
 
-  async function runLocked(batch: readonly Job[]): Promise<void> {
+  async function runLocked(jobs: readonly Job[]): Promise<void> {
+    const batch = jobs.filter((job) => job.type === "exclusive" || !job.call.cancelled);
+    for (const job of jobs) if (!batch.includes(job)) refuse(job, new Abandoned());
     const prepares = batch.filter((job) => job.type === "prepare");
     if (prepares.length > 0) await prepareBatch(prepares);
     const unprepares = batch.filter((job) => job.type === "unprepare");
@@ -101,15 +108,14 @@ export function createPreparation(options: PreparationOptions): Preparation {
   async function prepareBatch(jobs: readonly PrepareJob[]): Promise<void> {
     const answers = new Map<string, PrepareAnswer>();
     const fail = (uid: string, error: unknown): void => void answers.set(uid, { devices: [], error: messageOf(error) });
+    const goOn = whileAwaited(jobs);
     const read = await Promise.all(uniqueClaims(jobs).map(readCurrent));
-    // Nobody waits for what was cancelled meanwhile, and an unprepare may follow: begin nothing.
-    const awaited = new Set(uniqueClaims(jobs).map(({ uid }) => uid));
     const inventory = machine.inventory();
     const lookup = { ...inventory, devices: deviceTable(inventory.gpus) };
     const begun: PreparedClaim[] = [];
     for (const { wanted, claim, error } of read) {
       try {
-        if (!awaited.has(wanted.uid)) throw new Error("the call was cancelled");
+        goOn(wanted.uid);
         if (claim === undefined) throw error;
         if (claim.metadata.deletionTimestamp !== undefined && !store.claims.has(wanted.uid)) {
           throw new ClaimError(`claim ${wanted.namespace}/${wanted.name}: is being deleted`);
@@ -118,6 +124,8 @@ export function createPreparation(options: PreparationOptions): Preparation {
         const entry = await begin(
           wanted,
           allocated.map((each) => preparedDevice(each, options.pool)),
+          begun,
+          goOn,
         );
         if (entry.state === "Started") begun.push(entry);
         else answers.set(wanted.uid, answerOf(entry));
@@ -125,7 +133,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
         fail(wanted.uid, failure);
       }
     }
-    if (begun.length > 0) for (const [uid, failure] of await complete(begun)) fail(uid, failure);
+    if (begun.length > 0) for (const [uid, failure] of await complete(begun, goOn)) fail(uid, failure);
     for (const entry of begun) {
       if (answers.has(entry.uid)) continue;
       answers.set(entry.uid, answerOf(entry));
@@ -134,107 +142,15 @@ export function createPreparation(options: PreparationOptions): Preparation {
     for (const job of jobs) job.done(answers);
   }
 
-  /** The claim's entry: an old one that holds good, or a new one that conflicts with no other. */
-  async function begin(wanted: ClaimReference, devices: PreparedDevice[]): Promise<PreparedClaim> {
-    const known = store.claims.get(wanted.uid);
-    if (known?.state === "Completed") {
-      if (!sameDevices(known.devices, devices)) {
-        throw new ClaimError(
-          `claim ${wanted.namespace}/${wanted.name}: its allocation changed while it was prepared; delete the pods that use it`,
-        );
-      }
-      await store.writeSpec(known);
-      return known;
-    }
-    if (known !== undefined) for (const error of (await undo([known])).values()) throw error;
-    for (const other of store.claims.values()) {
-      const taken = devices.find((device) => other.devices.some((theirs) => overlap(device, theirs)));
-      if (taken === undefined) continue;
-      throw new ClaimError(`device ${taken.pool}/${taken.device} is in use by claim ${other.namespace}/${other.name}`);
-    }
-    const entry: PreparedClaim = { ...wanted, state: "Started", devices };
-    store.claims.set(entry.uid, entry);
-    return entry;
-  }
-
-  /** Brings about what the entries list. @returns the failures by UID; those claims are undone. */
-  async function complete(begun: readonly PreparedClaim[]): Promise<ReadonlyMap<string, unknown>> {
-    const failures = new Map<string, unknown>();
-    try {
-      await store.save();
-    } catch (error) {
-      for (const { uid } of begun) store.claims.delete(uid);
-      return new Map(begun.map(({ uid }) => [uid, error]));
-    }
-    for (const claim of begun) {
-      try {
-        for (const device of claim.devices) await bringAbout(device);
-      } catch (error) {
-        failures.set(claim.uid, error);
-      }
-    }
-    // Boards are changed one step after another, which the checkpoint follows; files of claims know nothing of each other.
-    await Promise.all(
-      begun.map(async (claim) => {
-        if (failures.has(claim.uid)) return;
-        try {
-          await store.writeSpec(claim);
-          claim.state = "Completed";
-        } catch (error) {
-          failures.set(claim.uid, error);
-        }
-      }),
-    );
-    const failed = begun.filter(({ uid }) => failures.has(uid));
-    if (failed.length > 0) await undo(failed);
-    if (failed.length === begun.length) return failures;
-    try {
-      await store.save();
-      return failures;
-    } catch (error) {
-      await undo(begun.filter(({ uid }) => !failures.has(uid)));
-      return new Map(begun.map(({ uid }) => [uid, failures.get(uid) ?? error]));
-    }
-  }
-
-  async function bringAbout(device: PreparedDevice): Promise<void> {
-    const { partition, gpu, timeSlice } = device;
-    if (partition !== undefined) await createPartition(machine, { ...device, partition }, store.save);
-    if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, timeSlice);
-    const access = await machine.access(device);
-    if (access.nodes.length + access.references.length > 0) device.access = access;
-  }
-
   async function unprepareBatch(jobs: readonly UnprepareJob[]): Promise<void> {
-    const wanted = new Map(jobs.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const)));
-    const failures = await undo([...wanted.keys()].flatMap((uid) => store.claims.get(uid) ?? []));
+    const wanted = uniqueClaims(jobs);
+    const failures = await undo(
+      wanted.flatMap(({ uid }) => store.claims.get(uid) ?? []),
+      whileAwaited(jobs),
+    );
     const answers = new Map<string, UnprepareAnswer>();
-    for (const uid of wanted.keys()) answers.set(uid, { error: failures.get(uid)?.message ?? "" });
+    for (const { uid } of wanted) answers.set(uid, { error: failures.get(uid)?.message ?? "" });
     for (const job of jobs) job.done(answers);
-  }
-
-  async function undo(claims: readonly PreparedClaim[]): Promise<ReadonlyMap<string, Error>> {
-    const failures = new Map<string, Error>();
-    if (claims.length === 0) return failures;
-    try {
-      for (const claim of claims) claim.state = "Aborted";
-      await store.save();
-      const fail = (claim: PreparedClaim) => (error: Error) => void failures.set(claim.uid, error);
-      await Promise.all(claims.map((claim) => store.removeSpec(claim.uid).catch(fail(claim))));
-      for (const claim of claims) if (!failures.has(claim.uid)) await undoBoards(claim).catch(fail(claim));
-      await store.save();
-    } catch (error) {
-      for (const { uid } of claims) failures.set(uid, error as Error);
-    }
-    return failures;
-  }
-
-  async function undoBoards(claim: PreparedClaim): Promise<void> {
-    for (const { gpu, partition, timeSlice } of claim.devices) {
-      if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, "Default");
-      if (partition !== undefined) await destroyPartition(machine, gpu.uuid, partition);
-    }
-    store.claims.delete(claim.uid);
   }
 
   async function readCurrent(
@@ -252,10 +168,16 @@ export function createPreparation(options: PreparationOptions): Preparation {
   }
 }
 
-/** Claims of the calls that still wait, each once. */
-function uniqueClaims(jobs: readonly PrepareJob[]): ClaimReference[] {
-  const live = jobs.filter(({ call }) => !call.cancelled);
-  return [...new Map(live.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const))).values()];
+/** Claims of all calls, each once. */
+function uniqueClaims(jobs: readonly (PrepareJob | UnprepareJob)[]): ClaimReference[] {
+  return [...new Map(jobs.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const))).values()];
+}
+
+function whileAwaited(jobs: readonly (PrepareJob | UnprepareJob)[]): GoOn {
+  return (claimUid) => {
+    const awaited = jobs.some(({ call, claims }) => !call.cancelled && claims.some(({ uid }) => uid === claimUid));
+    if (!awaited) throw new Abandoned();
+  };
 }
 
 /**

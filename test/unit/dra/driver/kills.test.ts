@@ -5,13 +5,16 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { ResourceClaim } from "../../../../src/api/kubernetes.ts";
-import { cdiSpec, specFile } from "../../../../src/dra/driver/cdi.ts";
-import { decodeCheckpoint } from "../../../../src/dra/driver/checkpoint.ts";
-import { namesIn } from "../../../../src/dra/driver/durable-files.ts";
-import { overlap, type PreparedClaim } from "../../../../src/dra/driver/prepared-claim.ts";
-import { claimObject, type DriverScene, openScene } from "../../../support/driver.ts";
 import type { Life } from "../../../support/driver-child.ts";
+import {
+  claims,
+  closeScene,
+  inherit,
+  judge,
+  machineType,
+  openWithClaims,
+  other,
+} from "../../../support/driver-claims.ts";
 import { act, awaken, type Deed } from "../../../support/driver-life.ts";
 
 /**
@@ -21,27 +24,6 @@ import { act, awaken, type Deed } from "../../../support/driver-life.ts";
 const kills = process.env["KLLAMA_DRIVER_FAULTS"] === "all" ? 200 : 6;
 
 const child = fileURLToPath(new URL("../../../support/driver-child.ts", import.meta.url));
-const type = "dgx-a100-mig";
-const timeSlices = {
-  source: "FromClaim",
-  opaque: {
-    driver: "gpu.kllama.ai",
-    parameters: {
-      ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
-      sharing: { strategy: "TimeSlicing", timeSlicingConfig: { interval: "Long" } },
-    },
-  },
-};
-
-/** All claims of a life: `kept` is prepared throughout, the others come and go. */
-const claims: readonly ResourceClaim[] = [
-  claimObject("kept", ["gpus gpu-1", "part gpu-0-mig-1g10gb-19-6"]),
-  claimObject("parts", ["part gpu-0-mig-2g20gb-14-2", "more gpu-0-mig-1g10gb-19-0", "whole gpu-2"]),
-  claimObject("slices", ["gpus gpu-3", "gpus gpu-4"], { config: [timeSlices] }),
-  claimObject("whole", ["gpus gpu-5"]),
-];
-const other = ["slices", "parts", "whole"];
-
 interface Chapter {
   what: string;
   /** What happened before: the last deed may itself be cut short after `cutAfter` effects. */
@@ -137,81 +119,32 @@ function live(life: Life): Promise<boolean> {
   });
 }
 
-async function open(path: string, onEffect: () => void = () => undefined): Promise<DriverScene> {
-  const driver = await openScene(type, { folder: path, onEffect });
-  for (const claim of claims) driver.claims.set(claim.metadata.name, claim);
-  return driver;
-}
-
-async function close(driver: DriverScene): Promise<void> {
-  await driver.preparation.idle();
-  await driver.machine.close();
-}
-
 /** The chapter's beginning, in a folder, and the number of effects of its deeds. */
 async function begin(chapter: Chapter): Promise<{ folder: string; effects: number }> {
   const path = folder();
   const whole = chapter.cutAfter === undefined ? chapter.before : chapter.before.slice(0, -1);
-  const driver = await open(path);
+  const driver = await openWithClaims(path);
   for (const deed of whole) await act(driver, deed);
-  await close(driver);
+  await closeScene(driver);
   const cut = chapter.before.slice(whole.length);
   if (cut.length > 0) {
-    expect(await live({ folder: path, type, claims, deeds: cut, dieAfter: chapter.cutAfter! }), chapter.what).toBe(
-      true,
-    );
+    expect(
+      await live({ folder: path, type: machineType, claims, deeds: cut, dieAfter: chapter.cutAfter! }),
+      chapter.what,
+    ).toBe(true);
   }
   let effects = 0;
   const rehearsal = folder();
   cpSync(path, rehearsal, { recursive: true });
-  const counted = await open(rehearsal, () => (effects += 1));
+  const counted = await openWithClaims(rehearsal, { onEffect: () => (effects += 1) });
   for (const deed of chapter.deeds) await act(counted, deed);
-  await close(counted);
+  await closeScene(counted);
   return { folder: path, effects };
-}
-
-/** Judges what lies on disk and board: nothing half done, nothing twice, nothing lost and nothing left over. */
-async function judge(driver: DriverScene): Promise<string[]> {
-  const reading = decodeCheckpoint(readFileSync(driver.checkpoint));
-  if (reading.kind !== "sound") throw new Error(`the checkpoint is ${reading.kind}: ${reading.why}`);
-  const prepared = reading.checkpoint.claims;
-  expect(prepared.filter(({ state }) => state !== "Completed")).toEqual([]);
-  for (const [index, one] of prepared.entries()) {
-    for (const rival of prepared.slice(index + 1)) {
-      const twice = one.devices.find((device) => rival.devices.some((theirs) => overlap(device, theirs)));
-      expect(twice, `${one.name} and ${rival.name}`).toBeUndefined();
-    }
-  }
-  expect(await namesIn(driver.cdiFolder).then((names) => names.toSorted())).toEqual(
-    prepared.map(({ uid }) => specFile(uid)).toSorted(),
-  );
-  for (const claim of prepared) expect(JSON.parse(await driver.spec(claim.name))).toEqual(cdiSpec(claim));
-  expect(boardOf(driver)).toEqual(boardFor(prepared));
-  return prepared.map(({ name }) => name).toSorted();
-}
-
-type Board = { instances?: { gpu: string; start: number; uuid?: string }[]; timeSlices?: Record<string, string> };
-
-function boardOf({ folder: path }: DriverScene) {
-  const { instances = [], timeSlices: slices = {} } = JSON.parse(
-    readFileSync(join(path, "machine.json"), "utf8"),
-  ) as Board;
-  return { parts: instances.map(({ gpu, start, uuid }) => `${gpu} ${start} ${uuid}`).toSorted(), slices };
-}
-
-function boardFor(prepared: readonly PreparedClaim[]) {
-  const devices = prepared.flatMap((claim) => claim.devices);
-  return {
-    parts: devices
-      .flatMap(({ gpu, partition }) => (partition ? [`${gpu.uuid} ${partition.start} ${partition.uuid}`] : []))
-      .toSorted(),
-    slices: Object.fromEntries(devices.flatMap(({ gpu, timeSlice }) => (timeSlice ? [[gpu.uuid, timeSlice]] : []))),
-  };
 }
 
 /** The successor wakes up; the kubelet asks again; then all is given back, and others get it. */
 async function outlive(path: string, chapter: Chapter): Promise<void> {
-  const driver = await open(path);
+  const driver = await openWithClaims(path);
   try {
     await awaken(driver);
     const found = await judge(driver);
@@ -224,14 +157,9 @@ async function outlive(path: string, chapter: Chapter): Promise<void> {
     await act(driver, { prepare: chapter.after });
     expect(readFileSync(checkpoint).equals(before)).toBe(true);
     await act(driver, { unprepare: chapter.after });
-    for (const name of ["kept", ...other]) {
-      const { spec, status } = driver.claims.get(name)!;
-      driver.claims.set(`${name}-heir`, { ...claimObject(`${name}-heir`, []), spec, ...(status ? { status } : {}) });
-    }
-    await act(driver, { prepare: ["kept", ...other].map((name) => `${name}-heir`) });
-    expect(await judge(driver)).toHaveLength(4);
+    await inherit(driver);
   } finally {
-    await close(driver);
+    await closeScene(driver);
   }
 }
 
@@ -259,10 +187,16 @@ describe("a driver that is killed", () => {
       const { chapter, from, dieAfter } = boundaries[index % boundaries.length]!;
       const path = folder();
       cpSync(from, path, { recursive: true });
-      const killed = await live({ folder: path, type, claims, deeds: chapter.deeds, dieAfter });
+      const killed = await live({ folder: path, type: machineType, claims, deeds: chapter.deeds, dieAfter });
       expect(killed, `${chapter.what}: effect ${dieAfter}`).toBe(true);
       if (index >= boundaries.length) {
-        await live({ folder: path, type, claims, deeds: [{ awaken: true }, chapter.again], dieAfter: 1 + (kill % 7) });
+        await live({
+          folder: path,
+          type: machineType,
+          claims,
+          deeds: [{ awaken: true }, chapter.again],
+          dieAfter: 1 + (kill % 7),
+        });
       }
       try {
         await outlive(path, chapter);

@@ -207,7 +207,7 @@ describe("a claim that is no longer wanted", () => {
     const uid = "../../../escape";
     const answers = await driver.preparation.prepare([{ namespace: "team", name: "c", uid }], { cancelled: false });
     expect(answers[uid]?.error).toContain("is not a UID");
-    expect(await driver.preparation.unprepare([{ namespace: "team", name: "c", uid }])).toEqual({
+    expect(await driver.preparation.unprepare([{ namespace: "team", name: "c", uid }], { cancelled: false })).toEqual({
       [uid]: { error: "" },
     });
     expect(await readdir(driver.folder)).not.toContain("escape");
