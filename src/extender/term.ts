@@ -1,12 +1,15 @@
 import type { Logger } from "pino";
 import type { KubeClient } from "../kube/client.ts";
-import { beginTerm, probeTerm } from "../kube/planner-term.ts";
+import { beginTerm, noTerm, probeTerm, reviveTerm } from "../kube/planner-term.ts";
 import type { Timing } from "../kube/timing.ts";
 
 /** What keeps every other planner's writes out while we plan. */
 export interface Fence {
-  /** Begins our term and resolves once the API server enforces it; tries again until then, or until the signal. */
-  raise(signal: AbortSignal): Promise<void>;
+  /**
+   * Begins our term and resolves once the API server enforces it; tries again until then, or until the signal. A term that
+   * somebody deletes later is begun anew, as long as `leads` says that we still have the Lease.
+   */
+  raise(signal: AbortSignal, leads: () => boolean): Promise<void>;
   /** What is wrong with it, undefined while it stands. As of the last probe. */
   trouble(): string | undefined;
 }
@@ -58,15 +61,23 @@ export function createFence({ client, holder, log, timing }: FenceOptions): Fenc
     return undefined;
   }
 
-  async function watch(signal: AbortSignal): Promise<void> {
+  async function watch(signal: AbortSignal, leads: () => boolean): Promise<void> {
     while (!signal.aborted) {
       await timing.sleep(trouble === undefined ? probePeriodMs : retryMs, signal);
       if (!signal.aborted) await probe();
+      if (!signal.aborted && trouble === noTerm && leads()) await revive();
     }
   }
 
+  async function revive(): Promise<void> {
+    await reviveTerm(client, holder).then(
+      () => log.info({ holder }, "term begun anew: somebody deleted it"),
+      (error: unknown) => log.warn({ error: String(error) }, "fence"),
+    );
+  }
+
   return {
-    async raise(signal) {
+    async raise(signal, leads) {
       const term = await begin(signal);
       if (term === undefined) return;
       let answered = await probe();
@@ -77,7 +88,7 @@ export function createFence({ client, holder, log, timing }: FenceOptions): Fenc
       if (term.before !== undefined && term.before !== holder) await timing.sleep(settleMs, signal);
       if (signal.aborted) return;
       log.info({ epoch: term.epoch, holder, before: term.before }, "term begun");
-      void watch(signal);
+      void watch(signal, leads);
     },
     trouble: () => trouble,
   };

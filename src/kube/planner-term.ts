@@ -56,6 +56,20 @@ export async function beginTerm(client: KubeClient, holder: string): Promise<{ e
   }
 }
 
+/** What `probeTerm` says when somebody has deleted the term, or nobody has begun one. */
+export const noTerm = `there is no PlannerTerm ${plannerName}`;
+
+/**
+ * Writes a term that somebody deleted anew, as the first; leaves alone one that is there again. For who leads: without a
+ * term the API server lets every planner write. Throws KubeError when the write is refused.
+ */
+export async function reviveTerm(client: KubeClient, holder: string): Promise<void> {
+  const body = { ...kind, metadata: { name: plannerName }, spec: { holder, epoch: 1 } };
+  await client.request("POST", resourcePath(location), { body }).catch((error: unknown) => {
+    if (!isAlreadyExists(error)) throw error;
+  });
+}
+
 async function readTerm(client: KubeClient): Promise<PlannerTerm | undefined> {
   try {
     return await client.request<PlannerTerm>("GET", path);
@@ -77,7 +91,7 @@ function notInstalled(cause: unknown): Error {
  */
 export async function probeTerm(client: KubeClient, holder: string): Promise<string | undefined> {
   const term = await readTerm(client);
-  if (term === undefined) return `there is no PlannerTerm ${plannerName}`;
+  if (term === undefined) return noTerm;
   if (term.spec.holder !== holder) return `term ${term.spec.epoch} is held by ${term.spec.holder}`;
   const [own, other] = await Promise.all([
     dryRun(client, term, holder),

@@ -1,18 +1,24 @@
+import { isDeepStrictEqual } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel, plannerName } from "../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { install } from "../../src/cli/system/system.ts";
+import { createFence } from "../../src/extender/term.ts";
 import { createClient, isNotFound, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { beginTerm, probeTerm, readHolder } from "../../src/kube/planner-term.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
+import { systemTiming } from "../../src/kube/timing.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { createReplicaPod } from "../support/stack.ts";
+import { createPolicySubjects, readTable, type Table, tables, type Writer } from "./policy-table.ts";
 
 const dra = "/apis/resource.k8s.io/v1";
-const admission = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+const admissionGroup = "/apis/admissionregistration.k8s.io/v1";
+const admission = `${admissionGroup}/validatingadmissionpolicies`;
+const rbac = "rbac.authorization.k8s.io";
 const terms = "/apis/scheduling.kllama.ai/v1alpha1/plannerterms";
 const gangs = "/apis/scheduling.kllama.ai/v1alpha1/namespaces/team/gangs";
 const claims = `${dra}/namespaces/team/resourceclaims`;
@@ -162,6 +168,81 @@ describe("the fence", () => {
   });
 });
 
+describe("who may allocate a claim or take its finalizer off", () => {
+  const bindings = `${admissionGroup}/validatingadmissionpolicybindings`;
+  let writers: Record<Writer, KubeClient>;
+
+  /** Policies are followed a moment after they changed. */
+  async function becomes(state: keyof typeof tables): Promise<void> {
+    const expected: Table = tables[state];
+    let found = await readTable(writers);
+    const same = async () => {
+      found = await readTable(writers);
+      return isDeepStrictEqual(found, expected) ? undefined : "not yet";
+    };
+    await eventually(state, same, { timeoutMs: 30_000 }).catch(() => undefined);
+    expect(found, state).toEqual(expected);
+  }
+
+  beforeAll(async () => {
+    const [leader, deposed] = replicas;
+    await beginTerm(leader.client, leader.holder);
+    await standsFor(leader);
+    await createPolicySubjects(admin, leader.client);
+    await bindRole("driver", "cluster-admin", { kind: "ServiceAccount", name: "default", namespace: "team" });
+    // Kubernetes' role `edit` is these rights, put together by a controller that does not run here.
+    await bindRole("editor", "system:aggregate-to-edit", { apiGroup: rbac, kind: "User", name: "editor" });
+    writers = {
+      leader: leader.client,
+      deposed: deposed.client,
+      account: await clientOf((await controlPlane.serviceAccountKubeconfig("team", "default")).path),
+      editor: await clientOf((await controlPlane.kubeconfigFor("editor")).path),
+      scheduler: await clientOf((await controlPlane.kubeconfigFor("system:kube-scheduler")).path),
+    };
+  });
+
+  test("with all installed, with all policies deleted and created again, and without one binding", async () => {
+    await becomes("installed");
+    await deletePolicies();
+    await becomes("without policies");
+    await install(admin);
+    await becomes("installed");
+    await waitForPolicies(admin);
+    await admin.request("DELETE", `${bindings}/account.scheduling.kllama.ai`);
+    await becomes("without the binding of policy account");
+    await install(admin);
+    await becomes("installed");
+  });
+
+  test("under another holder's PlannerTerm", async () => {
+    await beginTerm(admin, "somebody-else");
+    await becomes("under another holder's PlannerTerm");
+    await beginTerm(admin, replicas[0].holder);
+    await becomes("installed");
+  });
+
+  test("without PlannerTerm, which its leader begins anew", async () => {
+    const [{ client, holder }] = replicas;
+    await admin.request("DELETE", `${terms}/${plannerName}`);
+    await becomes("without PlannerTerm");
+    const hurried = (ms: number, signal: AbortSignal) => systemTiming.sleep(Math.min(ms, 100), signal);
+    const timing = { ...systemTiming, sleep: hurried };
+    const fence = createFence({ client, holder, log: { info: () => undefined, warn: () => undefined }, timing });
+    const closing = new AbortController();
+    await fence.raise(closing.signal, () => true);
+    const { metadata } = await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`);
+    await admin.request("DELETE", `${terms}/${plannerName}`);
+    const another = async () =>
+      (await probeTerm(client, holder)) ??
+      ((await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`)).metadata.uid === metadata.uid
+        ? "it is the old one"
+        : undefined);
+    await eventually("a term is begun anew", another, { timeoutMs: 30_000 });
+    await becomes("installed");
+    closing.abort();
+  });
+});
+
 const allPass = {
   claim: "passes",
   finalizer: "passes",
@@ -238,6 +319,28 @@ async function createSubjects(): Promise<void> {
   ] as const) {
     await post(pods, { apiVersion: "v1", kind: "Pod", metadata: { name, labels }, spec: { ...spec, containers } });
   }
+}
+
+/** All of deploy/policies.yaml. */
+async function deletePolicies(): Promise<void> {
+  const kinds = ["validatingadmissionpolicies", "mutatingadmissionpolicies"];
+  for (const collection of [...kinds, ...kinds.map((kind) => kind.replace(/ies$/, "ybindings"))]) {
+    const path = `${admissionGroup}/${collection}`;
+    const { items } = await admin.request<{ items: KubernetesObject[] }>("GET", path);
+    const ours = items.filter(({ metadata }) => metadata.name.endsWith(".scheduling.kllama.ai"));
+    expect(ours.length).toBeGreaterThan(0);
+    for (const { metadata } of ours) await admin.request("DELETE", `${path}/${metadata.name}`);
+  }
+}
+
+async function bindRole(name: string, role: string, subject: object): Promise<void> {
+  await post(`/apis/${rbac}/v1/clusterrolebindings`, {
+    apiVersion: `${rbac}/v1`,
+    kind: "ClusterRoleBinding",
+    metadata: { name },
+    roleRef: { apiGroup: rbac, kind: "ClusterRole", name: role },
+    subjects: [subject],
+  });
 }
 
 function gang(name: string): object {

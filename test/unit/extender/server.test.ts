@@ -265,7 +265,7 @@ describe("bind", () => {
       answered = true;
       return response;
     });
-    await expect.poll(() => binds.length).toBe(1);
+    await expect.poll(() => binds.length, { timeout: 10_000 }).toBe(1);
     expect(binds[0]?.request).toEqual({ podName: "p", podNamespace: "d", podUid: "planned", node: "n1" });
     expect(answered).toBe(false);
     binds[0]?.answer();
@@ -277,7 +277,7 @@ describe("bind", () => {
   test("that is refused says why with status 200, as kube-scheduler expects", async () => {
     const { app, binds, metrics } = setUp();
     const answer = post(app, "/bind", bindArgs());
-    await expect.poll(() => binds.length).toBe(1);
+    await expect.poll(() => binds.length, { timeout: 10_000 }).toBe(1);
     binds[0]?.answer("gang d/g was revoked");
     expect((await answer).statusCode).toBe(200);
     expect((await answer).json()).toEqual({ Error: "gang d/g was revoked" });
@@ -308,7 +308,7 @@ describe("bind", () => {
     };
     const leaving = call("leaving");
     const staying = call("staying");
-    await expect.poll(() => binds.length).toBe(2);
+    await expect.poll(() => binds.length, { timeout: 10_000 }).toBe(2);
     const of = (uid: string) => binds.find(({ request }) => request.podUid === uid);
     const aborted = new Promise((resolve) => of("leaving")?.signal.addEventListener("abort", resolve));
     leaving.destroy();

@@ -44,6 +44,7 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
           ? refuse(404, "NotFound", "not found")
           : { metadata: { name: "kllama-planner", resourceVersion: "1" }, spec: world.term };
       }
+      if (method === "POST" && world.term !== undefined) return refuse(409, "AlreadyExists", "already exists");
       world.term = { ...(options.body?.spec ?? { holder: "", epoch: 0 }) };
       follows = { holder: world.term.holder, atMs: timing.nowMs() + lagMs };
       return {};
@@ -60,10 +61,13 @@ function raise(world: World, lagMs?: number) {
   const startMs = timing.nowMs();
   const raised: { afterMs?: number } = {};
   const closing = new AbortController();
-  void fence.raise(closing.signal).then(() => {
-    raised.afterMs = timing.nowMs() - startMs;
-  });
-  return { timing, fence, raised, warnings, closing };
+  const lease = { ours: true };
+  void fence
+    .raise(closing.signal, () => lease.ours)
+    .then(() => {
+      raised.afterMs = timing.nowMs() - startMs;
+    });
+  return { timing, fence, raised, warnings, closing, lease };
 }
 
 describe("the fence of a new leader", () => {
@@ -126,6 +130,34 @@ describe("the fence of a new leader", () => {
     world.enforced = "me";
     await timing.advance(1_000);
     expect(fence.trouble()).toBeUndefined();
+    closing.abort();
+  });
+
+  test("is begun anew when somebody deletes the term, within half a minute, and by its leader alone", async () => {
+    const world: World = { term: { holder: "me", epoch: 7 }, enforced: "me", kindInstalled: true };
+    const { timing, fence, closing, lease } = raise(world);
+    await timing.advance(10_000);
+    delete world.term;
+    delete world.enforced;
+    lease.ours = false;
+    await timing.advance(40_000);
+    expect(fence.trouble()).toBe("there is no PlannerTerm kllama-planner");
+    expect(world.term).toBeUndefined();
+    lease.ours = true;
+    await timing.advance(3_000);
+    expect(world.term).toEqual({ holder: "me", epoch: 1 });
+    expect(fence.trouble()).toBeUndefined();
+    closing.abort();
+  });
+
+  test("is not begun anew over somebody else's term", async () => {
+    const world: World = { term: { holder: "me", epoch: 7 }, enforced: "me", kindInstalled: true };
+    const { timing, fence, closing } = raise(world);
+    await timing.advance(10_000);
+    world.term = { holder: "successor", epoch: 8 };
+    await timing.advance(60_000);
+    expect(fence.trouble()).toBe("term 8 is held by successor");
+    expect(world.term).toEqual({ holder: "successor", epoch: 8 });
     closing.abort();
   });
 });
