@@ -31,6 +31,8 @@ export function createNodeLoad(): NodeLoad {
 
   const count = (requests: Resources, by: 1 | -1) => {
     for (const name in requests) {
+      // Requests may name the pod itself, which is counted below.
+      if (name === "pods") continue;
       const amount = (used[name] ?? 0) + by * requests[name]!;
       if (amount === 0) delete used[name];
       else used[name] = amount;

@@ -134,6 +134,12 @@ describe("node resources", () => {
     expect(used()).toEqual({});
   });
 
+  test("a pod counts as one pod, also where its requests say so, as those of live pods do", () => {
+    const model = oneNode();
+    model.upsertPod({ ...runningPod(), requests: { cpu: 500, pods: 1 } });
+    expect(model.view.nodes[model.view.indexOf("n")!]!.load.used).toEqual({ cpu: 500, pods: 1 });
+  });
+
   test("what ran on a node is counted when the node comes back", () => {
     const model = oneNode();
     const node = model.node("n")!;
