@@ -115,6 +115,7 @@ export interface Pod extends KubernetesObject {
     tolerations?: Toleration[];
     priority?: number;
     priorityClassName?: string;
+    preemptionPolicy?: string;
     overhead?: Record<string, string>;
     resources?: { requests?: Record<string, string>; limits?: Record<string, string> };
     containers: Container[];

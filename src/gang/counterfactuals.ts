@@ -3,10 +3,12 @@ import type { ClusterModel } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { problemOf } from "./conflict.ts";
 import { fitCache } from "./fit.ts";
-import { nameOf } from "./keys.ts";
+import { nameOf, namespaceOf } from "./keys.ts";
 import type { PlanUnit } from "./plan.ts";
+import { choosePreemption } from "./preemption.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { search } from "./search.ts";
+import type { Victim } from "./victims.ts";
 import { isDown, type WhatIf, withEmptied, withoutGang, withReturned } from "./what-if.ts";
 
 /** Clusters that differ from the present one and are searched at most, and what each search may spend. */
@@ -59,6 +61,30 @@ function returnText({ count, where }: Fewest): string {
 function freeText({ count, where }: Fewest): string {
   const of = where === undefined ? "" : ` of ${where}`;
   return count === 1 ? `if 1 node${of} becomes free` : `if ${count} nodes${of} become free`;
+}
+
+/**
+ * Whom the planner would have leave for the unit if it may: `by preemption of gang X and 2 gangs of others`. Names only of
+ * the unit's namespaces. Nothing where it would preempt nobody.
+ */
+export function preemptionOutlook(model: ClusterModel, unit: PlanUnit, candidates: readonly Victim[]): string[] {
+  const found = choosePreemption(model, unit, candidates, {});
+  if (found === undefined || found.victims.length === 0) return [];
+  const namespaces = new Set(unit.gangs.map(({ namespace }) => namespace));
+  const keys = found.victims.flatMap(({ leavers }) => leavers.flatMap(({ key }) => key ?? []));
+  const pods = found.victims.flatMap(({ leavers }) =>
+    leavers.flatMap((each) => (each.key === undefined ? each.pods : [])),
+  );
+  const named = [
+    ...keys.flatMap((key) => (namespaces.has(namespaceOf(key)) ? [`gang ${nameOf(key)}`] : [])),
+    ...pods.flatMap(({ namespace, name }) => (namespaces.has(namespace) ? [`pod ${name}`] : [])),
+  ];
+  const others = keys.length + pods.length - named.length;
+  const list = [
+    ...named,
+    ...(others === 0 ? [] : [others === 1 ? "1 of another tenant" : `${others} of other tenants`]),
+  ];
+  return [`by preemption of ${list.join(", ")}`];
 }
 
 /** Other gangs of the namespace, those that hold least first. */

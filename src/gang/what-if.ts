@@ -1,9 +1,10 @@
-import { deviceKey } from "../topology/held.ts";
+import { deviceOf, type Held, heldBy, heldKey } from "../topology/held.ts";
 import { changeUsage, copyUsage, emptyUsage, type NodeUsage } from "../topology/inventory.ts";
-import type { ClusterModel, ModelView } from "../topology/model.ts";
+import { type ClusterModel, holdSlot, type ModelView } from "../topology/model.ts";
 import type { NodeState } from "../topology/node-table.ts";
-import type { NodeRecord } from "../topology/records.ts";
+import type { ClaimRecord, NodeRecord, PodRecord, Resources } from "../topology/records.ts";
 import { namespaceOf } from "./keys.ts";
+import { demandsOf } from "./shape.ts";
 
 /** What differs from the cluster as it is, node by node. */
 interface Change {
@@ -30,40 +31,101 @@ function readAs(model: ClusterModel, changes: ReadonlyMap<number, Change>): What
   return { model: { ...model, view: { ...view, nodes, usage } satisfies ModelView }, changed: [...changes.keys()] };
 }
 
+/** Who leaves, with all that it has. */
+export interface Leaver {
+  /** Under which the model holds places for it. */
+  readonly key?: string;
+  /** Bound to nodes, and not over. */
+  readonly pods: readonly PodRecord[];
+  /** Nobody else uses them. */
+  readonly claims: readonly ClaimRecord[];
+}
+
 /** The cluster as if a gang (`namespace/name`) and what it holds were gone. */
 export function withoutGang(model: ClusterModel, key: string): WhatIf {
+  const held = model.view.heldUnder(key);
+  const pods = held.flatMap(({ placed, podUid }) => {
+    const pod = podUid === undefined ? undefined : model.pod(podUid);
+    return pod !== undefined && pod.nodeName === placed.node && !pod.terminal ? [pod] : [];
+  });
+  const names = new Set(held.flatMap(({ placed }) => placed.claims.map(({ claim }) => claim)));
+  const claims = [...names].flatMap((name) => model.claim(namespaceOf(key), name) ?? []);
+  return withoutLeavers(model, [{ key, pods, claims }]);
+}
+
+/** The cluster as if they were gone. A device that somebody else holds too stays taken. */
+export function withoutLeavers(model: ClusterModel, leavers: readonly Leaver[]): WhatIf {
   const { view } = model;
   const changes = new Map<number, { usage: NodeUsage; used: Record<string, number> }>();
-  const namespace = namespaceOf(key);
-  for (const { placed, requests, podUid } of view.heldUnder(key)) {
-    const index = view.indexOf(placed.node);
-    if (index === undefined) continue;
-    const change = changes.get(index) ?? {
-      usage: copyUsage(view.usage(index)),
-      used: { ...view.nodes[index]!.load.used },
-    };
+  const changeOf = (index: number) => {
+    const known = changes.get(index);
+    if (known !== undefined) return known;
+    const change = { usage: copyUsage(view.usage(index)), used: { ...view.nodes[index]!.load.used } };
     changes.set(index, change);
-    const pod = podUid === undefined ? undefined : model.pod(podUid);
-    const bound = pod !== undefined && pod.nodeName === placed.node && !pod.terminal;
-    for (const [name, amount] of Object.entries(bound ? pod.requests : requests)) {
-      change.used[name] = (change.used[name] ?? 0) - amount;
+    return change;
+  };
+  const unload = (node: string, requests: Resources) => {
+    const index = view.indexOf(node);
+    if (index === undefined) return;
+    const { used } = changeOf(index);
+    for (const [name, amount] of demandsOf({ requests })) used[name] = (used[name] ?? 0) - amount;
+  };
+  for (const { key, pods } of leavers) {
+    for (const pod of pods) unload(pod.nodeName!, pod.requests);
+    for (const { placed } of key === undefined ? [] : view.heldUnder(key)) {
+      const index = view.indexOf(placed.node);
+      const load = index === undefined ? undefined : view.nodes[index]?.load;
+      const requests = load?.heldBy(`${namespaceOf(key!)}/${placed.pod}`, holdSlot(key!, placed));
+      if (requests !== undefined) unload(placed.node, requests);
     }
-    change.used["pods"] = (change.used["pods"] ?? 0) - 1;
-    const holders = new Set([`hold:${key}`, ...(podUid === undefined ? [] : [`pod:${podUid}`])]);
-    for (const { claim } of placed.claims) {
-      const uid = model.claim(namespace, claim)?.uid;
-      if (uid !== undefined) holders.add(`claim:${uid}`);
-    }
-    const inventory = view.inventory(index);
-    for (const { driver, pool, device, shareID, adminAccess } of placed.claims.flatMap(({ devices }) => devices)) {
-      const position = inventory.indexOf.get(deviceKey(driver, pool, device));
-      const mine = model.holdersOf(driver, pool, device).every((holder) => holders.has(holder));
-      // Of a share, and of what other nodes reach, nobody can say here what its end would free.
-      if (position === undefined || !mine || shareID !== undefined || adminAccess === true) continue;
-      if (change.usage.used[position]! > 0) changeUsage(inventory, change.usage, position, -1);
+  }
+  const gone = new Set(leavers.flatMap(holdersOf));
+  for (const held of new Map(leavers.flatMap((each) => heldThings(model, each))).values()) {
+    const [driver, pool, device] = partsOf(deviceOf(held));
+    const share = typeof held === "string" ? undefined : held;
+    if (!model.holdersOf(driver, pool, device, share?.id).every((holder) => gone.has(holder))) continue;
+    for (const index of homesOf(view, deviceOf(held), changes.keys())) {
+      const inventory = view.inventory(index);
+      changeUsage(inventory, changeOf(index).usage, inventory.indexOf.get(deviceOf(held))!, -1, share?.consumed);
     }
   }
   return readAs(model, changes);
+}
+
+/** As the ledger names them. */
+function holdersOf({ key, pods, claims }: Leaver): string[] {
+  const holds = key === undefined ? [] : [`hold:${key}`];
+  return [...holds, ...pods.map(({ uid }) => `pod:${uid}`), ...claims.map(({ uid }) => `claim:${uid}`)];
+}
+
+/** What a leaver holds, by its key in the ledger; of a share that only a running pod has nobody can say how large it is. */
+function heldThings(model: ClusterModel, { key, pods, claims }: Leaver): [string, Held][] {
+  const places = key === undefined ? [] : model.view.heldUnder(key);
+  const things = [
+    ...pods.flatMap(({ uid }) => model.heldBy(`pod:${uid}`).filter((held) => !held.includes("#"))),
+    ...places.flatMap(({ placed }) => placed.claims.flatMap(({ devices }) => heldBy(devices))),
+    ...claims.flatMap(({ allocation }) => heldBy(allocation?.devices?.results ?? [])),
+  ];
+  // A claim may have been emptied under its pod, and a place not be reserved yet: what nobody holds frees nothing.
+  return things.flatMap((held) => {
+    const [driver, pool, device] = partsOf(deviceOf(held));
+    const share = typeof held === "string" ? undefined : held.id;
+    return model.holdersOf(driver, pool, device, share).length > 0 ? [[heldKey(held), held]] : [];
+  });
+}
+
+/** Driver, pool and name in the key of a device: only pools have slashes. */
+function partsOf(key: string): [driver: string, pool: string, device: string] {
+  const [first, last] = [key.indexOf("/"), key.lastIndexOf("/")];
+  return [key.slice(0, first), key.slice(first + 1, last), key.slice(last + 1)];
+}
+
+/** Nodes that know the device: one of those given, or all where several can reach its pool. */
+function homesOf(view: ModelView, device: string, likely: Iterable<number>): number[] {
+  const has = (index: number) => view.inventory(index).indexOf.has(device);
+  const near = [...likely].filter(has);
+  if (near.length > 0 && !view.inventory(near[0]!).wide) return near;
+  return view.nodes.flatMap((node) => (node !== undefined && has(node.index) ? [node.index] : []));
 }
 
 /** The cluster as if nothing ran on the nodes. */

@@ -134,6 +134,8 @@ export function projectPod(raw: Pod): PodRecord {
     gangCondition: gangConditionOf(raw),
     unschedulableMessage: unschedulableMessage(raw),
     owner: ownerOf(raw),
+    neverPreempts: spec.preemptionPolicy === "Never" ? (true as const) : undefined,
+    labels: labels[gangLabel] === undefined && spec.resourceClaims === undefined ? undefined : labels,
   };
   return {
     uid: raw.metadata.uid ?? "",

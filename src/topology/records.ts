@@ -70,6 +70,10 @@ export interface PodRecord {
   index?: number;
   createdAtMs: number;
   priority: number;
+  /** `preemptionPolicy: Never`: nobody is preempted for it. */
+  neverPreempts?: true;
+  /** Of members and of pods with claims, which may be evicted; of no others. */
+  labels?: Readonly<Record<string, string>>;
   schedulerName: string;
   /** Names of all scheduling gates still on the pod. */
   gates: readonly string[];
@@ -112,4 +116,21 @@ export interface ClaimRecord {
   deleting: boolean;
   /** The pod that owns a claim made from a template. */
   ownerPodUid?: string;
+}
+
+/** A PodDisruptionBudget, as the Eviction API reads it. */
+export interface BudgetRecord {
+  namespace: string;
+  name: string;
+  /** Absent: it covers no pod. */
+  selector?: LabelSelector;
+  /** Pods that may be evicted now; 0 while its status is older than its spec. */
+  disruptionsAllowed: number;
+  /** `unhealthyPodEvictionPolicy: AlwaysAllow`: pods that are not ready count for nothing. */
+  sparesReadyOnly: boolean;
+}
+
+export interface LabelSelector {
+  matchLabels?: Readonly<Record<string, string>>;
+  matchExpressions?: readonly { key: string; operator: string; values?: readonly string[] }[];
 }

@@ -1,5 +1,6 @@
 import type { Node, Pod, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
 import type { Rejection } from "../../api/placement.ts";
+import { defined } from "../../kube/defined.ts";
 import type { DocumentProblem, SourceObject } from "../../kube/documents.ts";
 import {
   projectClaim,
@@ -363,15 +364,22 @@ const systemPriorities: Readonly<Record<string, number>> = {
   "system-cluster-critical": 2_000_000_000,
 };
 
-/** As the API server's admission sets `spec.priority`. */
+interface PriorityClass extends KindedObject {
+  value: number;
+  globalDefault?: boolean;
+  preemptionPolicy?: string;
+}
+
+/** As the API server's admission sets `spec.priority` and `spec.preemptionPolicy`. */
 function priorities(store: Store): (pod: Pod) => Pod {
-  const classes = objectsOf<KindedObject & { value: number; globalDefault?: boolean }>(store, "PriorityClass");
-  const values = new Map(classes.map(({ metadata, value }) => [metadata.name, value]));
-  const fallback = classes.find(({ globalDefault }) => globalDefault === true)?.value ?? 0;
+  const classes = objectsOf<PriorityClass>(store, "PriorityClass");
+  const fallback = classes.find(({ globalDefault }) => globalDefault === true);
   return (pod) => {
     const { priority, priorityClassName: name } = pod.spec;
     if (priority !== undefined) return pod;
-    const value = name === undefined ? fallback : (values.get(name) ?? systemPriorities[name] ?? fallback);
-    return { ...pod, spec: { ...pod.spec, priority: value } };
+    const found = classes.find(({ metadata }) => metadata.name === name) ?? (name === undefined ? fallback : undefined);
+    const value = found?.value ?? systemPriorities[name ?? ""] ?? fallback?.value ?? 0;
+    const preemptionPolicy = pod.spec.preemptionPolicy ?? found?.preemptionPolicy;
+    return { ...pod, spec: { ...pod.spec, ...defined({ preemptionPolicy }), priority: value } };
   };
 }

@@ -9,14 +9,16 @@ import {
   roleIn,
   unitFor,
 } from "../../extender/pending-plans.ts";
+import { preemptibleIn } from "../../extender/preemptible.ts";
 import { createBatch } from "../../gang/batch.ts";
-import { counterfactualsOf } from "../../gang/counterfactuals.ts";
+import { counterfactualsOf, preemptionOutlook } from "../../gang/counterfactuals.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
 import type { GangRequest, PlanResult, PlanUnit } from "../../gang/plan.ts";
+import { preemptorPriority } from "../../gang/preemption.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
 import type { ClusterModel } from "../../topology/model.ts";
 import type { PodRecord } from "../../topology/records.ts";
@@ -155,12 +157,20 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
     return true;
   }
 
+  function outlookOf(unit: PlanUnit): string[] {
+    const below = preemptorPriority(unit);
+    const keys = new Set(unit.gangs.map(({ namespace, name }) => `${namespace}/${name}`));
+    const groupOfState = (state: GangState) => groupNamed(cluster.groups, state);
+    const others = below === undefined ? undefined : preemptibleIn(model, states.values(), groupOfState, keys, below);
+    return [...preemptionOutlook(model, unit, others?.candidates ?? []), ...counterfactualsOf(model, unit)];
+  }
+
   /** What would make room for the first of those that were refused: each takes some searches. */
   function lookOut(): Map<string, string[]> {
     const startMs = nowMs();
     const byUnit = new Map<PlanUnit, string[]>();
     for (const unit of refusedUnits.values()) {
-      if (byUnit.size < mostOutlooks && !byUnit.has(unit)) byUnit.set(unit, counterfactualsOf(model, unit));
+      if (byUnit.size < mostOutlooks && !byUnit.has(unit)) byUnit.set(unit, outlookOf(unit));
     }
     stats.planMs += nowMs() - startMs;
     return new Map([...refusedUnits].map(([key, unit]) => [key, byUnit.get(unit) ?? []]));

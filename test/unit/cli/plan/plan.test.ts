@@ -290,6 +290,43 @@ describe("output", () => {
     );
   });
 
+  test.for([
+    [10, "PreemptLowerPriority", "by preemption of gang low"],
+    [10, "Never", undefined],
+    [5, "PreemptLowerPriority", undefined],
+  ] as const)(
+    "--explain says whom a gang of priority %s (%s) would have leave for it",
+    async ([priority, preemptionPolicy, expected]) => {
+      const devices = [0, 1, 2].map((gpu) => ({
+        request: "gpus",
+        driver: "gpu.kllama.ai",
+        pool: "a",
+        device: `gpu-${gpu}`,
+      }));
+      const claims = [{ claim: "c", reference: "gpus", devices }];
+      const placement = { pods: [{ pod: "low-0", podSet: "ranks", index: 0, node: "a", claims }] };
+      const low = json({
+        apiVersion: "scheduling.kllama.ai/v1alpha1",
+        kind: "Gang",
+        metadata: { name: "low" },
+        spec: { podSets: [{ name: "ranks", count: 1 }] },
+        status: { phase: "Scheduled", placement },
+      });
+      const runs = pod("low-0", { gang: "low", spec: { nodeName: "a", priority: 5 } });
+      const high = gang("high", { podSets: [{ name: "ranks", count: 1 }] });
+      const resourceClaims = [{ name: "gpus", resourceClaimTemplateName: "four" }];
+      const waits = pod("high-0", { gang: "high", spec: { priority, preemptionPolicy, resourceClaims } });
+      const { rejections } = await plan(`${node("a")}${template("four", 4)}${low}${runs}${high}${waits}`);
+      const [rejection] = rejections;
+      expect(rejection).toMatchObject({ gang: "high", reason: "InsufficientDevices" });
+      expect(rejection!.counterfactuals.filter((text) => text.startsWith("by preemption"))).toEqual(
+        expected === undefined ? [] : [expected],
+      );
+      // Whoever may do it himself is told as before.
+      expect(rejection!.counterfactuals).toContain("if gang low leaves");
+    },
+  );
+
   test("a picture", async () => {
     const { stdout } = await planFiles({ "a.yaml": `${cluster}${gangOf("g", 2, "four")}` }, "-f FOLDER -o picture");
     expect(stdout).toContain("r-0 [A A A A]  r-1 [A A A A]");
