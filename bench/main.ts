@@ -1,6 +1,7 @@
 import process from "node:process";
 import { driverBench } from "./driver.ts";
 import { hungExtender } from "./hung-extender.ts";
+import { exactBench, peersBench } from "./judged.ts";
 import { openbBench } from "./openb.ts";
 import { planBench } from "./plan.ts";
 import { throughput } from "./throughput.ts";
@@ -25,6 +26,14 @@ const benchmarks: Record<string, { summary: string; run: (args: string[]) => Pro
   driver: {
     summary: "milliseconds of the node agent's calls by number of devices, 110 pods at once, and its memory",
     run: driverBench,
+  },
+  peers: {
+    summary: "gangs that fit and are missed by first fit, sums alone, best fit and kllama",
+    run: peersBench,
+  },
+  exact: {
+    summary: "the planner judged by an exact solver on 200 mid-size instances",
+    run: exactBench,
   },
 };
 

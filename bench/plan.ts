@@ -39,7 +39,7 @@ const heldAtATime = 4;
 interface Timing {
   p50Ms: number;
   p99Ms: number;
-  /** Without the time that the thread stood in line for a core. */
+  /** Time that the thread had a core. */
   ownP50Ms: number;
   ownP99Ms: number;
   placed: boolean;
@@ -154,12 +154,12 @@ function createBench(model: ClusterModel) {
   };
   const once = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
     const unit = unitOf(model, kind, made++);
-    const waited = waitedMs();
+    const onCore = onCoreMs();
     const begun = performance.now();
     const result = plan(model, unit);
     if (kind === "explained") counterfactualsOf(model, unit);
     const ms = performance.now() - begun;
-    const ownMs = ms - (waitedMs() - waited);
+    const ownMs = onCoreMs() - onCore;
     hold(unit, result);
     giveBack(heldAtATime);
     return { ms, ownMs, placed: "plans" in result };
@@ -230,10 +230,10 @@ function unitOf(model: ClusterModel, kind: Kind, number: number): PlanUnit {
   return { gangs, placementGroup: { namespace: "bench", name, spec } };
 }
 
-/** Time that this thread has stood in line for a core so far: Linux counts it, exactly, per thread. */
-function waitedMs(): number {
-  const [, waitedNanoseconds] = readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8").split(" ");
-  return Number(waitedNanoseconds) / 1e6;
+/** Time that this thread has had a core so far: Linux counts it, exactly, per thread. */
+function onCoreMs(): number {
+  const [nanoseconds] = readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8").split(" ");
+  return Number(nanoseconds) / 1e6;
 }
 
 function quantile(sorted: readonly number[], q: number): number {
@@ -258,7 +258,7 @@ function report(rungs: readonly Rung[], sizes: Sizes): void {
     "",
     ...timeTable(rungs, ({ p50Ms, p99Ms }) => [p50Ms, p99Ms]),
     "",
-    "p50 / p99 in ms without the time that the thread stood in line for a core, as other work on the machine makes it",
+    "p50 / p99 in ms that the planner's thread had a core: without its waits, of which other work on the machine makes many",
     "",
     ...timeTable(rungs, ({ ownP50Ms, ownP99Ms }) => [ownP50Ms, ownP99Ms]),
     "",
