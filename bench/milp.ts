@@ -161,6 +161,8 @@ function addSavings(program: Program, instance: Instance, bundles: readonly Bund
     const members = [...bundles.keys()].filter((b) => bundles[b]!.gang === gang);
     return addSet(program, instance, bundles, members);
   });
+  const together: PairIn[] = [];
+  addKnapsacks(program, instance, ofGang);
   for (const [p, [from, to]] of pairsOf(instance).entries()) {
     const both = (level: Level) =>
       ofGang[from]!(level).flatMap(({ domain, name }) => {
@@ -169,11 +171,76 @@ function addSavings(program: Program, instance: Instance, bundles: readonly Bund
         const pair = `v_${p}_${level}_${name.split("_").at(-1)}`;
         program.binaries.push(pair);
         program.rows.push(`${pair} - ${name} <= 0`, `${pair} - ${other.name} <= 0`);
+        together.push({ level, domain, from, to, pair, of: [name, other.name] });
         return [{ name: pair }];
       });
     save(both, (level) => streamMs(bytes, level));
   }
+  addPartnerCuts(program, instance, together);
   return { mostMs, terms };
+}
+
+/** Pods of so many GPUs or more that a domain has room for, counted in units of that size; and what gangs need of them. */
+function roomsOf({ machines, gangs }: Instance, level: Level, domain: string) {
+  const inside = machines.filter((machine) => domainOf(machine, level) === domain);
+  const sizes = new Set(gangs.flatMap(({ sets }) => sets.map(({ gpus }) => gpus)).filter((gpus) => gpus > 0));
+  return [1, ...sizes].map((size) => ({
+    room: inside.reduce((sum, { gpus }) => sum + Math.floor(gpus / size), 0),
+    needs: gangs.map(({ sets }) => sets.reduce((sum, { count, gpus }) => sum + count * Math.floor(gpus / size), 0)),
+  }));
+}
+
+/**
+ * Cuts: gangs that are in a domain as a whole have to fit into it together. They follow from the rest, but not from its
+ * relaxation, and are what makes it decidable in seconds.
+ */
+function addKnapsacks(
+  { rows }: Program,
+  instance: Instance,
+  ofGang: readonly ((level: Level) => readonly { domain: string; name: string }[])[],
+): void {
+  for (const level of levels) {
+    for (const domain of new Set(instance.machines.map((machine) => domainOf(machine, level)))) {
+      const columns = ofGang.map((of) => of(level).find((each) => each.domain === domain)?.name);
+      for (const { room, needs } of roomsOf(instance, level, domain)) {
+        const terms = columns.flatMap((name, gang) => (name && needs[gang]! > 0 ? [`${needs[gang]} ${name}`] : []));
+        if (terms.length > 1) rows.push(`${terms.join(" + ")} <= ${room}`);
+      }
+    }
+  }
+}
+
+/** Both gangs of a pair in one domain: the column that says so, and those of the gangs. */
+interface PairIn {
+  readonly level: Level;
+  readonly domain: string;
+  readonly from: number;
+  readonly to: number;
+  readonly pair: string;
+  readonly of: readonly [from: string, to: string];
+}
+
+/** Cuts: a gang has no more partners in its domain than fit beside it. Gangs of one role are alike here. */
+function addPartnerCuts({ rows }: Program, instance: Instance, together: readonly PairIn[]): void {
+  for (const pairs of Map.groupBy(together, ({ level, domain }) => `${level} ${domain}`).values()) {
+    const { level, domain, from, to } = pairs[0]!;
+    const rooms = roomsOf(instance, level, domain);
+    const hold = (a: number, b: number) => rooms.every(({ room, needs }) => a * needs[from]! + b * needs[to]! <= room);
+    const most = (fits: (n: number) => boolean) => {
+      let n = 0;
+      while (n < pairs.length && fits(n + 1)) n++;
+      return n;
+    };
+    for (const end of [0, 1] as const) {
+      const partners = most((n) => (end === 0 ? hold(1, n) : hold(n, 1)));
+      for (const [name, own] of Map.groupBy(pairs, ({ of }) => of[end])) {
+        if (partners < own.length) rows.push(`${own.map(({ pair }) => pair).join(" + ")} - ${partners} ${name} <= 0`);
+      }
+    }
+    let product = 0;
+    for (let a = 1; a <= pairs.length && hold(a, 1); a++) product = Math.max(product, a * most((n) => hold(a, n)));
+    if (product < pairs.length) rows.push(`${pairs.map(({ pair }) => pair).join(" + ")} <= ${product}`);
+  }
 }
 
 /** Per level, the domains that the bundles may all be in: one of them at most holds. */

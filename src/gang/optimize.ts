@@ -10,14 +10,18 @@ export interface Found {
   readonly places: readonly Place[];
 }
 
-/** Finds a placement under rules; undefined: there is none, or the budget does not tell. */
+/** Finds placements under rules. */
 export interface Attempts {
-  attempt(rules: readonly Rule[]): Found | undefined;
+  /** In at most so many steps; `budget`: they did not tell. */
+  attempt(rules: readonly Rule[], steps?: number): Found | "impossible" | "budget";
   /** The problem under the rules, not searched. */
   problemOf(rules: readonly Rule[]): Problem;
   /** Is there budget left for another attempt? */
   left(): boolean;
 }
+
+/** What each attempt may spend in the first round; four times as much in each further one. */
+const firstSteps = 100;
 
 /** Milliseconds below which two placements cost the same. */
 const sameCost = 1e-6;
@@ -26,50 +30,103 @@ const sameCost = 1e-6;
  * Makes the traffic of a placement cheaper by branch and bound: for each tensor-parallel group and each pair of gangs
  * one level whose domain all of its pods share, from narrow to broad. Without the budget ending the result is the
  * cheapest by the links' figures, if narrower levels are never slower; else the cheapest found.
+ * @param alike ways of exchanging the traffic that change neither what is possible nor what it costs; itself first
  */
-export function optimize(start: Found, traffic: readonly Traffic[], attempts: Attempts): Found {
-  let best = priced(start, traffic);
-  const open = [...traffic.keys()].filter((t) => best.carried[t]!.at > 0);
-  if (open.length === 0) return start;
-  const first = leastOptions(start, traffic, best.carried, attempts);
-  const list = [...traffic.keys()].filter((t) => best.carried[t]!.options.length > 0);
-  const leastOf = (t: number) => best.carried[t]!.options[first[t]!]!.milliseconds;
-  const gap = (t: number) => optionAt(best.carried[t]!).milliseconds - leastOf(t);
+export function optimize(
+  start: Found,
+  traffic: readonly Traffic[],
+  alike: readonly (readonly number[])[],
+  attempts: Attempts,
+): Found {
+  const initial = priced(start, traffic);
+  if (initial.carried.every(({ at }) => at <= 0)) return start;
+  const run = createRun(initial, traffic, alike, attempts);
+  // One hard question must not take the steps of all others: each may take a few, then more.
+  for (let steps = firstSteps; run.isOpen(); steps *= 4) run.round(steps);
+  return run.best();
+}
+
+/** Per traffic the position of the option that it is to have; others are free. */
+type Choice = ReadonlyMap<number, number>;
+
+function createRun(
+  initial: Priced,
+  traffic: readonly Traffic[],
+  alike: readonly (readonly number[])[],
+  attempts: Attempts,
+) {
+  const start = initial.found;
+  const options = initial.carried.map((each) => each.options);
+  const first = leastOptions(start, traffic, initial.carried, attempts);
+  const list = [...traffic.keys()].filter((t) => options[t]!.length > 0);
+  const leastOf = (t: number) => options[t]![first[t]!]!.milliseconds;
+  const gap = (t: number) => optionAt(initial.carried[t]!).milliseconds - leastOf(t);
   const order = inOrder(list, traffic, new Map(list.map((t) => [t, gap(t)])));
-  const options = best.carried.map((each) => each.options);
   const rest: number[] = Array.from({ length: order.length + 1 }, () => 0);
   for (let k = order.length - 1; k >= 0; k--) rest[k] = rest[k + 1]! + leastOf(order[k]!);
+  const ideal: Choice = new Map(order.map((t) => [t, first[t]!]));
+  const impossible = new Set<string>();
+  const seen = new Set<string>();
+  let best = initial;
+  let unsure = true;
 
-  const tryRules = (chosen: ReadonlyMap<number, LevelRef | undefined>) => {
-    const found = attempts.left() ? attempts.attempt([...start.rules, ...rulesFor(traffic, chosen)]) : undefined;
-    const result = found && priced(found, traffic);
-    if (result && result.cost < best.cost - sameCost) best = result;
+  const attempt = (chosen: Choice, key: string, steps: number): Priced | undefined => {
+    if (impossible.has(key) || !attempts.left()) return undefined;
+    const refs = new Map([...chosen].map(([t, option]) => [t, options[t]![option]!.ref]));
+    const found = attempts.attempt([...start.rules, ...rulesFor(traffic, refs)], steps);
+    if (found === "impossible") impossible.add(key);
+    if (found === "budget") unsure = true;
+    if (typeof found === "string") return undefined;
+    const result = priced(found, traffic);
+    if (result.cost < best.cost - sameCost) best = result;
     return result;
   };
   /** Chooses for the traffic from position `k` on; `at` keeps what is chosen so far. */
-  const branch = (k: number, chosen: Map<number, LevelRef | undefined>, at: typeof best, cost: number): void => {
+  const branch = (k: number, chosen: Map<number, number>, at: Priced, cost: number, steps: number): void => {
     if (k === order.length || cost + rest[k]! >= best.cost - sameCost) return;
     const t = order[k]!;
     const before = order[k - 1];
     const twin = before !== undefined && traffic[before]!.class === traffic[t]!.class;
-    const from = twin ? options[before]!.findIndex(({ ref }) => ref?.level === chosen.get(before)?.level) : 0;
-    for (let option = Math.max(first[t]!, from); option < options[t]!.length; option++) {
-      const { ref, milliseconds } = options[t]![option]!;
+    for (let option = Math.max(first[t]!, twin ? chosen.get(before)! : 0); option < options[t]!.length; option++) {
+      const { milliseconds } = options[t]![option]!;
       if (cost + milliseconds + rest[k + 1]! >= best.cost - sameCost) break;
-      chosen.set(t, ref);
-      const next = at.carried[t]!.at <= option ? at : tryRules(chosen);
-      if (next) branch(k + 1, chosen, next, cost + milliseconds);
+      chosen.set(t, option);
+      const key = keyOf(chosen, alike);
+      if (!seen.has(key)) {
+        seen.add(key);
+        const next = at.carried[t]!.at <= option ? at : attempt(chosen, key, steps);
+        if (next) branch(k + 1, chosen, next, cost + milliseconds, steps);
+      }
       chosen.delete(t);
       if (!attempts.left()) return;
     }
   };
+  return {
+    best: () => best.found,
+    /** Could there be anything cheaper that was not found for want of steps? */
+    isOpen: () => unsure && attempts.left() && best.cost > rest[0]! + sameCost,
+    round(steps: number) {
+      unsure = false;
+      seen.clear();
+      if (!attempt(ideal, keyOf(ideal, alike), steps)) branch(0, new Map(), initial, 0, steps);
+    },
+  };
+}
 
-  if (best.cost <= rest[0]! + sameCost) return start;
-  const ideal = new Map(order.map((t) => [t, options[t]![first[t]!]!.ref]));
-  const initial = best;
-  if (tryRules(ideal)) return best.found;
-  branch(0, new Map(), initial, 0);
-  return best.found;
+/** Equal for choices that differ in which of some gangs that are alike is which. */
+function keyOf(chosen: Choice, alike: readonly (readonly number[])[]): string {
+  let least: number[] | undefined;
+  for (const becomes of alike) {
+    const key = becomes.map(() => 0);
+    for (const [t, option] of chosen) key[becomes[t]!] = option + 1;
+    if (least === undefined || isLess(key, least)) least = key;
+  }
+  return least!.join();
+}
+
+function isLess(a: readonly number[], b: readonly number[]): boolean {
+  for (const [i, each] of a.entries()) if (each !== b[i]) return each < b[i]!;
+  return false;
 }
 
 /** Does all traffic of the second placement cost no more than that of the first? */
@@ -77,7 +134,14 @@ export function noDearer(first: Found, second: Found, traffic: readonly Traffic[
   return priced(second, traffic).cost <= priced(first, traffic).cost + sameCost;
 }
 
-function priced(found: Found, traffic: readonly Traffic[]): { found: Found; carried: Carried[]; cost: number } {
+/** A placement, how it carries the traffic, and the milliseconds of all. */
+interface Priced {
+  readonly found: Found;
+  readonly carried: readonly Carried[];
+  readonly cost: number;
+}
+
+function priced(found: Found, traffic: readonly Traffic[]): Priced {
   const { problem, places } = found;
   const carried = traffic.map((each) => carry(problem.view, each, podsOf(problem, places, each)));
   return { found, carried, cost: carried.reduce((sum, { options, at }) => sum + (options[at]?.milliseconds ?? 0), 0) };

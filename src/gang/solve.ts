@@ -1,4 +1,5 @@
 import type { ClusterModel } from "../topology/model.ts";
+import { exchanges } from "./exchange.ts";
 import { type Attempts, type Found, hasRoom, noDearer, optimize } from "./optimize.ts";
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
@@ -20,8 +21,11 @@ export interface NoSolution {
   readonly explored: number;
 }
 
-/** What one attempt at something that is merely wished for may spend; all attempts at cheaper traffic together, too. */
+/** What one attempt at something that is merely wished for may spend. */
 const wishBudget = 2_000;
+
+/** What all attempts at cheaper traffic may spend together. */
+const trafficBudget = 4_000;
 
 /**
  * Finds places for all base slots under all required rules, then makes the most of it: preferred rules in their order,
@@ -110,17 +114,17 @@ function createSolver(
     }
     return best;
   };
-  /** Attempts at more than is asked for: together they may take as many values as one wish. */
-  const attempts = (problem: (rules: readonly Rule[]) => Problem): Attempts => {
-    let left = wishBudget;
+  /** Attempts at more than is asked for, with a budget of their own. */
+  const attempts = (problem: (rules: readonly Rule[]) => Problem, allowed: number): Attempts => {
+    let left = allowed;
     return {
       problemOf: problem,
       left: () => left > 0 && spent < budget,
-      attempt(rules) {
+      attempt(rules, steps = left) {
         const made = problem(rules);
-        const result = attempt(made, left);
+        const result = attempt(made, Math.min(steps, left));
         left -= result.explored;
-        return result.kind === "found" ? { rules, problem: made, places: result.places } : undefined;
+        return result.kind === "found" ? { rules, problem: made, places: result.places } : result.kind;
       },
     };
   };
@@ -137,7 +141,11 @@ function createSolver(
       const kept = keepMost(problem, limit);
       if (typeof kept === "string") return { kind: kept };
       const traffic = trafficOf(unit, group, kept.problem);
-      const found = narrow(optimize(kept, traffic, attempts(problem)), unit, traffic, attempts(problem));
+      const alike = exchanges(unit, kept.problem, traffic);
+      // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
+      const compact = narrow(kept, unit, traffic, attempts(problem, wishBudget));
+      const cheap = optimize({ ...compact, rules: kept.rules }, traffic, alike, attempts(problem, trafficBudget));
+      const found = narrow(cheap, unit, traffic, attempts(problem, wishBudget));
       const places = inRankOrder(found.problem, found.places);
       const { tables } = found.problem;
       return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };
@@ -153,8 +161,8 @@ function narrow(start: Found, unit: PreparedUnit, traffic: readonly Traffic[], a
     for (const rule of narrower) {
       if (holds(rule, best.problem, unit, best.places) || !attempts.left()) break;
       const rules = [...best.rules, rule];
-      const next = hasRoom(attempts.problemOf(rules), rule) ? attempts.attempt(rules) : undefined;
-      if (!next || !noDearer(best, next, traffic)) continue;
+      const next = hasRoom(attempts.problemOf(rules), rule) ? attempts.attempt(rules) : "impossible";
+      if (typeof next === "string" || !noDearer(best, next, traffic)) continue;
       best = next;
       break;
     }

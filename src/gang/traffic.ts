@@ -18,6 +18,9 @@ export interface Traffic {
   readonly slots: readonly number[];
   readonly pins: readonly number[];
   readonly milliseconds: (link: LevelLink["link"], devices: number) => number | undefined;
+  /** Gangs that take part, in the order in which they do; and what else tells traffic of the same gangs apart. */
+  readonly parties: readonly number[];
+  readonly label: string;
   /** Traffic of one class differs in nothing but its pods: which of them gets the better place does not matter. */
   readonly class: string;
 }
@@ -45,13 +48,15 @@ function ringsOf(unit: PreparedUnit, gang: number, problem: Problem): Traffic[] 
       slots,
       pins: pins.get(key) ?? [],
       milliseconds: ringMilliseconds,
+      parties: [gang],
+      label: key,
       class: `${gang}/${podSet}/${outer === undefined ? "" : Math.floor(index / outer)}`,
     };
   });
 }
 
 function streamsOf(unit: PreparedUnit, group: PlanUnit["placementGroup"], problem: Problem): Traffic[] {
-  return (group?.spec.pairing ?? []).flatMap(({ from, to, bytesPerRequest }) => {
+  return (group?.spec.pairing ?? []).flatMap(({ from, to, bytesPerRequest }, i) => {
     const bytes = bytesPerRequest ?? defaultKvBytes;
     const playing = (role: string) => [...unit.gangs.keys()].filter((gang) => unit.gangs[gang]!.role === role);
     const pairs = playing(from).flatMap((sender) => playing(to).map((receiver) => [sender, receiver] as const));
@@ -65,6 +70,8 @@ function streamsOf(unit: PreparedUnit, group: PlanUnit["placementGroup"], proble
         slots: positionsByKey(problem.slots, keyOf).get(key) ?? [],
         pins: positionsByKey(problem.pins, keyOf).get(key) ?? [],
         milliseconds: (link) => linkMilliseconds(link, bytes),
+        parties: [sender, receiver],
+        label: `pairing ${i}`,
         class: key,
       };
     });

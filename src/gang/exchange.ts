@@ -1,0 +1,66 @@
+import type { PreparedUnit } from "./prepare.ts";
+import type { Problem } from "./problem.ts";
+import type { Traffic } from "./traffic.ts";
+
+/** Ways of exchanging gangs that are looked at: all of three and four gangs that are alike, and some of more. */
+const most = 144;
+
+/**
+ * For each way of exchanging gangs that differ in nothing but their names, the position of the traffic that each traffic
+ * becomes. What can be placed can be placed with such gangs exchanged, at the same cost. The first changes nothing.
+ */
+export function exchanges(unit: PreparedUnit, problem: Problem, traffic: readonly Traffic[]): readonly number[][] {
+  const position = new Map(traffic.map((each, t) => [nameOf(each, each.parties), t]));
+  const classes = [...alikeGangs(unit, problem).values()].filter(({ length }) => length > 1);
+  let ways: ReadonlyMap<number, number>[] = [new Map()];
+  for (const gangs of classes) {
+    const orders = permutations(gangs, Math.floor(most / ways.length));
+    ways = ways.flatMap((way) =>
+      orders.map((order) => new Map([...way, ...gangs.map((g, i) => [g, order[i]!] as const)])),
+    );
+  }
+  return ways.flatMap((way) => {
+    const becomes = traffic.map((each) =>
+      position.get(
+        nameOf(
+          each,
+          each.parties.map((g) => way.get(g) ?? g),
+        ),
+      ),
+    );
+    return becomes.every((t) => t !== undefined) ? [becomes] : [];
+  });
+}
+
+function nameOf({ label }: Traffic, parties: readonly number[]): string {
+  return `${parties.join(">")} ${label}`;
+}
+
+/** Gangs by all that matters of them; those that have pods already are like no other. */
+function alikeGangs({ gangs }: PreparedUnit, { slots, tables, pins }: Problem): Map<string, number[]> {
+  const numbers = new Map<unknown, number>();
+  const numberOf = (table: unknown): number => {
+    const known = numbers.get(table) ?? numbers.size;
+    numbers.set(table, known);
+    return known;
+  };
+  const shapes = gangs.map((): unknown[] => []);
+  for (const [i, { gang, podSet, index, own, borrows }] of slots.entries()) {
+    shapes[gang]!.push([podSet, index, numberOf(tables[i]), own || borrows ? i : ""]);
+  }
+  for (const { gang } of pins) shapes[gang]!.push(`gang ${gang}`);
+  return Map.groupBy(gangs.keys(), (g) => JSON.stringify([gangs[g]!.role, gangs[g]!.request.spec, shapes[g]]));
+}
+
+/** At most so many orders of a list, the list itself first. */
+function permutations(list: readonly number[], limit: number): number[][] {
+  if (list.length < 2) return [[...list]];
+  const found: number[][] = [];
+  for (const [i, first] of list.entries()) {
+    for (const rest of permutations(list.toSpliced(i, 1), limit - found.length)) {
+      found.push([first, ...rest]);
+      if (found.length >= limit) return found;
+    }
+  }
+  return found;
+}
