@@ -20,14 +20,14 @@ export interface Machine {
 }
 
 /** Equal pods; every `slice.size` of them in one domain of `slice.level`. */
-export interface PodsOf {
+interface PodsOf {
   readonly count: number;
   readonly gpus: number;
   readonly cores: number;
   readonly slice?: { readonly size: number; readonly level: Level };
 }
 
-export interface GangOf {
+interface GangOf {
   readonly name: string;
   readonly role?: "prefill" | "decode";
   readonly sets: readonly PodsOf[];
@@ -135,7 +135,7 @@ function sliced(random: Random, free: number): GangOf {
 }
 
 /** Figures of the links that every instance has; `beyond`: between ends that share no level. */
-export const links = {
+const links = {
   beyond: { gigabytesPerSecond: 10, microseconds: 50 },
   block: { gigabytesPerSecond: 25, microseconds: 20 },
   rack: { gigabytesPerSecond: 50, microseconds: 10 },

@@ -14,7 +14,7 @@ import {
 } from "./mid-size.ts";
 
 /** What an exact solver says; `unknown`: its time ended before it knew. */
-export type Verdict =
+type Verdict =
   | { readonly kind: "found"; readonly assignment: Assignment }
   | { readonly kind: "none" }
   | { readonly kind: "unknown" };

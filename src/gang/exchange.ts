@@ -11,7 +11,7 @@ const most = 144;
  */
 export function exchanges(unit: PreparedUnit, problem: Problem, traffic: readonly Traffic[]): readonly number[][] {
   const position = new Map(traffic.map((each, t) => [nameOf(each, each.parties), t]));
-  const classes = [...alikeGangs(unit, problem).values()].filter(({ length }) => length > 1);
+  const classes = [...alikeGangs(unit, problem, traffic).values()].filter(({ length }) => length > 1);
   let ways: ReadonlyMap<number, number>[] = [new Map()];
   for (const gangs of classes) {
     const orders = permutations(gangs, Math.floor(most / ways.length));
@@ -36,8 +36,15 @@ function nameOf({ label }: Traffic, parties: readonly number[]): string {
   return `${parties.join(">")} ${label}`;
 }
 
-/** Gangs by all that matters of them; those that have pods already are like no other. */
-function alikeGangs({ gangs }: PreparedUnit, { slots, tables, pins }: Problem): Map<string, number[]> {
+/**
+ * Gangs by all that matters of them. Like no other are those that have pods already, and those of several slices: the
+ * search keeps such slices in one order, and two orders of what is alike may leave out what only one of them would try.
+ */
+function alikeGangs(
+  { gangs }: PreparedUnit,
+  { slots, tables, pins }: Problem,
+  traffic: readonly Traffic[],
+): Map<string, number[]> {
   const numbers = new Map<unknown, number>();
   const numberOf = (table: unknown): number => {
     const known = numbers.get(table) ?? numbers.size;
@@ -48,7 +55,9 @@ function alikeGangs({ gangs }: PreparedUnit, { slots, tables, pins }: Problem): 
   for (const [i, { gang, podSet, index, own, borrows }] of slots.entries()) {
     shapes[gang]!.push([podSet, index, numberOf(tables[i]), own || borrows ? i : ""]);
   }
-  for (const { gang } of pins) shapes[gang]!.push(`gang ${gang}`);
+  const twins = [...Map.groupBy(traffic, (each) => each.class).values()].filter(({ length }) => length > 1);
+  const unlike = [...pins.map(({ gang }) => gang), ...twins.flatMap((each) => each[0]!.parties)];
+  for (const gang of unlike) shapes[gang]!.push(`gang ${gang}`);
   return Map.groupBy(gangs.keys(), (g) => JSON.stringify([gangs[g]!.role, gangs[g]!.request.spec, shapes[g]]));
 }
 

@@ -37,13 +37,13 @@ export function optimize(
   traffic: readonly Traffic[],
   alike: readonly (readonly number[])[],
   attempts: Attempts,
-): Found {
+): { readonly found: Found; readonly proven: boolean } {
   const initial = priced(start, traffic);
-  if (initial.carried.every(({ at }) => at <= 0)) return start;
+  if (initial.carried.every(({ at }) => at <= 0)) return { found: start, proven: true };
   const run = createRun(initial, traffic, alike, attempts);
   // One hard question must not take the steps of all others: each may take a few, then more.
   for (let steps = firstSteps; run.isOpen(); steps *= 4) run.round(steps);
-  return run.best();
+  return { found: run.best(), proven: run.isProven() };
 }
 
 /** Per traffic the position of the option that it is to have; others are free. */
@@ -78,7 +78,7 @@ function createRun(
     if (found === "budget") unsure = true;
     if (typeof found === "string") return undefined;
     const result = priced(found, traffic);
-    if (result.cost < best.cost - sameCost) best = result;
+    if (isCheaper(result, best)) best = result;
     return result;
   };
   /** Chooses for the traffic from position `k` on; `at` keeps what is chosen so far. */
@@ -98,13 +98,18 @@ function createRun(
         if (next) branch(k + 1, chosen, next, cost + milliseconds, steps);
       }
       chosen.delete(t);
-      if (!attempts.left()) return;
+      if (!attempts.left()) {
+        unsure = true;
+        return;
+      }
     }
   };
+  /** There is nothing cheaper: no question was left for want of steps, or nothing can cost less. */
+  const isProven = () => !unsure || best.cost <= rest[0]! + sameCost;
   return {
     best: () => best.found,
-    /** Could there be anything cheaper that was not found for want of steps? */
-    isOpen: () => unsure && attempts.left() && best.cost > rest[0]! + sameCost,
+    isProven,
+    isOpen: () => !isProven() && attempts.left(),
     round(steps: number) {
       unsure = false;
       seen.clear();
@@ -129,19 +134,23 @@ function isLess(a: readonly number[], b: readonly number[]): boolean {
   return false;
 }
 
+export function isCheaper(first: Priced, second: Priced): boolean {
+  return first.cost < second.cost - sameCost;
+}
+
 /** Does all traffic of the second placement cost no more than that of the first? */
 export function noDearer(first: Found, second: Found, traffic: readonly Traffic[]): boolean {
-  return priced(second, traffic).cost <= priced(first, traffic).cost + sameCost;
+  return !isCheaper(priced(first, traffic), priced(second, traffic));
 }
 
 /** A placement, how it carries the traffic, and the milliseconds of all. */
-interface Priced {
+export interface Priced {
   readonly found: Found;
   readonly carried: readonly Carried[];
   readonly cost: number;
 }
 
-function priced(found: Found, traffic: readonly Traffic[]): Priced {
+export function priced(found: Found, traffic: readonly Traffic[]): Priced {
   const { problem, places } = found;
   const carried = traffic.map((each) => carry(problem.view, each, podsOf(problem, places, each)));
   return { found, carried, cost: carried.reduce((sum, { options, at }) => sum + (options[at]?.milliseconds ?? 0), 0) };

@@ -2,6 +2,7 @@ import type { ClusterModel } from "../topology/model.ts";
 import { exchanges } from "./exchange.ts";
 import { type Attempts, type Found, hasRoom, noDearer, optimize } from "./optimize.ts";
 import type { PlanUnit } from "./plan.ts";
+import { polish } from "./polish.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import { buildProblem, type Decided, type Place, type Problem, type Rule, type Slot } from "./problem.ts";
 import { inRankOrder } from "./rank-order.ts";
@@ -24,8 +25,9 @@ export interface NoSolution {
 /** What one attempt at something that is merely wished for may spend. */
 const wishBudget = 2_000;
 
-/** What all attempts at cheaper traffic may spend together. */
-const trafficBudget = 4_000;
+/** What all attempts at cheaper traffic may spend together; and those at cheaper traffic of one or two gangs. */
+const trafficBudget = 3_000;
+const moveBudget = 100;
 
 /**
  * Finds places for all base slots under all required rules, then makes the most of it: preferred rules in their order,
@@ -129,6 +131,47 @@ function createSolver(
     };
   };
 
+  const cheapest = (
+    start: Found,
+    problem: (rules: readonly Rule[]) => Problem,
+    traffic: readonly Traffic[],
+    allowed: number,
+  ) => optimize(start, traffic, exchanges(unit, start.problem, traffic), attempts(problem, allowed));
+  /** Traffic that costs least, and domains no broader than they have to be. */
+  const makeMost = (
+    kept: Found,
+    slots: readonly Slot[],
+    decided: readonly Decided[],
+    problem: (rules: readonly Rule[]) => Problem,
+  ): Found => {
+    const traffic = trafficOf(unit, group, kept.problem);
+    /** Everything else counts as decided. */
+    const move = (from: Found, gangs: ReadonlySet<number>): Found => {
+      const moving = [...slots.keys()].filter((i) => gangs.has(slots[i]!.gang));
+      const others = slots.flatMap((slot, i) =>
+        gangs.has(slot.gang) ? [] : [{ slot, table: from.problem.tables[i]!, place: from.places[i]! }],
+      );
+      const part = (rules: readonly Rule[]) =>
+        problemOf(
+          moving.map((i) => slots[i]!),
+          [...decided, ...others],
+          rules,
+        );
+      const made = part(kept.rules);
+      const start = { rules: kept.rules, problem: made, places: moving.map((i) => from.places[i]!) };
+      const { places } = cheapest(start, part, trafficOf(unit, group, made), moveBudget).found;
+      const to = new Map(moving.map((i, at) => [i, places[at]!]));
+      return { ...kept, places: from.places.map((place, i) => to.get(i) ?? place) };
+    };
+    // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
+    const compact = narrow(kept, unit, traffic, attempts(problem, wishBudget));
+    const cheap = cheapest({ ...compact, rules: kept.rules }, problem, traffic, trafficBudget);
+    const before = explored;
+    const left = () => spent < budget && explored - before < trafficBudget;
+    const polished = cheap.proven ? cheap.found : polish(cheap.found, traffic, move, left);
+    return narrow(polished, unit, traffic, attempts(problem, wishBudget));
+  };
+
   return {
     explored: () => explored,
     feasible: (slots) => attempt(problemOf(slots, [], required), wishBudget).kind === "found",
@@ -140,12 +183,7 @@ function createSolver(
       const problem = (rules: readonly Rule[]) => problemOf(slots, decided, rules);
       const kept = keepMost(problem, limit);
       if (typeof kept === "string") return { kind: kept };
-      const traffic = trafficOf(unit, group, kept.problem);
-      const alike = exchanges(unit, kept.problem, traffic);
-      // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
-      const compact = narrow(kept, unit, traffic, attempts(problem, wishBudget));
-      const cheap = optimize({ ...compact, rules: kept.rules }, traffic, alike, attempts(problem, trafficBudget));
-      const found = narrow(cheap, unit, traffic, attempts(problem, wishBudget));
+      const found = makeMost(kept, slots, decided, problem);
       const places = inRankOrder(found.problem, found.places);
       const { tables } = found.problem;
       return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };

@@ -5,7 +5,7 @@ import type { Problem } from "../../../src/gang/problem.ts";
 import type { Traffic } from "../../../src/gang/traffic.ts";
 
 /** Gangs of one pod each, by what tells them apart; pods of `running` have a place already. */
-function scene(kinds: readonly string[], running: readonly number[] = []) {
+function scene(kinds: readonly string[], running: readonly number[] = [], sliced: readonly number[] = []) {
   const table = {};
   const unit = {
     gangs: kinds.map((kind) => ({ role: kind, request: { spec: { podSets: [{ name: kind, count: 1 }] } } })),
@@ -15,9 +15,15 @@ function scene(kinds: readonly string[], running: readonly number[] = []) {
     tables: kinds.map(() => table),
     pins: running.map((gang) => ({ gang })),
   } as unknown as Problem;
-  const stream = (from: number, to: number) => ({ parties: [from, to], label: "pairing 0" }) as unknown as Traffic;
+  const stream = (from: number, to: number) =>
+    ({ parties: [from, to], label: "pairing 0", class: `${from}>${to}` }) as unknown as Traffic;
   const of = (kind: string) => [...kinds.keys()].filter((gang) => kinds[gang] === kind);
   const traffic = of("prefill").flatMap((from) => of("decode").map((to) => stream(from, to)));
+  for (const gang of sliced) {
+    for (const label of ["slice 0", "slice 1"]) {
+      traffic.push({ parties: [gang], label, class: `${gang}/ranks` } as unknown as Traffic);
+    }
+  }
   return { ways: exchanges(unit, problem, traffic), traffic };
 }
 
@@ -36,6 +42,10 @@ describe("gangs that are alike", () => {
 
   it("are like no other once they have pods that run", () => {
     expect(scene(["prefill", "prefill", "decode", "decode"], [0]).ways.length).toBe(2);
+  });
+
+  it("are like no other where they have slices that are alike", () => {
+    expect(scene(["prefill", "prefill", "decode", "decode"], [], [2, 3]).ways.length).toBe(2);
   });
 
   it("are exchanged in some ways only when there are many", () => {
