@@ -182,6 +182,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     nowIso: () => new Date(nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
     capacityVersion: 1,
     nodeFits: () => true,
+    leavesRoom: () => true,
     devicesFree: () => true,
     groupReady: () => true,
     mayRelease: () => true,

@@ -12,6 +12,7 @@ import {
   newGangState,
   type Outcome,
   releasedPods,
+  waitsForRoom,
 } from "../gang/lifecycle/state.ts";
 import { step } from "../gang/lifecycle/step.ts";
 import { validateGang } from "../gang/members.ts";
@@ -25,6 +26,7 @@ import { createFreshness } from "./freshness.ts";
 import { createGangGroups } from "./gang-groups.ts";
 import { createGangHolds } from "./gang-holds.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
+import { leavesRoom } from "./node-room.ts";
 import { byQueueOrder } from "./pending-plans.ts";
 import { createPlanQueue, queued } from "./plan-queue.ts";
 import type { CoordinatorPorts } from "./ports.ts";
@@ -100,7 +102,7 @@ export function createCoordinator(
   const doubts = createDoubts(model);
   const holds = createGangHolds(model, heldPlaces, doubts);
   const dirty = new Set<string>();
-  /** Gangs that were refused: freed capacity is news for them. */
+  /** Gangs that were refused, or lack room at their places: freed capacity is news for them. */
   const refused = new Set<string>();
   const alarms = createAlarms();
   let active = false;
@@ -302,6 +304,7 @@ export function createCoordinator(
       nowIso: ports.nowIso,
       capacityVersion: model.capacityVersion,
       nodeFits,
+      leavesRoom: (node, pod) => leavesRoom(model, node, pod),
       devicesFree,
       groupReady: groups.isReady,
       mayRelease,
@@ -360,8 +363,8 @@ export function createCoordinator(
     for (const effect of result.effects) perform(found.state, effect);
     trackRelease(found.state);
     alarms.set(key, result.wakeAtMs);
-    if (found.state.rejection === undefined) refused.delete(key);
-    else refused.add(key);
+    if (waitsForRoom(found.state)) refused.add(key);
+    else refused.delete(key);
     if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
   }
 

@@ -12,6 +12,8 @@ export interface NodeLoad {
   setHold(pod: string, slot: string, requests: Resources | undefined): LoadChange;
   /** What a hold adds to `used` now: nothing while its pod is bound. */
   heldBy(pod: string, slot: string): Resources | undefined;
+  /** Pods that run there, by UID, with what they ask for. */
+  running(): Iterable<readonly [uid: string, requests: Resources]>;
   readonly empty: boolean;
 }
 
@@ -61,6 +63,9 @@ export function createNodeLoad(): NodeLoad {
     heldBy(pod, slot) {
       const consumer = consumers.get(pod);
       return consumer && consumer.pods.size === 0 ? consumer.holds.get(slot) : undefined;
+    },
+    *running() {
+      for (const { pods } of consumers.values()) yield* pods;
     },
     get empty() {
       return consumers.size === 0;

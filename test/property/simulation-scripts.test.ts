@@ -88,6 +88,26 @@ test("devices of a claim that outlived its pod with nobody in reservedFor are gi
   expect(later.filter((line) => line.includes("gave back n0/gpu-0"))).toHaveLength(1);
 });
 
+test("a member whose node others took while it was away is reserved nothing there until they leave, and then at once", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"] }),
+    script: [
+      [1_000, (people) => people.createGang("g0")],
+      [20_000, (people) => people.deletePod("g0-ranks-0")],
+      [20_050, (people) => people.pin("n0", 15)],
+      [600_000, (people) => people.deletePod("pinned-1")],
+      [610_000, () => undefined],
+    ],
+  });
+  const secondsOf = (pattern: RegExp) =>
+    lines.filter((line) => pattern.test(line)).map((line) => Number.parseFloat(line));
+  const [first, second = 0, ...others] = secondsOf(/ pods g0-ranks-0 by kllama-planner .*, n0, Pending/);
+  expect([first, others]).toEqual([expect.any(Number), []]);
+  expect(second).toBeGreaterThan(600);
+  expect(second).toBeLessThan(605);
+  expect(secondsOf(/ resourceclaims g0-.* by kllama-planner .*guard/).filter((at) => at > 20 && at < 600)).toEqual([]);
+});
+
 /** A planner stops in the middle of a reservation, for so long that another leads, gives the devices away, and is obeyed. */
 function splitBrain(): Omit<RunOptions, "seed"> {
   let paused = false;

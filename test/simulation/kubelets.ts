@@ -18,7 +18,9 @@ export function createKubelets(parts: Parts): Kubelets {
   const client = parts.network.client(process, "system:node");
   const prepared = new Map<string, string[]>();
   const nodeOf = new Map<string, string>(); // pod UID -> node, of prepared pods
-  const busy = new Set<string>();
+  const waiting = new Set<string>();
+  /** Pods that are looked at just now, and in how many milliseconds they will be again. */
+  const syncing = new Map<string, number | undefined>();
   const { store } = api;
 
   store.onCommit(({ resource, object }) => {
@@ -52,14 +54,26 @@ export function createKubelets(parts: Parts): Kubelets {
   }
 
   function look(name: string, delayMs: number): void {
-    if (busy.has(name)) return;
-    busy.add(name);
+    if (waiting.has(name)) return;
+    // What it looks at may have changed since.
+    if (syncing.has(name)) syncing.set(name, delayMs);
+    else lookLater(name, delayMs);
+  }
+
+  function lookLater(name: string, delayMs: number): void {
+    waiting.add(name);
     clock.after(delayMs, () => {
+      waiting.delete(name);
+      syncing.set(name, undefined);
       void sync(name).then(
-        () => busy.delete(name),
         () => {
-          busy.delete(name);
-          look(name, random.between(200, 1_000));
+          const againMs = syncing.get(name);
+          syncing.delete(name);
+          if (againMs !== undefined) lookLater(name, againMs);
+        },
+        () => {
+          syncing.delete(name);
+          lookLater(name, random.between(200, 1_000));
         },
       );
       clock.touch();

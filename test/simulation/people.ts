@@ -16,6 +16,8 @@ export interface People {
   deleteGroup(): void;
   deleteGang(name: string): void;
   deletePod(name: string): void;
+  /** A pod without devices, past gate and kube-scheduler: `pinned-1`, `pinned-2`, … */
+  pin(node: string, cpu: number): void;
   nodeGone(name: string): void;
   nodeBack(name: string): void;
   /** Is faster than a write that has just come to the API server, and changes what it rests on. */
@@ -144,11 +146,14 @@ export function createPeople(
     ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, 1 + random.below(6), kind));
   }
 
-  /** Past gate and kube-scheduler, straight to a node. */
-  function pinned(): void {
+  const pinned = (): void => {
+    const cpu = 1 + random.below(6);
+    pin(random.pick(sketch.nodes), cpu);
+  };
+
+  function pin(nodeName: string, cpu: number): void {
     names += 1;
-    const pod = podObject(`pinned-${names}`, {}, 0, 1 + random.below(6));
-    const nodeName = random.pick(sketch.nodes);
+    const pod = podObject(`pinned-${names}`, {}, 0, cpu);
     ask(`create pod on ${nodeName}`, "POST", paths.pod(), { ...pod, spec: { ...pod.spec, nodeName } });
   }
 
@@ -269,6 +274,7 @@ export function createPeople(
       handle("PATCH", paths.claim(claim.metadata.name, "status"), { status: { reservedFor: null } });
       handle("DELETE", paths.pod(name), { gracePeriodSeconds: 0 });
     },
+    pin,
     nodeGone,
     nodeBack,
     overtake(path) {

@@ -32,6 +32,7 @@ export function decide(state: GangState, context: Context): Decision {
 function decidePhase(state: GangState, gang: GangRecord, context: Context): Decision {
   const { phase } = gang.status;
   if (phase !== "Binding") delete state.bindingSinceMs;
+  if (phase !== "Scheduled") state.crowded = new Map();
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
   switch (phase ?? "Pending") {
     case "Pending":

@@ -51,7 +51,7 @@ export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): reado
   return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
 }
 
-/** The member waits for a node that is gone or refuses it, or for a place that lacks devices which it asks for. */
+/** The member waits for a node that is gone, refuses it or has no room, or for a place that lacks devices it asks for. */
 export function isHomeless(
   state: GangState,
   pod: PodRecord | undefined,
@@ -59,7 +59,8 @@ export function isHomeless(
   nodeFits: Context["nodeFits"],
 ): boolean {
   if (pod === undefined || isBoundTo(state, pod, slot.node)) return false;
-  return !nodeFits(slot.node) || state.avoided.has(slot.node) || !coversClaims(slot, pod, state.claims);
+  const isRefused = state.avoided.has(slot.node) || state.crowded.get(pod.uid)?.isOver === true;
+  return isRefused || !nodeFits(slot.node) || !coversClaims(slot, pod, state.claims);
 }
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */

@@ -2,6 +2,7 @@ import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, minCountOf, slotKey } from "../members.ts";
 import { hasAllClaims } from "./claims.ts";
+import { noteCrowded } from "./crowded.ts";
 import { answer, type Decision } from "./decision.ts";
 import { bindMember, foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
 import { isBoundTo, isHomeless, livePods, membersOf } from "./members.ts";
@@ -14,7 +15,9 @@ import { sweep } from "./sweep.ts";
 export function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = wantedSlots(gang);
   const members = membersOf(state, gang, placed);
-  const { refusal, ...wake } = refusedMember(state, members, context, patienceMs);
+  const crowd = noteCrowded(state, members, context);
+  const { refusal, ...refused } = refusedMember(state, members, context, patienceMs);
+  const wake = sooner(crowd, refused);
   const heeded = refusal === undefined ? [] : [heed(state, refusal, context.nowMs)];
   const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
   const settled = members.filter((member) => !homeless.includes(member));
@@ -35,15 +38,20 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
     if (state.replanAtMs > context.nowMs) {
-      return { effects, wakeAtMs: Math.min(state.replanAtMs, wake.wakeAtMs ?? state.replanAtMs) };
+      return { effects, ...sooner(wake, { wakeAtMs: state.replanAtMs }) };
     }
     effects.push({ type: "plan", id: "plan" });
   }
   return { effects, ...wake };
 }
 
+function sooner(a: { wakeAtMs?: number }, b: { wakeAtMs?: number }): { wakeAtMs?: number } {
+  return (a.wakeAtMs ?? Infinity) <= (b.wakeAtMs ?? Infinity) ? a : b;
+}
+
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
 function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
+  if (state.crowded.has(pod.uid)) return [];
   if (!isReserved(state, gang, slot, pod, context)) {
     return reserveMember(state, gang, slot, pod, context);
   }

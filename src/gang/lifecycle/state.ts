@@ -66,6 +66,8 @@ export interface GangState {
   /** pod UID → released member that has not arrived at the barrier yet. */
   trials: Map<string, Trial>;
   avoided: AvoidedNodes;
+  /** pod UID → since when what runs on the node of its place leaves it no room, and whether it is planned anew. */
+  crowded: ReadonlyMap<string, { sinceMs: number; isOver: boolean }>;
   /** When the members of the present reservation were let go: their time counts from here, not from the wait before. */
   releasedAtMs?: number;
   /** The lowest priority of the members, as of the last look at their places. */
@@ -172,6 +174,8 @@ export interface Context {
   capacityVersion: number;
   /** The node exists, is ready and has not lost the room that the plan counted on. */
   nodeFits(node: string): boolean;
+  /** What runs on the node leaves room for the pod. */
+  leavesRoom(node: string, pod: PodRecord): boolean;
   /** Nobody but the gang itself and the claims of this pod hold the devices of this slot. */
   devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
   /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
@@ -200,9 +204,15 @@ export function newGangState(key: string): GangState {
     claimless: new Map(),
     trials: new Map(),
     avoided: new Map(),
+    crowded: new Map(),
     planning: false,
     replanAtMs: 0,
   };
+}
+
+/** Capacity that is freed is news for it. */
+export function waitsForRoom({ rejection, crowded }: GangState): boolean {
+  return rejection !== undefined || crowded.size > 0;
 }
 
 /** @returns true once nothing is left to know or to do, so that the shell may forget the gang. */

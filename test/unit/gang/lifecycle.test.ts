@@ -13,6 +13,7 @@ import {
   type LifecycleEvent,
   newGangState,
   type StepResult,
+  waitsForRoom,
 } from "../../../src/gang/lifecycle/state.ts";
 import { step } from "../../../src/gang/lifecycle/step.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
@@ -923,9 +924,9 @@ describe("a committed gang of which a member cannot be bound", () => {
 describe("a scheduled gang", () => {
   const whole = { members: "2/2", reservedAt: "1970-01-01T00:01:30Z" };
   /** At rest: what `writeScheduled` says of it stands in its status. */
-  function rested(pods: PodRecord[], claims: ClaimRecord[], status: GangStatus = {}): GangState {
-    const first = step(stateOf(gangIn("Scheduled", { ...whole, ...status }), pods, claims), [tick], context());
-    return statusIn(first) === undefined ? first.state : step(first.state, written(first), context()).state;
+  function rested(pods: PodRecord[], claims: ClaimRecord[], status: GangStatus = {}, at = context()): GangState {
+    const first = step(stateOf(gangIn("Scheduled", { ...whole, ...status }), pods, claims), [tick], at);
+    return statusIn(first) === undefined ? first.state : step(first.state, written(first), at).state;
   }
   const running = [bound(0), bound(1)];
   const own = [held(0, { guarded: false }), held(1, { guarded: false })];
@@ -1076,6 +1077,32 @@ describe("a scheduled gang", () => {
     const renamed = { ...bound(1), uid: "u-9", name: "g-x7k2p" };
     const result = step(rested([bound(0)], [own[0]!]), [{ type: "pod", pod: renamed }], context());
     expect(statusIn(result)?.placement?.pods.map((each) => each.pod)).toEqual(["g-0", "g-x7k2p"]);
+  });
+
+  describe("of which a member comes back to a node that has no room for it", () => {
+    const crowded = (more: Partial<Context> = {}) => context({ leavesRoom: (node) => node !== "n1", ...more });
+    const back = () => step(rested([bound(0), pod(1)], [own[0]!, claim(1)], {}, crowded()), [tick], crowded());
+
+    test("reserves nothing until there is", () => {
+      const waiting = back();
+      expect(said(waiting)).toEqual([]);
+      expect(waiting.wakeAtMs).toBe(nowMs + 60_000);
+      expect(waitsForRoom(waiting.state)).toBe(true);
+      const fits = step(waiting.state, [tick], context({ nowMs: nowMs + 50_000 }));
+      expect(said(fits)).toEqual(["reserve c-1 on n1"]);
+      expect(waitsForRoom(fits.state)).toBe(false);
+    });
+
+    test("plans it anew after a minute, writes nothing when that is refused, and takes its own place as soon as it can", () => {
+      const due = step(back().state, [tick], crowded({ nowMs: nowMs + 60_000 }));
+      expect(said(due)).toEqual(["plan"]);
+      expect(keptPods(due.state, () => true).map(({ pod }) => pod)).toEqual(["g-0"]);
+      const refused = step(due.state, [noPlace], crowded({ nowMs: nowMs + 60_000 }));
+      const later = step(refused.state, [tick], crowded({ nowMs: nowMs + 3_600_000 }));
+      expect([said(refused), said(later), later.wakeAtMs]).toEqual([[], [], undefined]);
+      expect(heldPods(later.state)).toEqual(planned.pods);
+      expect(said(step(later.state, [tick], context({ nowMs: nowMs + 3_600_001 })))).toEqual(["reserve c-1 on n1"]);
+    });
   });
 
   test("plans a recreated member anew that kube-scheduler refuses at its own place for a minute", () => {
