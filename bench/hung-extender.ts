@@ -15,13 +15,13 @@ const help = `usage: npm run bench -- hung-extender [FLAGS]
 
 What a hung extender costs pods that have nothing to do with it. In every other round, 64 members with claims are released
 and held at the barrier (a 65th is kept back by somebody else's gate); then the planner is stopped (SIGSTOP), so that
-every call of kube-scheduler to it hangs until its time limit of 30 s, and is made again. Plain pods are created and bound
+every call of kube-scheduler to it hangs until its time limit of 120 s, and is made again. Plain pods are created and bound
 meanwhile. In the other rounds there are no members, and no planner either. The ratio of the rates is the result; on a
 machine with other work compare the CPU time that the control plane takes for a pod, and the longest time without one.
 
   --members N   released members (default 64)
   --pairs N     pairs of rounds: hung and idle, idle and hung, … (default 4)
-  --seconds N   length of a round; more than the time limit of a bind call and a back-off (default 45)
+  --seconds N   length of a round; calls end and are made again in one of more than 120 (default 45)
 `;
 
 const namespace = "bench";

@@ -44,7 +44,8 @@ export function extenderEntries({ url, tls }: { url: string; tls: ExtenderTls })
     {
       ...server,
       bindVerb: "bind",
-      httpTimeout: "30s",
+      // Longer than kube-scheduler takes to bring a gang of 2,000 pods to the barrier.
+      httpTimeout: "120s",
       managedResources: [{ name: bindMarker, ignoredByScheduler: true }],
     },
   ];

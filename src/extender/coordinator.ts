@@ -82,7 +82,7 @@ interface Entry {
 /** Writes that answer one bind call belong to the call. */
 const callOwner = "call:";
 
-/** As long as kube-scheduler waits for a bind call: who is not bound then will not be bound by waiting for others. */
+/** Who is not bound so long after the release will hardly be bound by keeping others waiting. */
 const releasePatienceMs = 30_000;
 
 export function createCoordinator(

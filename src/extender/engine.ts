@@ -38,7 +38,10 @@ export interface EngineOptions {
   managedDrivers?: readonly string[];
   /** Called when the Lease was lost: the process must end, because another replica plans now. */
   onLost: () => void;
-  /** kube-scheduler gives up a bind call after `httpTimeout` (30 s); we answer before. */
+  /**
+   * kube-scheduler gives up a bind call after `httpTimeout` (120 s); we answer before. The first member of a gang must
+   * still be held when the last one arrives: a call that ends costs two more writes of the claim and a new cycle.
+   */
   holdBindMs?: number;
   plannerLimits?: Partial<PlannerLimits>;
   /** Writes to the API server under way at a time. */
@@ -81,7 +84,7 @@ export function startEngine(options: EngineOptions): Engine {
   const closing = new AbortController();
   const writer = whileLeading(client, () => elector.isLeader());
   const recorder = createEventRecorder({ client: writer, component: "kllama-planner", instance: identity, timing });
-  const calls = createHeldCalls(() => coordinator, timing, options.holdBindMs ?? 25_000);
+  const calls = createHeldCalls(() => coordinator, timing, options.holdBindMs ?? 110_000);
   const allocation = allocationBuilder(model, timing);
   const queue: WriteQueue = createWriteQueue(
     { total: options.writeLimit ?? 32, background: 2, patienceMs: 5_000 },

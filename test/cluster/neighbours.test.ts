@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { gangLabel } from "../../src/api/names.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
@@ -185,6 +186,36 @@ describe("tenants", () => {
     for (const pod of membersOf("first")) await scene.drop({ ...pod, apiVersion: "v1", kind: "Pod" });
     await scene.drop(gang("first", {}));
     await scheduled("third");
+  });
+
+  test("have no more members released and not bound at a time than the window holds, or one gang; all get in", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("one", 1));
+    /** Gangs of released members, at each change of a pod. */
+    const crowds = new Set<string>();
+    const look = (): false => {
+      const released = pods().filter((pod) => !isBound(pod) && (pod.spec.schedulingGates ?? []).length === 0);
+      crowds.add(
+        released
+          .map((pod) => pod.metadata.labels?.[gangLabel])
+          .sort()
+          .join(),
+      );
+      return false;
+    };
+    const over = new AbortController();
+    const watching = until("the end", () => look() || over.signal.aborted, 110_000);
+    const names = ["large", ...Array.from({ length: 4 }, (_, index) => `small-${index}`)];
+    await Promise.all(names.map((name) => createGang(name, name === "large" ? 4 : 1, {}, "one")));
+    for (const name of names) await scheduled(name);
+    over.abort();
+    await apply(gang("last-change", { podSets: [{ name: "ranks", count: 1 }] }));
+    await watching;
+    // The window has room for two; a gang of four goes alone.
+    for (const crowd of [...crowds].map((each) => each.split(","))) {
+      if (crowd.length > 2) expect(new Set(crowd)).toEqual(new Set(["large"]));
+    }
+    expect([...crowds].some((crowd) => crowd.includes("large"))).toBe(true);
   });
 });
 

@@ -84,6 +84,8 @@ export function createPlanners(
       identity: pod,
       ...(withoutFence ? {} : { fence: createFence({ client, holder: pod, log, timing: process.timing }) }),
       namespace: "kllama-system",
+      // Simulated calls hang for 30 s at most, so that more of them end without an answer.
+      holdBindMs: 25_000,
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);

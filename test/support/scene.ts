@@ -14,8 +14,10 @@ export interface Scene {
   readonly stack: Stack;
   readonly fleet: FleetHandle;
   readonly seen: Observer;
-  /** Begins a test: what follows is in a namespace of its own. */
-  freshNamespace(labels?: Record<string, string>): Promise<void>;
+  /** Begins a test: what follows is in a namespace of its own. @returns its name */
+  freshNamespace(labels?: Record<string, string>): Promise<string>;
+  /** Goes on in a namespace that was left for another. */
+  returnTo(namespace: string): void;
   namespace(): string;
   apply(...objects: Workload[]): Promise<void>;
   drop(object: Workload): Promise<void>;
@@ -100,6 +102,10 @@ export function useScene(options: StackOptions): Scene {
       namespaces += 1;
       ns = `test-${namespaces}`;
       await createNamespace(stack.admin, ns, labels);
+      return ns;
+    },
+    returnTo(namespace) {
+      ns = namespace;
     },
     metric: async (name, label) => sumSeries(await plannerMetrics(stack.extender), name, label),
     membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),

@@ -28,11 +28,11 @@ export function reserveMember(
   context: Context,
 ): Effect[] {
   if (isBoundTo(state, pod, slot.node)) return [];
-  if (!context.devicesFree(state, slot, pod) || isReservingForAnother(state, slot, pod)) return [];
   const effects: Effect[] = [];
   for (const placed of slot.claims) {
     const claim = claimOf(pod, placed.reference, state.claims);
-    if (claim === undefined || claim.deleting) continue;
+    // A write that is under way is not asked for again, whatever there is to say about it.
+    if (claim === undefined || claim.deleting || state.inFlight.has(`claim/${claim.name}`)) continue;
     if (reservationState(claim, placed, slot.node, gang, pod) !== "unreserved") continue;
     effects.push({
       type: "reserveClaim",
@@ -43,6 +43,9 @@ export function reserveMember(
       reservedFor: withReservation(claim, gang, sharersOf(state, gang, claim, pod)),
     });
   }
+  // Last, as it looks at every write under way: for a gang of thousands, of most members there is nothing to write.
+  if (effects.length === 0 || !context.devicesFree(state, slot, pod) || isReservingForAnother(state, slot, pod))
+    return [];
   return effects;
 }
 

@@ -41,7 +41,7 @@ describe("deploy/policies.yaml", () => {
 test("the two extender entries: a short limit and a long one, each with its own marker", () => {
   const tls = { caFile: "/ca", certFile: "/cert", keyFile: "/key" };
   const entries = extenderEntries({ url: "https://127.0.0.1:1", tls });
-  expect(entries.map(({ httpTimeout }) => httpTimeout)).toEqual(["200ms", "30s"]);
+  expect(entries.map(({ httpTimeout }) => httpTimeout)).toEqual(["200ms", "120s"]);
   expect(entries.map(({ managedResources }) => managedResources)).toEqual([
     [{ name: memberMarker, ignoredByScheduler: true }],
     [{ name: bindMarker, ignoredByScheduler: true }],
