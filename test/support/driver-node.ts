@@ -40,6 +40,8 @@ export interface DriverNode extends DriverProcess {
 }
 
 const namespace = "kllama-system";
+/** All agents of all tests share their compiled code: each has a state folder of its own, and compiling takes a second. */
+const compiled = { NODE_COMPILE_CACHE: join(tmpdir(), `kllama-test-compile-cache-${process.getuid?.() ?? 0}`) };
 
 /** Creates Node, agent pod and folders; the driver is not started. */
 export async function createDriverNode(
@@ -71,7 +73,12 @@ export async function createDriverNode(
     let child: Child | undefined;
     const made: DriverProcess = {
       async start(environment = {}) {
-        child = startChild({ name: "node-agent", flags: [...flags, ...own], logDir, environment });
+        child = startChild({
+          name: "node-agent",
+          flags: [...flags, ...own],
+          logDir,
+          environment: { ...compiled, ...environment },
+        });
         await child.ready;
       },
       async kill(signal) {

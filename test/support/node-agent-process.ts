@@ -13,6 +13,7 @@ export interface NodeAgentProcess {
   registrationSocket: string;
   /** Name → what the API server says, in namespace `team`. */
   claims: Map<string, ResourceClaim>;
+  stateFolder: string;
   /** Megabytes (10⁶ bytes) of resident memory: now, and the most that it ever was. */
   memory(): { nowMb: number; peakMb: number };
   /** Ends it, and starts it again on what it left. */
@@ -43,6 +44,7 @@ export async function startNodeAgentProcess(flags: readonly string[]): Promise<N
     draSocket: at("kubelet/plugins/gpu.kllama.ai/dra.sock"),
     registrationSocket: at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"),
     claims,
+    stateFolder: at("state"),
     memory() {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
       const figure = (name: string): number =>

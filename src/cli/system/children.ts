@@ -34,6 +34,10 @@ const main = fileURLToPath(new URL("../../../bin/start.mjs", import.meta.url));
 const graceMs = 5_000;
 /** As bin/kllama runs Node, whatever runs this process. */
 const nodeFlags = ["--max-semi-space-size=4", "--heap-growing-percent=25"];
+const nodeAgentFlags = [
+  ...["--max-semi-space-size=1", "--heap-growing-percent=25", "--v8-pool-size=1"],
+  ...["--no-sparkplug", "--no-maglev", "--optimize-for-size"],
+];
 
 /**
  * Starts `kllama NAME FLAGS` with its log in a file. The channel between the processes tells the child when this process
@@ -44,7 +48,7 @@ export function startChild({ name, flags, logDir, environment = {} }: ChildOptio
   const logPath = join(logDir, `kllama-${name}.log`);
   const log = openSync(logPath, "a", 0o600);
   const child = fork(main, [name, ...flags], {
-    execArgv: nodeFlags,
+    execArgv: name === "node-agent" ? nodeAgentFlags : nodeFlags,
     env: { ...process.env, ...environment },
     stdio: ["ignore", log, log, "ipc"],
     detached: true,

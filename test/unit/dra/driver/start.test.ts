@@ -1,0 +1,51 @@
+import { execFile } from "node:child_process";
+import { readdirSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { afterEach, describe, expect, test } from "vitest";
+import { type NodeAgentProcess, startNodeAgentProcess } from "../../../support/node-agent-process.ts";
+
+/** Resident memory of the node agent, which stands on every node. */
+const barMb = 120;
+
+const started: NodeAgentProcess[] = [];
+
+afterEach(async () => {
+  for (const agent of started.splice(0)) await agent.remove();
+});
+
+/** Files with compiled code, by path, and when they were written. */
+function compiled({ stateFolder }: NodeAgentProcess): Map<string, number> {
+  const folder = join(stateFolder, "compile-cache");
+  const names = readdirSync(folder, { recursive: true, encoding: "utf8" });
+  return new Map(names.map((name) => [name, statSync(join(folder, name)).mtimeMs]));
+}
+
+describe("a node agent", () => {
+  test("that starts for the first time has its code compiled by another process, and compiles nothing itself: its memory stays below 120 MB", async () => {
+    const agent = await startNodeAgentProcess(["--inventory", "simulated:dgx-h100"]);
+    started.push(agent);
+    expect(agent.memory().peakMb).toBeLessThan(barMb);
+    const first = compiled(agent);
+    const complete = [...first].find(([name]) => name.endsWith("/complete"))?.[1];
+    expect(complete).toBeDefined();
+    const since = [...first].filter(
+      ([name, at]) => at > complete! && statSync(join(agent.stateFolder, "compile-cache", name)).isFile(),
+    );
+    expect(since).toEqual([]);
+    await agent.restart();
+    expect(agent.memory().peakMb).toBeLessThan(barMb);
+    // Somebody tidied up.
+    rmSync(join(agent.stateFolder, "compile-cache"), { recursive: true });
+    await agent.restart();
+    expect([...compiled(agent).keys()].some((name) => name.endsWith("/complete"))).toBe(true);
+  }, 60_000);
+
+  test("that cannot write its state folder says so, not that it cannot compile", async () => {
+    const flags = ["--node-name", "n", "--inventory", "simulated:dgx-h100", "--state-dir", "package.json/state"];
+    const stderr = await new Promise<string>((resolve) =>
+      execFile(process.execPath, ["bin/start.mjs", "node-agent", ...flags], (_, __, text) => resolve(text)),
+    );
+    expect(stderr).toMatch(/^kllama node-agent: .*package\.json\/state/);
+  }, 60_000);
+});
