@@ -90,7 +90,8 @@ beforeAll(async () => {
   plane = await startControlPlane({ components: [], version });
   admin = createClient(await loadConnection({ kubeconfigPath: plane.admin.path }));
   await installManifests(admin, ["deploy/rbac.yaml", "deploy/device-classes.yaml"]);
-  await admin.request("POST", "/api/v1/namespaces", { body: { metadata: { name: "team" } } });
+  const labels = { "resource.kubernetes.io/admin-access": "true" };
+  await admin.request("POST", "/api/v1/namespaces", { body: { metadata: { name: "team", labels } } });
   await admin.request("POST", "/api/v1/namespaces/team/serviceaccounts", { body: { metadata: { name: "default" } } });
   slices = await follow(admin, "/apis/resource.k8s.io/v1/resourceslices");
   await machine("h100-pcie");
@@ -262,6 +263,23 @@ describe("preparing", () => {
     await kubelet.prepare(named("other"));
     await kubelet.unprepare(named("first"));
     await kubelet.prepare(named("rival"));
+  });
+
+  test("DaemonSet with admin access: its pod has the device that another one uses", async () => {
+    await machine();
+    await driver.start();
+    const used = await pod("user", ["gpus gpu-0"]);
+    await kubelet.prepareInTheEnd(named("user"));
+    const looking = await pod("monitor", ["gpus gpu-0 admin", "gpus gpu-1 admin"]);
+    await kubelet.prepare(named("monitor"));
+    expect(await kubelet.devices(named("user"))).toEqual({ c0: [idOf(used)] });
+    expect(await kubelet.devices(named("monitor"))).toEqual({ c0: [idOf(looking)] });
+    const late = await pod("late", ["gpus gpu-1"]);
+    await kubelet.prepare(named("late"));
+    await kubelet.unprepare(named("monitor"));
+    expect((await readdir(driver.cdiFolder)).toSorted()).toEqual(
+      [used, late].map(({ metadata }) => specFile(metadata.uid!)).toSorted(),
+    );
   });
 
   test("a partition is cut for its pod and goes with it, also over kill -9", async () => {

@@ -164,6 +164,9 @@ export async function allocateClaim(
             exactly: {
               deviceClassName: "gpu.kllama.ai",
               count: asked.filter((text) => text.startsWith(`${request} `)).length,
+              ...(asked.some((text) => text.startsWith(`${request} `) && text.endsWith(" admin"))
+                ? { adminAccess: true }
+                : {}),
             },
           })),
         },

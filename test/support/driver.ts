@@ -22,7 +22,7 @@ import { simulatedGpus, standaloneNode } from "../../src/simulator/objects.ts";
 
 export const node = "node-1";
 
-/** `["gpus gpu-0", "other gpu-1"]`: request and device. */
+/** `["gpus gpu-0", "other gpu-1 admin"]`: request, device, and whether an administrator has it beside others. */
 export function claimObject(
   name: string,
   results: readonly string[],
@@ -41,8 +41,9 @@ export function claimObject(
       allocation: {
         devices: {
           results: results.map((text) => {
-            const [request = "", device = ""] = text.split(" ");
-            return { request, driver: driverName, pool, device };
+            const [request = "", device = "", admin] = text.split(" ");
+            const adminAccess = admin === "admin" ? { adminAccess: true } : {};
+            return { request, driver: driverName, pool, device, ...adminAccess };
           }),
           ...(config === undefined ? {} : { config: config as never }),
         },

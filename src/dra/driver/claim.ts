@@ -45,7 +45,8 @@ export function allocatedDevices(
   const found = results.map((result) => {
     const device = located(name, result, pool, inventory);
     const shared = sharing(result.request);
-    if (shared === undefined) return device;
+    // An administrator looks, and changes nothing for those who use the device.
+    if (shared === undefined || device.adminAccess) return device;
     refuseSharing(name, device, shared);
     return { ...device, sharing: shared };
   });
@@ -68,7 +69,13 @@ function located(
   if (device === undefined) throw new ClaimError(`${name}: node ${pool} has no device ${result.device}`);
   const loss = lossOf(result.device, inventory.losses);
   if (loss !== undefined) throw new ClaimError(`${name}: device ${result.device} is lost since ${loss.since}`);
-  return { request: result.request.split("/", 1)[0]!, device, adminAccess: result.adminAccess === true };
+  const adminAccess = result.adminAccess === true;
+  if (adminAccess && device.partition !== undefined && device.partition.standing === undefined) {
+    throw new ClaimError(
+      `${name}: device ${device.name} exists only while a claim has it, which adminAccess must not change; ask for other devices`,
+    );
+  }
+  return { request: result.request.split("/", 1)[0]!, device, adminAccess };
 }
 
 function refuseSharing(name: string, { device }: AllocatedDevice, { strategy }: Sharing): void {

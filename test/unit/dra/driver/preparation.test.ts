@@ -155,11 +155,35 @@ describe("one device, one claim", () => {
   test("an administrator's claim looks at a device in use", async () => {
     const driver = await scene();
     give(driver, "a", "gpu-0");
-    const admin = claimObject("admin", ["gpus gpu-0"]);
-    admin.status!.allocation!.devices!.results![0]!.adminAccess = true;
-    driver.claims.set("admin", admin);
+    driver.claims.set("admin", claimObject("admin", ["gpus gpu-0 admin"]));
     expect((await driver.prepare("admin"))["admin"]).toHaveLength(1);
     expect((await driver.prepare("a"))["a"]).toHaveLength(1);
+  });
+
+  test("an administrator's claim changes no board: it sets no time slice, and cuts no partition", async () => {
+    const steps: string[] = [];
+    const driver = await scene("dgx-a100-mig", { onEffect: (step) => void steps.push(step) });
+    const config = [
+      {
+        source: "FromClass",
+        opaque: {
+          driver: "gpu.kllama.ai",
+          parameters: {
+            ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
+            sharing: { strategy: "TimeSlicing", timeSlicingConfig: { interval: "Long" } },
+          },
+        },
+      },
+    ];
+    driver.claims.set("used", claimObject("used", ["gpus gpu-3"], { config }));
+    driver.claims.set("looks", claimObject("looks", ["gpus gpu-3 admin"], { config }));
+    driver.claims.set("cuts", claimObject("cuts", ["gpus gpu-0-mig-1g10gb-19-0 admin"]));
+    await driver.prepare("used");
+    steps.splice(0);
+    expect((await driver.prepare("looks"))["looks"]).toHaveLength(1);
+    expect((await driver.prepare("cuts"))["cuts"]).toContain("exists only while a claim has it");
+    expect(await driver.unprepare("looks", "cuts")).toEqual({ looks: "", cuts: "" });
+    expect(steps.filter((step) => step.startsWith("board/"))).toEqual([]);
   });
 
   test("a claim that was allocated anew while it was prepared", async () => {
