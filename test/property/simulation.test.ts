@@ -35,6 +35,15 @@ describe("the planner in simulated clusters", () => {
     if (run.violation !== undefined) expect.fail(violationText(run));
   });
 
+  test("seeds 201 to 215 keep every invariant where two members are released and not bound at a time", {
+    timeout: 240_000,
+  }, async () => {
+    for (let seed = 201; seed <= 215; seed++) {
+      const run = await runSeed({ seed, limits: { releasedPods: 2 } });
+      if (run.violation !== undefined) expect.fail(violationText(run));
+    }
+  });
+
   test("the same seed gives the same trace, another seed another", async () => {
     const hashes = [];
     for (const seed of [7, 8, 7, 8]) hashes.push((await runSeed({ seed })).hash);

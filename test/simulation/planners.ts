@@ -1,4 +1,5 @@
 import { type Engine, startEngine } from "../../src/extender/engine.ts";
+import type { PlannerLimits } from "../../src/extender/limits.ts";
 import { createPlannerMetrics } from "../../src/extender/metrics.ts";
 import { createFence } from "../../src/extender/term.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
@@ -43,8 +44,10 @@ export interface PlannerReports {
   answered(request: { podName: string; podUid: string; node: string }): void;
 }
 
-/** The planner broken on purpose, to see that somebody notices. */
+/** The planner otherwise than it is: broken on purpose, to see that somebody notices, or with less room. */
 export interface Tampering {
+  /** Instead of its own. */
+  limits?: Partial<PlannerLimits> | undefined;
   /** What its client does instead. */
   tamper?: ((client: KubeClient) => KubeClient) | undefined;
   /** It begins no term. */
@@ -54,7 +57,7 @@ export interface Tampering {
 export function createPlanners(
   parts: Parts,
   reports: PlannerReports,
-  { tamper = (client) => client, withoutFence = false }: Tampering,
+  { tamper = (client) => client, withoutFence = false, limits }: Tampering,
 ): Planners {
   const { clock, random, network, say } = parts;
   const replicas: Replica[] = [];
@@ -86,6 +89,7 @@ export function createPlanners(
       namespace: "kllama-system",
       // Simulated calls hang for 30 s at most, so that more of them end without an answer.
       holdBindMs: 25_000,
+      ...(limits === undefined ? {} : { plannerLimits: limits }),
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);

@@ -1,69 +1,90 @@
 import { describe, expect, test } from "vitest";
+import { gangSpec } from "../../../src/api/gang.ts";
 import type { Placement } from "../../../src/api/placement.ts";
-import { placementFault } from "../../../src/extender/limits.ts";
-import { newGangState } from "../../../src/gang/lifecycle/state.ts";
-import { World } from "../../support/world.ts";
+import { createHeldPlaces, defaultLimits, limitFaults, placementFault } from "../../../src/extender/limits.ts";
+import { type GangState, newGangState } from "../../../src/gang/lifecycle/state.ts";
+import { gangRecord } from "../../builders.ts";
+import { violationText } from "../../simulation/report.ts";
+import { runSeed } from "../../simulation/world.ts";
 
-const names = (count: number): string[] => Array.from({ length: count }, (_, index) => `g${index}`);
-
-/** Gangs of `pods` pods with a device each, all created at once. */
-function worldOf(gangs: number, pods: number, devices: number, limits: object): World {
-  const sketches = names(gangs).map((name) => ({ name, pods, devices: 1 }));
-  const world = new World({ nodes: Math.ceil(devices / 8), devicesPerNode: 8, gangs: sketches, limits });
-  for (const sketch of sketches) {
-    world.createGang(sketch);
-    for (let index = 0; index < pods; index++) world.createPod(sketch.name, index);
-  }
-  return world;
-}
-
-const statusOf = (world: World, name: string) => world.gangs.get(`default/${name}`)?.status;
+const gangOf = (name: string, pods: number): GangState => {
+  const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: pods }] });
+  return { ...newGangState(`team/${name}`), gang: gangRecord({ name, spec }) };
+};
 
 describe("limits of gangs", () => {
-  test("a gang above the limit is refused with the numbers and the remedy, and holds nothing", () => {
-    const world = worldOf(1, 5, 8, { gangPods: 4 });
-    world.settle();
-    expect(statusOf(world, "g0")?.phase).toBe("Pending");
-    expect(statusOf(world, "g0")?.conditions?.[0]?.reason).toBe("GangTooLarge");
-    expect(statusOf(world, "g0")?.explanation).toBe(
-      "spec.podSets ask for 5 pods together, and a gang may have 4; lower their counts or split the gang",
-    );
-    expect([...world.claims.values()].every((claim) => claim.allocation === undefined)).toBe(true);
+  test("a gang above the limit is refused with the numbers and the remedy", () => {
+    const [fault, none] = limitFaults([gangOf("a", 5), gangOf("b", 4)], createHeldPlaces(), {
+      ...defaultLimits,
+      gangPods: 4,
+    });
+    expect(fault).toEqual({
+      reason: "GangTooLarge",
+      message: "spec.podSets ask for 5 pods together, and a gang may have 4; lower their counts or split the gang",
+    });
+    expect(none).toBeUndefined();
   });
 
-  test("a namespace at its limit gets no further gang before one leaves", () => {
-    const world = worldOf(3, 4, 16, { namespacePods: 8 });
-    world.settle();
-    expect(names(3).map((name) => statusOf(world, name)?.phase)).toEqual(["Scheduled", "Scheduled", "Pending"]);
-    expect(statusOf(world, "g2")?.conditions?.[0]?.reason).toBe("NamespaceLimit");
-    expect(statusOf(world, "g2")?.explanation).toContain("hold places for 8 other pods, and 4 more exceed the 8");
-    for (const pod of [...world.pods.values()]) if (pod.gang === "g0") world.deletePod(pod.uid);
-    world.deleteGang("g0");
-    world.settle();
-    expect(statusOf(world, "g2")?.phase).toBe("Scheduled");
+  test("a namespace at its limit gets no further gang before one leaves; one that has its places keeps them", () => {
+    const limits = { ...defaultLimits, namespacePods: 8 };
+    const held = createHeldPlaces();
+    held.set("team/g0", 4);
+    held.set("team/g1", 4);
+    held.set("elsewhere/g2", 4);
+    const [fault] = limitFaults([gangOf("g2", 4)], held, limits);
+    expect(fault?.reason).toBe("NamespaceLimit");
+    expect(fault?.message).toContain("hold places for 8 other pods, and 4 more exceed the 8");
+    expect(limitFaults([gangOf("g1", 4)], held, limits)).toEqual([undefined]);
+    held.set("team/g0", 0);
+    expect(limitFaults([gangOf("g2", 4)], held, limits)).toEqual([undefined]);
+    // Two that are planned together: the second finds the first in its way.
+    held.set("team/g1", 0);
+    const together = limitFaults([gangOf("g3", 6), gangOf("g4", 6)], held, limits);
+    expect(together.map((each) => each?.reason)).toEqual([undefined, "NamespaceLimit"]);
+  });
+});
+
+describe("with a window of four", () => {
+  /** Most members that were released and not bound at a time, in a world of gangs that come all at once. */
+  async function mostReleased(gangs: number, pods: number): Promise<number> {
+    const names = Array.from({ length: gangs }, (_, index) => `g${index}`);
+    const more = { minCount: pods, devices: 1, kind: "gpus", slice: 1, leader: false, timeoutSeconds: 600 } as const;
+    const waiting = new Set<string>();
+    let most = 0;
+    const run = await runSeed({
+      seed: 1,
+      limits: { releasedPods: 4 },
+      sketch: {
+        nodes: ["n0", "n1", "n2"],
+        devicesPerNode: 8,
+        nodesPerRack: 3,
+        gangs: names.map((name) => ({ name, pods, ...more })),
+        replicas: 1,
+        migNodes: new Set(),
+        injects: true,
+      },
+      script: names.map((name) => [1_000, (people) => people.createGang(name)]),
+      onTrace(line) {
+        const [, verb, pod = "", facts = ""] = / ([-+~]) pods (\S+) by \S+ @\d+(.*)$/.exec(line) ?? [];
+        if (verb === undefined) return;
+        if (verb !== "-" && facts.includes("unbound") && !facts.includes("gated")) waiting.add(pod);
+        else waiting.delete(pod);
+        most = Math.max(most, waiting.size);
+      },
+    });
+    if (run.violation !== undefined) expect.fail(violationText(run));
+    return most;
+  }
+
+  test("no more than four members are released and unbound, and all gangs are bound", async () => {
+    const most = await mostReleased(6, 2);
+    expect(most).toBeLessThanOrEqual(4);
+    expect(most).toBeGreaterThan(1);
   });
 
-  test("with a window of four, no more than four pods are released and unbound, and all gangs are bound", () => {
-    const world = worldOf(12, 2, 24, { releasedPods: 4 });
-    world.settle();
-    expect(names(12).map((name) => statusOf(world, name)?.phase)).toEqual(names(12).map(() => "Scheduled"));
-    expect(world.mostReleased).toBeLessThanOrEqual(4);
-    expect(world.mostReleased).toBeGreaterThan(1);
+  test("a gang larger than the window is released alone", async () => {
+    expect(await mostReleased(3, 6)).toBe(6);
   });
-
-  test("a gang larger than the window is released alone", () => {
-    const world = worldOf(3, 6, 24, { releasedPods: 4 });
-    world.settle();
-    expect(names(3).map((name) => statusOf(world, name)?.phase)).toEqual(["Scheduled", "Scheduled", "Scheduled"]);
-    expect(world.mostReleased).toBeLessThanOrEqual(6);
-  });
-
-  test("a gang as large as allowed is released alone, beside a window of 64", () => {
-    const world = worldOf(1, 72, 72, {});
-    world.settle();
-    expect([statusOf(world, "g0")?.phase, statusOf(world, "g0")?.members]).toEqual(["Scheduled", "72/72"]);
-    expect(world.mostReleased).toBeGreaterThan(64);
-  }, 60_000);
 });
 
 describe("the status of a gang of 2,000 pods", () => {
