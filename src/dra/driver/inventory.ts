@@ -26,6 +26,8 @@ export interface Gpu {
   cudaDriverVersion?: string;
   /** NVIDIA only: `None`, `HMM` or `ATS`. */
   addressingMode?: string;
+  /** NVIDIA's boards behind NVSwitch only: number of the module on its base board. */
+  moduleId?: number;
   /** AMD only. */
   amd?: AmdGpu;
   memoryBytes: number;

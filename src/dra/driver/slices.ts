@@ -147,6 +147,7 @@ function sharedAttributes(gpu: Gpu): Record<string, DeviceAttribute> {
     ...(gpu.driverVersion === undefined ? {} : { driverVersion: version(gpu.driverVersion) }),
     ...(gpu.cudaDriverVersion === undefined ? {} : { cudaDriverVersion: version(gpu.cudaDriverVersion) }),
     ...(gpu.addressingMode === undefined ? {} : { addressingMode: text(gpu.addressingMode) }),
+    ...(gpu.moduleId === undefined ? {} : { gpuModuleID: { int: gpu.moduleId } }),
     "resource.kubernetes.io/pciBusID": text(gpu.pciBusID),
     ...(gpu.pcieRoot === undefined ? {} : { "resource.kubernetes.io/pcieRoot": text(gpu.pcieRoot) }),
     ...(gpu.numaNode === undefined ? {} : { "resource.kubernetes.io/numaNode": { int: gpu.numaNode } }),

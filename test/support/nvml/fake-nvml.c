@@ -38,6 +38,8 @@ typedef struct { int used, gpu, id, row, start, hasCompute; unsigned serial; } I
 static const unsigned hgxBuses[] = {0x1b, 0x43, 0x52, 0x61, 0x9d, 0xc3, 0xd1, 0xdf};
 static const unsigned bridgeBuses[] = {0x17, 0x65, 0xca, 0xe3};
 static const unsigned migBuses[] = {0x07, 0x0f};
+/* Made up; not in the order of the buses, so that nothing else passes for it. */
+static const unsigned hgxModules[] = {2, 4, 1, 3, 7, 5, 8, 6};
 static Gpu gpus[8];
 static int gpuCount;
 static char machine[16];
@@ -171,6 +173,12 @@ API int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
 API int nvmlDeviceGetMinorNumber(void *device, unsigned *minor) { ENTER_GPU((Gpu *)device); *minor = ((Gpu *)device)->index; return SUCCESS; }
 API int nvmlDeviceGetBrand(void *device, int *brand) { ENTER_GPU((Gpu *)device); *brand = 14; return SUCCESS; }
 API int nvmlDeviceGetArchitecture(void *device, unsigned *value) { ENTER_GPU((Gpu *)device); *value = !strcmp(machine, "mig") ? 7 : !strcmp(machine, "nvl") ? 10 : 9; return SUCCESS; }
+API int nvmlDeviceGetModuleId(void *device, unsigned *id) {
+	ENTER_GPU((Gpu *)device);
+	if (!strcmp(machine, "nvl")) return NOT_SUPPORTED;
+	*id = !strcmp(machine, "hgx") ? hgxModules[((Gpu *)device)->index] : !strcmp(machine, "bridge") ? 0 : ((Gpu *)device)->index + 1;
+	return SUCCESS;
+}
 API int nvmlDeviceGetAddressingMode(void *device, unsigned *mode) {
 	ENTER_GPU((Gpu *)device);
 	if (mode[0] != (8 | 1u << 24)) return VERSION;

@@ -29,6 +29,8 @@ export function gpusOf(
       driverVersion: semanticVersion(reading.driverVersion),
       cudaDriverVersion: reading.cudaDriverVersion,
       ...(board.addressingMode === undefined ? {} : { addressingMode: board.addressingMode }),
+      // Boards that are on no base have 0, all of them.
+      ...(board.moduleId === undefined || !board.links.includes("switch") ? {} : { moduleId: board.moduleId }),
       memoryBytes: board.memoryBytes,
       pciBusID,
       ...place,

@@ -243,6 +243,8 @@ export function loadNvml(path: string) {
       fabricInfo,
       2,
     ),
+    /** Number of the module on its base board; 0 for boards that are on none. */
+    moduleId: getter<number>("nvmlDeviceGetModuleId", ["void *"], uint),
     /** 0: none, 1: HMM, 2: ATS. */
     addressingMode: versioned<{ value: number }>("nvmlDeviceGetAddressingMode", ["void *"], addressingMode, 1),
     gpuInstanceProfile: versioned<{

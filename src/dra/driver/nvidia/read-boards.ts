@@ -55,6 +55,7 @@ function readBoard(nvml: Nvml, device: Handle): BoardReading {
   const clique = readClique(nvml, device);
   const errors = optional(() => nvml.uncorrectedEccErrors(device));
   const recoveryAction = optional(() => nvml.recoveryAction(device));
+  const moduleId = optional(() => nvml.moduleId(device));
   const addressingMode = addressingModes[optional(() => nvml.addressingMode(device).value) ?? -1];
   return {
     uuid: nvml.uuid(device),
@@ -70,6 +71,7 @@ function readBoard(nvml: Nvml, device: Handle): BoardReading {
     ...(mig === undefined ? {} : { mig }),
     ...(errors === undefined ? {} : { uncorrectedEccErrors: errors }),
     ...(recoveryAction === undefined ? {} : { recoveryAction }),
+    ...(moduleId === undefined ? {} : { moduleId }),
     ...(addressingMode === undefined ? {} : { addressingMode }),
   };
 }

@@ -28,6 +28,8 @@ export interface BoardReading {
   uncorrectedEccErrors?: number;
   /** `nvmlDeviceGpuRecoveryAction_t`; absent: the driver does not tell. */
   recoveryAction?: number;
+  /** Number of the module on its base board; absent: the driver does not tell. */
+  moduleId?: number;
   /** How programs reach the host's memory: `None`, `HMM` or `ATS`; absent: the driver does not tell. */
   addressingMode?: string;
 }

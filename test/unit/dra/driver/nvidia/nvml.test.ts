@@ -76,6 +76,7 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
         brand: { string: "Nvidia" },
         architecture: { string: "Hopper" },
         addressingMode: { string: "HMM" },
+        gpuModuleID: { int: 2 },
         cudaComputeCapability: { version: "9.0.0" },
         driverVersion: { version: "570.133.5" },
         cudaDriverVersion: { version: "12.8.0" },
@@ -90,14 +91,17 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
       },
       capacity: { memory: { value: "81559Mi" } },
     });
+    expect(published(hgx).map(({ attributes }) => attributes?.["gpuModuleID"]?.int)).toEqual([2, 4, 1, 3, 7, 5, 8, 6]);
     // The kernel's −1 says that it does not know.
     expect(second?.attributes).not.toHaveProperty(["resource.kubernetes.io/numaNode"]);
     expect(second?.attributes).not.toHaveProperty("nics");
     expect(warnings).toEqual([]);
   });
 
-  test("bridges join pairs", async () => {
-    const { gpus } = (await open("bridge")).machine.inventory();
+  test("bridges join pairs; such boards are on no base, and have no number there", async () => {
+    const bridged = (await open("bridge")).machine;
+    expect(published(bridged).flatMap(({ attributes }) => attributes?.["gpuModuleID"] ?? [])).toEqual([]);
+    const { gpus } = bridged.inventory();
     const domains = gpus.map(({ nvlinkDomain }) => nvlinkDomain);
     expect(domains[0]).toBe(domains[1]);
     expect(domains[2]).toBe(domains[3]);
