@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import { watch } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
@@ -6,6 +5,7 @@ import { z } from "zod";
 import { type OnEffect, readIfThere, replaceFile } from "../dra/driver/durable-files.ts";
 import type { Gpu, Inventory } from "../dra/driver/inventory.ts";
 import type { Machine } from "../dra/driver/machine.ts";
+import { type BoardState, simulatedBoards } from "./boards.ts";
 
 /**
  * A simulated machine for the real driver. What a board remembers while the driver is down, its partitions and its faults,
@@ -28,8 +28,7 @@ const hardwareState = z.strictObject({
   /** GPU → how long a program has it, where that is not as usual. */
   timeSlices: z.record(z.string(), z.enum(["Short", "Medium", "Long"])).exactOptional(),
 });
-type HardwareState = z.output<typeof hardwareState>;
-type Instance = HardwareState["instances"][number];
+type HardwareState = BoardState & Pick<z.output<typeof hardwareState>, "losses">;
 
 /** Rejects when the file cannot be read; the message names it and says what to do. */
 export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, onEffect: OnEffect): Promise<Machine> {
@@ -48,20 +47,15 @@ export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, o
     if (JSON.stringify(state.losses) !== before) for (const listener of listeners) listener();
   }
 
-  async function change(step: string, instances: (now: readonly Instance[]) => Instance[]): Promise<void> {
-    const now = await readState(file);
-    state = { ...now, instances: instances(now.instances) };
-    await replaceFile(file, `${JSON.stringify(state)}\n`, { durable: false, onEffect: () => undefined });
-    onEffect(`board/${step}`);
-  }
-
-  function profileOf(gpuUuid: string, profileId: number): { memorySlices: number } {
-    const profile = gpus
-      .find(({ uuid }) => uuid === gpuUuid)
-      ?.mig?.profiles.find(({ id, starts }) => id === profileId && starts.length > 0);
-    if (profile === undefined) throw new Error(`GPU ${gpuUuid} has no MIG profile ${profileId}`);
-    return profile;
-  }
+  const boards = simulatedBoards(gpus, {
+    read: () => readState(file),
+    async update(step, change) {
+      const now = await readState(file);
+      state = { ...now, ...change(now) };
+      await replaceFile(file, `${JSON.stringify(state)}\n`, { durable: false, onEffect: () => undefined });
+      onEffect(`board/${step}`);
+    },
+  });
 
   return {
     inventory: (): Inventory => ({ gpus, losses: state.losses }),
@@ -69,38 +63,7 @@ export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, o
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
-    gpuInstances: async (gpuUuid) => (await readState(file)).instances.filter(({ gpu }) => gpu === gpuUuid),
-    async createGpuInstance(gpuUuid, profileId, start) {
-      const size = profileOf(gpuUuid, profileId).memorySlices;
-      let id = 1;
-      await change("create-gpu-instance", (now) => {
-        const same = now.filter(({ gpu }) => gpu === gpuUuid);
-        const taken = same.some((other) => other.start < start + size && start < other.start + other.size);
-        if (taken) throw new Error(`GPU ${gpuUuid}: insufficient resources for profile ${profileId} at ${start}`);
-        while (same.some((other) => other.id === id)) id++;
-        return [...now, { gpu: gpuUuid, id, profileId, start, size }];
-      });
-      return id;
-    },
-    async createComputeInstance(gpuUuid, gpuInstance) {
-      const uuid = `MIG-${randomUUID()}`;
-      await change("create-compute-instance", (now) =>
-        now.map((each) => (each.gpu === gpuUuid && each.id === gpuInstance ? { ...each, uuid } : each)),
-      );
-      return { id: 0, uuid };
-    },
-    destroyGpuInstance: (gpuUuid, gpuInstance) =>
-      change("destroy", (now) => now.filter((each) => each.gpu !== gpuUuid || each.id !== gpuInstance)),
-    async setTimeSlice(gpuUuid, interval) {
-      const now = await readState(file);
-      const { [gpuUuid]: _, ...timeSlices } = now.timeSlices ?? {};
-      if (interval !== "Default") timeSlices[gpuUuid] = interval;
-      state = { ...now, timeSlices };
-      await replaceFile(file, `${JSON.stringify(state)}\n`, { durable: false, onEffect: () => undefined });
-      onEffect("board/time-slice");
-    },
-    // There are no device nodes.
-    access: async () => ({ nodes: [], references: [] }),
+    ...boards,
     close: async () => watcher.close(),
   };
 }

@@ -1,7 +1,7 @@
 import { ClaimError } from "./claim.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { ClaimReference } from "./grpc.ts";
-import type { Machine } from "./machine.ts";
+import type { Boards } from "./machine.ts";
 import { createPartition, destroyPartition } from "./partitions.ts";
 import { overlap, type PreparedClaim, type PreparedDevice, sameDevices } from "./prepared-claim.ts";
 
@@ -34,7 +34,7 @@ export interface ClaimSteps {
   undo(claims: readonly PreparedClaim[], goOn: GoOn): Promise<ReadonlyMap<string, Error>>;
 }
 
-export function createClaimSteps(machine: Machine, store: ClaimStore): ClaimSteps {
+export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps {
   return { begin, complete, undo };
 
   async function begin(
@@ -55,6 +55,7 @@ export function createClaimSteps(machine: Machine, store: ClaimStore): ClaimStep
     }
     if (known !== undefined) for (const error of (await undo([known], goOn)).values()) throw error;
     goOn(wanted.uid);
+    refuseOverlap(wanted, devices);
     for (const other of [...store.claims.values(), ...begun]) {
       const taken = devices.find((device) => other.devices.some((theirs) => overlap(device, theirs)));
       if (taken === undefined) continue;
@@ -110,9 +111,9 @@ export function createClaimSteps(machine: Machine, store: ClaimStore): ClaimStep
       await store.save();
       goOn();
     };
-    if (partition !== undefined) await createPartition(machine, { ...device, partition }, note);
-    if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, timeSlice);
-    const access = await machine.access(device);
+    if (partition !== undefined) await createPartition(boards, { ...device, partition }, note);
+    if (timeSlice !== undefined) await boards.setTimeSlice(gpu.uuid, timeSlice);
+    const access = await boards.access(device);
     if (access.nodes.length + access.references.length > 0) device.access = access;
   }
 
@@ -146,9 +147,19 @@ export function createClaimSteps(machine: Machine, store: ClaimStore): ClaimStep
   async function undoBoards(claim: PreparedClaim, goOn: () => void): Promise<void> {
     for (const { gpu, partition, timeSlice } of claim.devices) {
       goOn();
-      if (timeSlice !== undefined) await machine.setTimeSlice(gpu.uuid, "Default");
-      if (partition !== undefined) await destroyPartition(machine, gpu.uuid, partition);
+      if (timeSlice !== undefined) await boards.setTimeSlice(gpu.uuid, "Default");
+      if (partition !== undefined) await destroyPartition(boards, gpu.uuid, partition);
     }
     store.claims.delete(claim.uid);
+  }
+}
+
+/** No allocator gives a claim the same silicon twice; whoever wrote it by hand may have. */
+function refuseOverlap({ namespace, name }: ClaimReference, devices: readonly PreparedDevice[]): void {
+  for (const [index, device] of devices.entries()) {
+    const twin = devices.slice(0, index).find((other) => overlap(device, other));
+    if (twin === undefined) continue;
+    const what = twin.device === device.device ? `${device.device} twice` : `${twin.device} and ${device.device}`;
+    throw new ClaimError(`claim ${namespace}/${name}: holds ${what}, which is the same hardware; allocate it anew`);
   }
 }

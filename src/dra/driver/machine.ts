@@ -3,11 +3,16 @@ import type { Inventory } from "./inventory.ts";
 import type { DeviceAccess, PreparedDevice } from "./prepared-claim.ts";
 
 /** The machine that the driver runs on: what it has now, and the little that is done to it. */
-export interface Machine {
+export interface Machine extends Boards {
   /** From memory, at once. */
   inventory(): Inventory;
   /** Calls `listener` after the inventory changed; returns what ends that. */
   onChange(listener: () => void): () => void;
+  close(): Promise<void>;
+}
+
+/** What is asked of a machine's boards, and done to them, for claims. */
+export interface Boards {
   /** GPU instances of a board that exist now, whoever made them. */
   gpuInstances(gpuUuid: string): Promise<readonly GpuInstance[]>;
   /** Rejects when the placement is taken or the board refuses. Returns the instance's ID. */
@@ -20,7 +25,6 @@ export interface Machine {
   setTimeSlice(gpuUuid: string, interval: TimeSlice): Promise<void>;
   /** What a container needs besides variables to use the device, of which the partition exists by now. */
   access(device: PreparedDevice): Promise<DeviceAccess>;
-  close(): Promise<void>;
 }
 
 export interface GpuInstance {

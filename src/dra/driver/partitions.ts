@@ -1,5 +1,5 @@
 import { ClaimError } from "./claim.ts";
-import type { GpuInstance, Machine } from "./machine.ts";
+import type { Boards, GpuInstance } from "./machine.ts";
 import type { PreparedDevice, PreparedPartition } from "./prepared-claim.ts";
 
 /** Creates and destroys the partitions of prepared claims, so that after a crash at any point it is known whose each is. */
@@ -9,13 +9,13 @@ import type { PreparedDevice, PreparedPartition } from "./prepared-claim.ts";
  * somebody else's GPU instance is in the way: it is not ours to destroy.
  */
 export async function createPartition(
-  machine: Machine,
+  boards: Boards,
   device: PreparedDevice & { partition: PreparedPartition },
   note: () => Promise<void>,
 ): Promise<void> {
   const { gpu, partition } = device;
   if (partition.standing === true) return;
-  const existing = await machine.gpuInstances(gpu.uuid);
+  const existing = await boards.gpuInstances(gpu.uuid);
   const blocker = existing.find((instance) => intersects(instance, partition));
   if (blocker !== undefined) {
     throw new ClaimError(
@@ -24,20 +24,20 @@ export async function createPartition(
   }
   partition.before = existing.map(({ id }) => id);
   await note();
-  partition.gpuInstance = await machine.createGpuInstance(gpu.uuid, partition.profileId, partition.start);
+  partition.gpuInstance = await boards.createGpuInstance(gpu.uuid, partition.profileId, partition.start);
   await note();
-  const { id, uuid } = await machine.createComputeInstance(gpu.uuid, partition.gpuInstance);
+  const { id, uuid } = await boards.createComputeInstance(gpu.uuid, partition.gpuInstance);
   partition.computeInstance = id;
   partition.uuid = uuid;
   await note();
 }
 
 /** Undoes what `createPartition` did, however far it came; what is gone already is no error. */
-export async function destroyPartition(machine: Machine, gpuUuid: string, partition: PreparedPartition): Promise<void> {
+export async function destroyPartition(boards: Boards, gpuUuid: string, partition: PreparedPartition): Promise<void> {
   if (partition.standing === true || partition.before === undefined) return;
-  const live = await machine.gpuInstances(gpuUuid);
+  const live = await boards.gpuInstances(gpuUuid);
   const ours = live.find((instance) => isOurs(instance, partition));
-  if (ours !== undefined) await machine.destroyGpuInstance(gpuUuid, ours.id);
+  if (ours !== undefined) await boards.destroyGpuInstance(gpuUuid, ours.id);
 }
 
 /** Board and driver reuse IDs: an instance is ours only where we put it. */

@@ -8,7 +8,7 @@ import type { CallState } from "./dra-server.ts";
 import type { FileLock } from "./file-lock.ts";
 import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
-import type { Machine } from "./machine.ts";
+import type { Boards, Machine } from "./machine.ts";
 import { type PreparedClaim, preparedDevice } from "./prepared-claim.ts";
 
 /**
@@ -32,7 +32,7 @@ export interface Preparation {
 export interface PreparationOptions {
   /** The node's name names the pool. */
   pool: string;
-  machine: Machine;
+  machine: Boards & Pick<Machine, "inventory">;
   store: ClaimStore;
   /** A consistent read; undefined: there is no such claim. */
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;

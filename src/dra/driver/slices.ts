@@ -175,7 +175,7 @@ function boardCounters({ mig }: Gpu): Counters {
 }
 
 /** What the largest profiles take: boards have several that take the whole of one thing and not of another. */
-function boardAmounts({ profiles }: MigGeometry): MigAmounts {
+export function boardAmounts({ profiles }: MigGeometry): MigAmounts {
   const most = (of: (amounts: MigAmounts) => number): number => Math.max(...profiles.map(({ amounts }) => of(amounts)));
   return {
     memoryMebibytes: most((a) => a.memoryMebibytes),

@@ -152,6 +152,20 @@ describe("one device, one claim", () => {
     expect(await driver.specs()).toHaveLength(2);
   });
 
+  test.for<[string, string[], string | undefined]>([
+    ["gpu-0 twice", ["gpu-0", "gpu-0"], "claim team/c: holds gpu-0 twice"],
+    ["a GPU and its partition", ["gpu-0", "gpu-0-mig-1g10gb-19-0"], "claim team/c: holds gpu-0 and gpu-0-mig-1g10gb"],
+    ["partitions that overlap", ["gpu-0-mig-2g20gb-14-2", "gpu-0-mig-1g10gb-19-3"], "which is the same hardware"],
+    ["partitions side by side", ["gpu-0-mig-2g20gb-14-2", "gpu-0-mig-1g10gb-19-4"], undefined],
+  ])("within one claim: %s", async ([, devices, refusal]) => {
+    const driver = await scene("dgx-a100-mig");
+    give(driver, "c", ...devices);
+    const { c } = await driver.prepare("c");
+    if (refusal === undefined) expect(c).toHaveLength(1);
+    else expect(c).toContain(refusal);
+    expect(driver.store.claims.size).toBe(refusal === undefined ? 1 : 0);
+  });
+
   test("an administrator's claim looks at a device in use", async () => {
     const driver = await scene();
     give(driver, "a", "gpu-0");
@@ -264,6 +278,18 @@ describe("partitions", () => {
     expect((await driver.prepare("c"))["c"]).toContain(`GPU instance ${foreign} of ${gpu} is in its place`);
     expect(await driver.machine.gpuInstances(gpu)).toHaveLength(1);
     expect(driver.store.claims.size).toBe(0);
+  });
+
+  test("the board refuses what its engines do not suffice for, and nothing is left over", async () => {
+    const driver = await scene("dgx-a100-mig");
+    const gpu = driver.machine.inventory().gpus[0]!.uuid;
+    give(driver, "a", "gpu-0-mig-1g10gb-me-20-0");
+    give(driver, "b", "gpu-0-mig-1g10gb-me-20-1");
+    expect((await driver.prepare("a"))["a"]).toHaveLength(1);
+    expect((await driver.prepare("b"))["b"]).toBe(`GPU ${gpu}: insufficient resources for profile 20 at 1`);
+    expect(await driver.machine.gpuInstances(gpu)).toHaveLength(1);
+    await driver.unprepare("a");
+    expect((await driver.prepare("b"))["b"]).toHaveLength(1);
   });
 
   test("one that fails takes the others of its claim along", async () => {
