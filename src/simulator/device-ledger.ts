@@ -25,13 +25,12 @@ export interface DeviceConflict {
 }
 
 export interface DeviceLedger {
-  has(claimUid: string): boolean;
+  /** What keeps the device from being used at all. */
+  fault(node: string, device: string): DeviceConflict | undefined;
   /** What keeps the devices from being used together, on top of what is in use. */
   conflict(node: string, devices: readonly string[]): DeviceConflict | undefined;
   enter(claimUid: string, node: string, devices: readonly string[]): void;
   leave(claimUid: string): void;
-  /** Number of claims in use. */
-  size(): number;
 }
 
 export function createDeviceLedger(hardware: Hardware): DeviceLedger {
@@ -40,17 +39,12 @@ export function createDeviceLedger(hardware: Hardware): DeviceLedger {
   const usage = new Map<string, Map<string, number>>();
 
   return {
-    has: (claimUid) => entries.has(claimUid),
+    fault,
     conflict(node, devices) {
       const wanted = new Map<string, number>();
       for (const device of devices) {
-        const counters = hardware.counters(node, device);
-        if (counters === undefined) {
-          return { kind: "UnknownDevice", device, holders: [], message: `node ${node} has no device ${device}` };
-        }
-        if (hardware.isLost(node, device)) {
-          return { kind: "DeviceLost", device, holders: [], message: `device ${node}/${device} is lost` };
-        }
+        const broken = fault(node, device);
+        if (broken !== undefined) return broken;
         const key = `${node}/device/${device}`;
         if (inUse(key) + (wanted.get(key) ?? 0) > 0) {
           return {
@@ -61,7 +55,7 @@ export function createDeviceLedger(hardware: Hardware): DeviceLedger {
           };
         }
         wanted.set(key, 1);
-        for (const { counter, amount } of counters) {
+        for (const { counter, amount } of hardware.counters(node, device) ?? []) {
           const exceeded = counterConflict(node, device, counter, amount, wanted);
           if (exceeded !== undefined) return exceeded;
         }
@@ -90,8 +84,15 @@ export function createDeviceLedger(hardware: Hardware): DeviceLedger {
       }
       entries.delete(claimUid);
     },
-    size: () => entries.size,
   };
+
+  function fault(node: string, device: string): DeviceConflict | undefined {
+    if (hardware.counters(node, device) === undefined) {
+      return { kind: "UnknownDevice", device, holders: [], message: `node ${node} has no device ${device}` };
+    }
+    if (!hardware.isLost(node, device)) return undefined;
+    return { kind: "DeviceLost", device, holders: [], message: `device ${node}/${device} is lost` };
+  }
 
   function counterConflict(
     node: string,

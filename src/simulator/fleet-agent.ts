@@ -1,4 +1,5 @@
 import type { Node, Pod, ResourceClaim } from "../api/kubernetes.ts";
+import { createDeviceStatusWriter } from "../dra/driver/device-status.ts";
 import { isNotFound, type KubeClient } from "../kube/client.ts";
 import { createEventRecorder } from "../kube/events.ts";
 import { claimPath, podPath } from "../kube/paths.ts";
@@ -7,18 +8,11 @@ import { systemTiming, type Timing } from "../kube/timing.ts";
 import { loseDevice, loseNode, type NodeLoss, restoreDevice, restoreNode } from "./faults.ts";
 import type { Fleet } from "./fleet.ts";
 import { createHardware, type FleetHardware, type NodeState } from "./hardware.ts";
+import { createKubelets, type Decision, isViolation, type Problem } from "./kubelets.ts";
 import { lostNodeLabel } from "./names.ts";
+import { createNodeDrivers } from "./node-drivers.ts";
 import { fleetNodes, type SimulatedNode } from "./objects.ts";
-import {
-  type BoundPod,
-  boundPod,
-  createPreparation,
-  type Decision,
-  isViolation,
-  type ObservedClaim,
-  observedClaim,
-  type Problem,
-} from "./preparation.ts";
+import { type BoundPod, boundPod, type ObservedClaim, observedClaim } from "./observed.ts";
 import { lossesOf, nodePath, publishFleet, simulatedSelector } from "./publish.ts";
 import { createStartQueue } from "./start-queue.ts";
 
@@ -38,7 +32,7 @@ export interface FleetOptions {
   onProgress?: (done: number, total: number) => void;
   /** Requests under way at once; default 32. */
   parallelism?: number;
-  /** Also write `status.devices` of prepared claims; default false. */
+  /** Also write `status.devices` of prepared claims, as the driver does; default false. */
   deviceStatus?: boolean;
   /** `reportingInstance` of events; default `fleet`. */
   instance?: string;
@@ -51,6 +45,8 @@ interface FleetStats {
   devices: number;
   slices: number;
   preparedClaims: number;
+  /** That drivers have cut out of boards. */
+  partitions: number;
   /** Pods that this process let start. */
   startedPods: number;
   violations: number;
@@ -58,10 +54,13 @@ interface FleetStats {
   confirmations: number;
 }
 
-/** A running fleet: nodes and slices exist, and claims of pods bound to the nodes get prepared. */
+/** A running fleet: nodes and slices exist, and claims of pods bound to the nodes get prepared by the driver's code. */
 export interface FleetHandle {
   readonly nodes: readonly SimulatedNode[];
-  /** Every breach of an invariant that was seen, each once: a device or counter used twice, a device that is elsewhere. */
+  /**
+   * Every breach of an invariant that was seen, each once: a device or counter used twice, a device that is elsewhere, an
+   * answer of a driver that the judge contradicts.
+   */
   readonly violations: readonly Problem[];
   stats(): FleetStats;
   /** Pods that may not start yet, and why. */
@@ -80,8 +79,8 @@ export interface FleetHandle {
 const lagMs = 2000;
 
 /**
- * Publishes a fleet and acts as the node agent of all its nodes. Resolves when everything is published and the first
- * lists are complete; may be started again at any time over what is there.
+ * Publishes a fleet and acts as the node agent of all its nodes. Resolves when everything is published, the first lists are
+ * complete, and what they ask for is prepared; may be started again at any time over what is there.
  */
 export async function startFleet(options: FleetOptions): Promise<FleetHandle> {
   const { client, log, timing = systemTiming, parallelism = 32 } = options;
@@ -118,14 +117,29 @@ interface AgentOptions extends FleetOptions {
 
 interface Agent extends Pick<FleetHandle, "violations" | "waiting" | "failPrepare" | "stop"> {
   start(): Promise<void>;
-  stats(): Pick<FleetStats, "preparedClaims" | "startedPods" | "violations" | "confirmations">;
+  stats(): Pick<FleetStats, "preparedClaims" | "partitions" | "startedPods" | "violations" | "confirmations">;
 }
 
-/** Watches nodes, claims and pods, and lets preparation decide. */
+/** Watches nodes, claims and pods, and lets kubelets and drivers decide. */
 function createAgent(options: AgentOptions): Agent {
   const { client, log, timing, hardware } = options;
   const forcedFailures = new Map<string, string>();
-  const preparation = createPreparation(hardware, (pod) => forcedFailures.get(podName(pod)) ?? pod.failPrepare);
+  const deviceStatus = createDeviceStatusWriter({
+    client,
+    timing,
+    onError: (claim, error) =>
+      log.warn({ claim: `${claim.namespace}/${claim.name}`, error: String(error) }, "cannot write the claim's status"),
+  });
+  const drivers = createNodeDrivers({
+    ...hardware,
+    onPrepared: (claim) => (options.deviceStatus === true ? deviceStatus.push(claim) : undefined),
+  });
+  const kubelets = createKubelets({
+    hardware,
+    drivers,
+    failureOf: (pod) => forcedFailures.get(podName(pod)) ?? pod.failPrepare,
+    onDecision: apply,
+  });
   const events = createEventRecorder({
     client,
     component: "kllama-simulator",
@@ -135,7 +149,6 @@ function createAgent(options: AgentOptions): Agent {
   const queue = createStartQueue({
     client,
     parallelism: options.parallelism,
-    deviceStatus: options.deviceStatus ?? false,
     timing,
     onError: (pod, error) => log.warn({ pod: podName(pod), error: String(error) }, "cannot let the pod start"),
   });
@@ -155,9 +168,10 @@ function createAgent(options: AgentOptions): Agent {
 
   return {
     violations,
-    waiting: preparation.waiting,
+    waiting: kubelets.waiting,
     stats: () => ({
-      preparedClaims: preparation.preparedClaims(),
+      preparedClaims: kubelets.preparedClaims(),
+      partitions: drivers.partitions(),
       startedPods: queue.started(),
       violations: violations.length,
       confirmations,
@@ -168,19 +182,21 @@ function createAgent(options: AgentOptions): Agent {
         reflector.start();
         await reflector.waitForSync();
       }
+      await kubelets.idle();
     },
     failPrepare(namespace, pod, message) {
       const key = `${namespace}/${pod}`;
       if (message === undefined) forcedFailures.delete(key);
       else forcedFailures.set(key, message);
-      const waiting = preparation.waiting().find((problem) => `${problem.namespace}/${problem.pod}` === key);
-      if (waiting !== undefined) apply(preparation.judge(waiting.podUid));
+      const waiting = kubelets.waiting().find((problem) => `${problem.namespace}/${problem.pod}` === key);
+      if (waiting !== undefined) kubelets.nodeChanged(waiting.node);
     },
     async stop() {
       ended.abort();
       await Promise.all(reflectors.map((reflector) => reflector.stop()));
       await Promise.all(confirming.values());
-      await queue.stop();
+      await kubelets.idle();
+      await Promise.all([queue.stop(), deviceStatus.stop()]);
       await events.close();
     },
   };
@@ -209,54 +225,51 @@ function createAgent(options: AgentOptions): Agent {
   function nodeChange(change: Change<NodeState>): void {
     if (change.type === "replaced" || hardware.node(change.key) === undefined) return;
     hardware.setState(change.key, change.type === "deleted" ? { down: true, losses: {} } : change.value);
-    apply(preparation.nodeChanged(change.key));
+    kubelets.nodeChanged(change.key);
   }
 
   function claimChange(change: Change<ObservedClaim>): void {
     if (change.type === "replaced") return;
-    if (change.type !== "deleted") apply(preparation.claimChanged(change.value));
-    else preparation.claimGone(change.previous.namespace, change.previous.name);
+    if (change.type !== "deleted") kubelets.claimChanged(change.value);
+    else kubelets.claimGone(change.previous.namespace, change.previous.name);
   }
 
   function podChange(change: Change<BoundPod | undefined>): void {
     if (change.type === "replaced") return;
     if (change.type === "deleted") {
       reported.delete(change.uid);
-      apply(preparation.podGone(change.uid, true));
+      kubelets.podGone(change.uid, true);
     } else if (change.value !== undefined && hardware.node(change.value.node) !== undefined) {
-      apply(preparation.podChanged(change.value));
+      kubelets.podChanged(change.value);
     }
   }
 
-  function apply(decisions: readonly Decision[]): void {
-    for (const decision of decisions) {
-      if (decision.type === "start") {
-        if (!decision.pod.marked || options.deviceStatus === true) queue.push(decision.pod, decision.claims);
-      } else if (decision.final) {
-        report(decision.pod, decision.problem);
-      } else if (!confirming.has(decision.pod.uid) && !ended.signal.aborted) {
-        const missing = decision.problem.kind === "NotAllocated" || decision.problem.kind === "NotReserved";
-        const confirmed = confirm(decision.pod.uid, missing ? lagMs : 0).finally(() =>
-          confirming.delete(decision.pod.uid),
-        );
-        confirming.set(decision.pod.uid, confirmed);
-      }
+  function apply(decision: Decision): void {
+    if (decision.type === "start") {
+      if (!decision.pod.marked) queue.push(decision.pod);
+    } else if (decision.final) {
+      report(decision.pod, decision.problem);
+    } else if (!confirming.has(decision.pod.uid) && !ended.signal.aborted) {
+      const missing = decision.problem.kind === "NotAllocated" || decision.problem.kind === "NotReserved";
+      const confirmed = confirm(decision.pod.uid, missing ? lagMs : 0).finally(() =>
+        confirming.delete(decision.pod.uid),
+      );
+      confirming.set(decision.pod.uid, confirmed);
     }
   }
 
-  /** Reads everything that the problem rests on, then judges for good. */
+  /** Reads everything that the problem rests on, then tries for good. */
   async function confirm(podUid: string, waitMs: number): Promise<void> {
     if (waitMs > 0) await timing.sleep(waitMs, ended.signal);
     while (!ended.signal.aborted) {
-      const problem = preparation.problem(podUid);
+      const problem = kubelets.problem(podUid);
       if (problem === undefined) return;
       confirmations += 1;
       try {
         await refresh(problem);
-        for (const decision of preparation.judge(podUid)) {
-          if (decision.type === "start") apply([decision]);
-          else report(decision.pod, decision.problem);
-        }
+        const pod = kubelets.pod(podUid);
+        const confirmed = await kubelets.retry(podUid);
+        if (pod !== undefined && confirmed !== undefined) report(pod, confirmed);
         return;
       } catch (error) {
         if (ended.signal.aborted) return;
@@ -267,17 +280,18 @@ function createAgent(options: AgentOptions): Agent {
   }
 
   async function refresh(problem: Problem): Promise<void> {
-    const users = problem.holders.flatMap((uid) => preparation.prepared(uid)?.users ?? []);
-    const pod = preparation.pod(problem.podUid);
+    const users = problem.holders.flatMap((uid) => kubelets.users(problem.node, uid));
+    const pod = kubelets.pod(problem.podUid);
     for (const known of [...users, ...(pod === undefined ? [] : [pod])]) {
       for (const { claimName } of known.claims) {
         const claim =
           claimName && (await read<ResourceClaim>(claimPath({ namespace: known.namespace, name: claimName })));
-        if (claim) apply(preparation.claimChanged(observedClaim(claim)));
+        if (claim) kubelets.claimChanged(observedClaim(claim));
       }
       const raw = await read<Pod>(podPath(known));
       const current = raw?.metadata.uid === known.uid ? boundPod(raw) : undefined;
-      apply(current === undefined ? preparation.podGone(known.uid, false) : preparation.podChanged(current));
+      if (current === undefined) kubelets.podGone(known.uid, false);
+      else kubelets.podChanged(current);
     }
   }
 
@@ -299,12 +313,18 @@ function createAgent(options: AgentOptions): Agent {
     const violation = isViolation(problem);
     if (violation) violations.push(problem);
     log[violation ? "error" : "warn"]({ ...problem }, violation ? "invariant broken" : "pod cannot be prepared");
+    const refusal = problem.refusal ?? (violation ? undefined : problem.message);
+    if (violation) tell(pod, problem.kind, problem.message);
+    if (refusal !== undefined) tell(pod, "FailedPrepareDynamicResources", refusal);
+  }
+
+  function tell(pod: BoundPod, reason: string, note: string): void {
     events.record({
       regarding: { apiVersion: "v1", kind: "Pod", namespace: pod.namespace, name: pod.name, uid: pod.uid },
       type: "Warning",
-      reason: violation ? problem.kind : "FailedPrepareDynamicResources",
+      reason,
       action: "PrepareResources",
-      note: problem.message,
+      note,
     });
   }
 }

@@ -1,7 +1,7 @@
-import { type DeviceLosses, lossOf } from "../dra/driver/inventory.ts";
+import { type DeviceLosses, type Gpu, lossOf } from "../dra/driver/inventory.ts";
 import { parseQuantity } from "../topology/quantity.ts";
 import type { CounterUse, Hardware } from "./device-ledger.ts";
-import { nodeSlices, type SimulatedNode } from "./objects.ts";
+import { nodeSlices, type SimulatedNode, simulatedGpus } from "./objects.ts";
 
 /** What the simulator knows of a node besides its type. */
 export interface NodeState {
@@ -12,6 +12,9 @@ export interface NodeState {
 export interface FleetHardware extends Hardware {
   readonly node: (name: string) => SimulatedNode | undefined;
   setState(node: string, state: NodeState): void;
+  /** Made anew each time. */
+  gpus(node: string): Gpu[];
+  losses(node: string): DeviceLosses;
   /** Number of devices (GPUs and partitions) of the whole fleet. */
   devices(): number;
 }
@@ -33,6 +36,11 @@ export function createHardware(nodes: readonly SimulatedNode[]): FleetHardware {
   return {
     node: (name) => byName.get(name),
     setState: (node, state) => void states.set(node, state),
+    gpus(name) {
+      const node = byName.get(name);
+      return node === undefined ? [] : simulatedGpus(node);
+    },
+    losses: (node) => states.get(node)?.losses ?? {},
     isDown: (node) => states.get(node)?.down ?? true,
     isLost: (node, device) => lossOf(device, states.get(node)?.losses ?? {}) !== undefined,
     counters: (node, device) => typeOf(node)?.counters.get(device),

@@ -1,13 +1,12 @@
-import { driverName } from "../api/names.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
 import { resourcePath } from "../kube/paths.ts";
-import { type Timing, wholeSeconds } from "../kube/timing.ts";
+import type { Timing } from "../kube/timing.ts";
 import { preparedAnnotation } from "./names.ts";
-import type { BoundPod, ObservedClaim } from "./preparation.ts";
+import type { BoundPod } from "./observed.ts";
 
 /** Lets pods start: one patch per pod, a bounded number at a time. */
 export interface StartQueue {
-  push(pod: BoundPod, claims: readonly ObservedClaim[]): void;
+  push(pod: BoundPod): void;
   /** Drops what has not begun, and resolves when nothing is under way. */
   stop(): Promise<void>;
   /** Patches that took effect. */
@@ -17,8 +16,6 @@ export interface StartQueue {
 export interface StartQueueOptions {
   client: KubeClient;
   parallelism: number;
-  /** Also writes `status.devices` of each claim, as drivers may; one more request per claim. */
-  deviceStatus: boolean;
   timing: Timing;
   onError: (pod: BoundPod, error: unknown) => void;
 }
@@ -28,15 +25,15 @@ const retryMs = 1000;
 
 export function createStartQueue(options: StartQueueOptions): StartQueue {
   const { client, timing } = options;
-  const pending: { pod: BoundPod; claims: readonly ObservedClaim[] }[] = [];
+  const pending: BoundPod[] = [];
   const workers = new Set<Promise<void>>();
   const ended = new AbortController();
   let started = 0;
 
   return {
-    push(pod, claims) {
+    push(pod) {
       if (ended.signal.aborted) return;
-      pending.push({ pod, claims });
+      pending.push(pod);
       if (workers.size >= options.parallelism) return;
       const worker = drain().finally(() => workers.delete(worker));
       workers.add(worker);
@@ -50,14 +47,13 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
   };
 
   async function drain(): Promise<void> {
-    for (let next = pending.shift(); next !== undefined; next = pending.shift()) await start(next.pod, next.claims);
+    for (let next = pending.shift(); next !== undefined; next = pending.shift()) await start(next);
   }
 
-  async function start(pod: BoundPod, claims: readonly ObservedClaim[]): Promise<void> {
+  async function start(pod: BoundPod): Promise<void> {
     while (!ended.signal.aborted) {
       try {
-        if (options.deviceStatus) for (const claim of claims) await writeDeviceStatus(claim);
-        if (!pod.marked) await mark(pod);
+        await mark(pod);
         started += 1;
         return;
       } catch (error) {
@@ -75,30 +71,6 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
     const { namespace, name, uid } = pod;
     await client.request("PATCH", resourcePath({ group: "", version: "v1", resource: "pods", namespace, name }), {
       body: { metadata: { uid, annotations: { [preparedAnnotation]: "true" } } },
-      signal: ended.signal,
-    });
-  }
-
-  async function writeDeviceStatus(claim: ObservedClaim): Promise<void> {
-    const { namespace, name, uid } = claim;
-    const lastTransitionTime = wholeSeconds(timing.wallClock());
-    const condition = { type: "Ready", status: "True", reason: "Prepared", message: "simulated", lastTransitionTime };
-    const devices = (claim.devices ?? []).map(({ pool, device }) => ({
-      driver: driverName,
-      pool,
-      device,
-      conditions: [condition],
-    }));
-    const location = { group: "resource.k8s.io", version: "v1", resource: "resourceclaims", namespace, name };
-    await client.request("PATCH", resourcePath({ ...location, subresource: "status" }), {
-      contentType: "application/apply-patch+yaml",
-      query: { fieldManager: "kllama-simulator", force: true },
-      body: {
-        apiVersion: "resource.k8s.io/v1",
-        kind: "ResourceClaim",
-        metadata: { name, namespace, uid },
-        status: { devices },
-      },
       signal: ended.signal,
     });
   }

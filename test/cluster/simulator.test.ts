@@ -279,7 +279,10 @@ describe("stock kube-scheduler allocates, the simulator prepares, the pod is rea
     expect(pod.spec.nodeName).toBe(node);
     expect(pod.metadata.annotations?.["simulator.kllama.ai/prepared"]).toBe("true");
     expect(writes).toEqual([`PATCH ${podPath(name)}`]);
+    // The driver's code has cut them out of simulated boards.
+    expect(fleet.stats().partitions).toBe(wish.deviceClassName === "mig.kllama.ai" ? count : 0);
     await remove(name);
+    await expect.poll(() => fleet.stats().partitions).toBe(0);
     expect(fleet.violations).toEqual([]);
   });
 
@@ -316,6 +319,12 @@ describe("double use is reported, and the second pod waits for the first", () =>
       ),
     );
     expect(event.note).toContain("by claim fleet/first of pod first");
+    const refusal = await followed.events.until("what the driver says", (items) =>
+      [...items.values()].find(
+        (e) => e.reason === "FailedPrepareDynamicResources" && e.note.includes(`/${second[0]} `),
+      ),
+    );
+    expect(refusal.note).toBe(`device a100-0-00/${second[0]} is in use by claim fleet/first`);
     expect(fleet.violations.slice(before)).toEqual([
       expect.objectContaining({ kind, pod: "second", node: "a100-0-00" }),
     ]);
@@ -465,12 +474,16 @@ test("device status is written on request", async () => {
   fleet = await start({ deviceStatus: true });
   await force("detailed", "h100-1-00", ["gpu-0", "gpu-1"]);
   await ready("detailed");
-  const { status } = await admin.request<ResourceClaim>("GET", claimPath("detailed"));
+  const { status } = await followed.claims.until("status of both devices", (items) => {
+    const claim = items.get(`${namespace}/detailed`);
+    return claim?.status?.devices?.length === 2 ? claim : undefined;
+  });
   expect(status?.devices).toMatchObject(
     ["gpu-0", "gpu-1"].map((device) => ({
       device,
       pool: "h100-1-00",
       conditions: [{ type: "Ready", status: "True" }],
+      data: { uuid: expect.stringMatching(/^GPU-/), pciBusID: expect.stringMatching(/^0000:/) },
     })),
   );
   await remove("detailed");
