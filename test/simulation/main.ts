@@ -1,7 +1,7 @@
 import process from "node:process";
 import { Worker } from "node:worker_threads";
 import { help, parseArguments, type SimulateArguments } from "./arguments.ts";
-import { runLine, violationText } from "./report.ts";
+import { brokenText, runLine, violationText } from "./report.ts";
 import { type Run, runSeed } from "./world.ts";
 
 /** Seeds that a worker gets at a time. */
@@ -52,8 +52,10 @@ async function runAll({ seeds, firstSeed, workers }: SimulateArguments): Promise
   };
   await Promise.all(Array.from({ length: workers }, () => runWorker(takeSeeds, onRun)));
   clearInterval(progress);
-  process.stdout.write(`${finished} worlds in ${elapsed()} s on ${workers} threads: ${broken.length} broken\n`);
   for (const run of broken) process.stdout.write(`${runLine(run)}\n`);
+  const last = firstSeed + seeds - 1;
+  const ran = `seeds ${firstSeed} to ${last}: ${finished} worlds in ${elapsed()} s on ${workers} threads`;
+  process.stdout.write(`${ran}, ${brokenText(broken)}\n`);
   return broken.length > 0 ? 1 : 0;
 }
 

@@ -80,8 +80,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
       if (fate === "hung" || lateMs > 0) return;
       process.after(delayMs(), () => (fate === "answer lost" ? done(unreachable()) : done(error, value)));
     };
-    // As the wire has it: nothing of the sender's memory is shared, and what is undefined is absent.
-    const body = request.body === undefined ? undefined : (JSON.parse(JSON.stringify(request.body)) as unknown);
+    const body = onWire(request.body);
     if (fate === "hung") process.after(timeoutMs, () => done(timedOut(timeoutMs)));
     const lateMs = network.lateMs({ ...request, body });
     if (lateMs > 0) process.after(delayMs(), () => done(unreachable()));
@@ -191,6 +190,16 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   }
 
   return network;
+}
+
+/** A copy as JSON would make it, sooner: nothing of the sender's memory is shared, and what is undefined is absent. */
+function onWire(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((each) => onWire(each) ?? null);
+  if ("toJSON" in value) return JSON.parse(JSON.stringify(value));
+  const copy: Record<string, unknown> = {};
+  for (const [key, each] of Object.entries(value)) if (each !== undefined) copy[key] = onWire(each);
+  return copy;
 }
 
 const fates = ["lost", "answer lost", "answer lost", "hung", "refused"] as const;

@@ -6,6 +6,12 @@ export function runLine({ seed, hash, steps, seconds, violation }: Run): string 
   return `seed ${seed}  trace ${hash}  ${steps} events  ${seconds} s${broken}`;
 }
 
+/** How many are broken, and which. */
+export function brokenText(broken: readonly Run[]): string {
+  const seeds = broken.map(({ seed }) => seed).sort((a, b) => a - b);
+  return seeds.length === 0 ? "0 broken" : `${seeds.length} broken: ${seeds.join(", ")}`;
+}
+
 /** Everything that is needed to understand a broken invariant; empty when none is. */
 export function violationText({ seed, violation }: Run): string {
   if (violation === undefined) return "";

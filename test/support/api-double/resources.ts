@@ -52,7 +52,8 @@ const known = new Map<string, Target | undefined>();
 
 /** @returns undefined for a path that names no resource of the double. */
 export function parsePath(path: string): Target | undefined {
-  if (known.has(path)) return known.get(path);
+  const seen = known.get(path);
+  if (seen !== undefined || known.has(path)) return seen;
   if (known.size > 10_000) known.clear();
   const target = parse(path);
   known.set(path, target);
