@@ -6,6 +6,7 @@ import { join } from "node:path";
 import type { ResourceClaim } from "../../src/api/kubernetes.ts";
 import { type Child, startChild } from "../../src/cli/system/children.ts";
 import { node } from "./driver.ts";
+import { connectKubelet } from "./kubelet-client.ts";
 
 /** The node agent as a process of its own, with an API server that knows one Node and the claims it is given. */
 export interface NodeAgentProcess {
@@ -18,6 +19,8 @@ export interface NodeAgentProcess {
   memory(): { nowMb: number; peakMb: number };
   /** Ends it, and starts it again on what it left. */
   restart(): Promise<void>;
+  /** SIGKILL, and started again at once. @returns milliseconds until the kubelet has what it needs to register it. */
+  killAndRestart(): Promise<number>;
   /** Rejects when it ended by itself. */
   remove(): Promise<void>;
 }
@@ -55,6 +58,16 @@ export async function startNodeAgentProcess(flags: readonly string[]): Promise<N
       await child.stop();
       child = await start();
     },
+    async killAndRestart() {
+      const startedAt = performance.now();
+      child.kill();
+      await child.exited;
+      const starting = start();
+      await answersGetInfo(at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"));
+      const tookMs = performance.now() - startedAt;
+      child = await starting;
+      return tookMs;
+    },
     async remove() {
       try {
         await Promise.race([child.failed, child.stop()]);
@@ -65,6 +78,22 @@ export async function startNodeAgentProcess(flags: readonly string[]): Promise<N
       }
     },
   };
+}
+
+const pauseMs = 10;
+
+async function answersGetInfo(socket: string): Promise<void> {
+  for (;;) {
+    const kubelet = connectKubelet(socket, socket);
+    try {
+      await kubelet.getInfo();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+    } finally {
+      kubelet.close();
+    }
+  }
 }
 
 function kubeconfig(port: number): string {
