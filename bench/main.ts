@@ -1,5 +1,6 @@
 import process from "node:process";
 import { driverBench } from "./driver.ts";
+import { gangBench } from "./gang.ts";
 import { hungExtender } from "./hung-extender.ts";
 import { exactBench, peersBench } from "./judged.ts";
 import { openbBench } from "./openb.ts";
@@ -14,6 +15,10 @@ const benchmarks: Record<string, { summary: string; run: (args: string[]) => Pro
   plan: {
     summary: "milliseconds of one plan, from 10 to 100,000 nodes, empty to nearly full",
     run: planBench,
+  },
+  gang: {
+    summary: "one gang of 2,000 pods on a real control plane: all or nothing, how fast, and what memory it takes",
+    run: gangBench,
   },
   "hung-extender": {
     summary: "what plain pods lose while 64 released members wait for an extender that hangs",
