@@ -6,6 +6,8 @@ export interface Hardware {
   isDown(node: string): boolean;
   /** The device is broken. */
   isLost(node: string, device: string): boolean;
+  /** The device exists only while a claim has it: a partition that is cut for it. */
+  isCut(node: string, device: string): boolean;
   /** What a device takes of its node's counters; undefined: no such device there. */
   counters(node: string, device: string): readonly CounterUse[] | undefined;
   capacity(node: string, counter: string): number;

@@ -20,6 +20,7 @@ export interface FleetHardware extends Hardware {
 }
 
 interface TypeHardware {
+  cut: ReadonlySet<string>;
   counters: ReadonlyMap<string, readonly CounterUse[]>;
   capacity: ReadonlyMap<string, number>;
 }
@@ -43,6 +44,7 @@ export function createHardware(nodes: readonly SimulatedNode[]): FleetHardware {
     losses: (node) => states.get(node)?.losses ?? {},
     isDown: (node) => states.get(node)?.down ?? true,
     isLost: (node, device) => lossOf(device, states.get(node)?.losses ?? {}) !== undefined,
+    isCut: (node, device) => typeOf(node)?.cut.has(device) === true,
     counters: (node, device) => typeOf(node)?.counters.get(device),
     capacity: (node, counter) => typeOf(node)?.capacity.get(counter) ?? 0,
     devices: () => nodes.reduce((total, node) => total + (typeOf(node.name)?.counters.size ?? 0), 0),
@@ -56,6 +58,7 @@ function typeHardware(node: SimulatedNode): TypeHardware {
   const devices = slices.flatMap((slice) => slice.spec.devices ?? []);
   const sets = slices.flatMap((slice) => slice.spec.sharedCounters ?? []);
   return {
+    cut: new Set(devices.filter(({ attributes }) => attributes?.["type"]?.string === "mig").map(({ name }) => name)),
     counters: new Map(
       devices.map((device) => [
         device.name,

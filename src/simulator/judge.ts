@@ -37,7 +37,7 @@ export function createJudge(hardware: Hardware): Judge {
   return {
     judge(node, claim, answer) {
       const conflict = conflictOf(node, claim);
-      if (answer.error !== "") return judgeRefusal(claim, answer.error, conflict);
+      if (answer.error !== "") return judgeRefusal(node, claim, answer.error, conflict);
       const wrong = conflict?.message ?? misnamed(claim, answer);
       if (wrong !== undefined) {
         const message = `claim ${claim.name} was prepared, but ${wrong}`;
@@ -71,13 +71,19 @@ export function createJudge(hardware: Hardware): Judge {
     const message = `the allocation of claim ${claim.name} changed while it was prepared`;
     return { kind: "AllocationChanged", holders: [], message };
   }
-}
 
-function judgeRefusal(claim: ObservedClaim, refusal: string, conflict: Verdict | undefined): Verdict {
-  if (conflict !== undefined) return { ...conflict, refusal };
-  if (mayBeRefused(claim)) return { kind: "PrepareFailed", holders: [], message: refusal, refusal };
-  const message = `claim ${claim.name} was refused, but its devices are free: ${refusal}`;
-  return { kind: "WronglyRefused", holders: [], message, refusal };
+  function judgeRefusal(node: string, claim: ObservedClaim, refusal: string, conflict: Verdict | undefined): Verdict {
+    if (conflict !== undefined) return { ...conflict, refusal };
+    if (mayBeRefused(claim) || looksAtNothing(node, claim))
+      return { kind: "PrepareFailed", holders: [], message: refusal, refusal };
+    const message = `claim ${claim.name} was refused, but its devices are free: ${refusal}`;
+    return { kind: "WronglyRefused", holders: [], message, refusal };
+  }
+
+  /** An administrator's claim names a partition, and changes no board to have it. */
+  function looksAtNothing(node: string, { devices = [] }: ObservedClaim): boolean {
+    return devices.some(({ device, watched }) => watched === true && hardware.isCut(node, device));
+  }
 }
 
 function used(claim: ObservedClaim): string[] {

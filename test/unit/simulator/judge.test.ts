@@ -148,7 +148,7 @@ describe("a refusal that the claim itself gives a reason for is no breach", () =
   const config = (parameters: object) => [{ source: "FromClaim", opaque: { driver: "gpu.kllama.ai", parameters } }];
   const base = { apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" };
 
-  test.for<[string, Parameters<typeof claimOf>[3], string]>([
+  test.for<[string, NonNullable<Parameters<typeof claimOf>[3]> & { devices?: string[] }, string]>([
     [
       "a field that nobody knows",
       { config: config({ ...base, rankOrders: [] }) },
@@ -160,10 +160,15 @@ describe("a refusal that the claim itself gives a reason for is no breach", () =
       "claim ns/c: rankOrder names gpu-7, which the claim does not hold",
     ],
     ["its deletion", { deleting: true }, "claim ns/c: is being deleted"],
-  ])("%s", async ([, more, refusal]) => {
+    [
+      "an administrator's wish for a partition that nobody has cut",
+      { adminAccess: true, devices: [left] },
+      `claim ns/c: device ${left} exists only while a claim has it, which adminAccess must not change; ask for other devices`,
+    ],
+  ])("%s", async ([, { devices = ["gpu-1"], ...more }, refusal]) => {
     const { kubelets, upon } = openKubelets();
     const [decision] = await upon(
-      () => kubelets.claimChanged(claimOf("c", ["gpu-1"], ["a"], more)),
+      () => kubelets.claimChanged(claimOf("c", devices, ["a"], more)),
       () => kubelets.podChanged(podOf("a", ["c"])),
     );
     expect(decision).toMatchObject({ final: true, problem: { kind: "PrepareFailed", claim: "c", refusal } });
