@@ -84,6 +84,13 @@ const flags = {
     describe:
       "Pods that the gangs of one namespace may hold places for; beyond it they are refused with the reason NamespaceLimit.",
   },
+  "drain-after-seconds": {
+    type: "string",
+    value: "SECONDS",
+    default: "300",
+    describe:
+      "A gang that has been refused for want of room for so long has a room reserved: those behind it in the queue are kept off the places that it takes once those who are there now have left. One gang at a time, the first of the queue. 0: never.",
+  },
   "reclaim-seconds": {
     type: "string",
     value: "SECONDS",
@@ -190,6 +197,7 @@ function readLimits(values: FlagValues<typeof flags>) {
     releasedPods: read("released-pods"),
     gangPods: read("max-gang-pods"),
     namespacePods: read("max-namespace-pods"),
+    drainAfterMs: parseSeconds("drain-after-seconds", values["drain-after-seconds"]) * 1000,
   };
 }
 

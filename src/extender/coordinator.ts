@@ -1,4 +1,5 @@
 import type { PlacedPod } from "../api/placement.ts";
+import { onlyWaits } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -71,7 +72,14 @@ export interface Coordinator {
   flush(): void;
   /** Starts deciding: before, the world is only watched. */
   activate(): void;
-  stats(): { gangs: number; arrivals: number; planning: number; released: number; awaitingRelease: number };
+  stats(): {
+    gangs: number;
+    arrivals: number;
+    planning: number;
+    draining: number;
+    released: number;
+    awaitingRelease: number;
+  };
 }
 
 interface Entry {
@@ -347,7 +355,7 @@ export function createCoordinator(
     return placed.claims.every((claim) =>
       claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {
         const holders = adminAccess === true ? [] : model.holdersOf(driver, pool, device, shareID);
-        return holders.every((holder) => own.has(holder));
+        return holders.every((holder) => own.has(holder) || onlyWaits(holder));
       }),
     );
   }
@@ -418,7 +426,7 @@ export function createCoordinator(
     const next =
       model.capacityVersion !== seenCapacity || dirty.size > 0
         ? nowMs
-        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs), doubts.next());
+        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs), doubts.next(), queue.nextMs());
     if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - nowMs));
   }
 
@@ -515,7 +523,8 @@ export function createCoordinator(
       let arrivals = 0;
       for (const { state } of entries.values()) arrivals += state.arrivals.size;
       const { pods: released, waiting: awaitingRelease } = window.stats(ports.nowMs());
-      return { gangs: entries.size, arrivals, planning: queue.size, released, awaitingRelease };
+      const { size: planning, draining } = queue;
+      return { gangs: entries.size, arrivals, planning, draining, released, awaitingRelease };
     },
   };
 

@@ -11,9 +11,16 @@ export interface PlannerLimits {
   gangPods: number;
   /** Pods that the gangs of one namespace may hold places for. */
   namespacePods: number;
+  /** After so long without room the first gang of the queue has others kept off the places it waits for; 0: never. */
+  drainAfterMs: number;
 }
 
-export const defaultLimits: PlannerLimits = { releasedPods: 64, gangPods: 2_000, namespacePods: 10_000 };
+export const defaultLimits: PlannerLimits = {
+  releasedPods: 64,
+  gangPods: 2_000,
+  namespacePods: 10_000,
+  drainAfterMs: 300_000,
+};
 
 /**
  * Bytes of a placement as JSON. etcd takes 1.5 MiB per request by default, and what else a Gang consists of (spec, managed

@@ -17,6 +17,7 @@ export interface PlannerMetrics {
   bypasses: Counter<"how">;
   releasedPods: Gauge;
   awaitingRelease: Gauge;
+  draining: Gauge;
   staleSeconds: Gauge<"kind">;
   invalidObjects: Counter<"kind">;
   audits: Counter<"outcome">;
@@ -101,6 +102,11 @@ export function createPlannerMetrics(): PlannerMetrics {
     awaitingRelease: new Gauge({
       name: "kllama_gangs_awaiting_release",
       help: "Reserved gangs that wait for room in the release window.",
+      registers,
+    }),
+    draining: new Gauge({
+      name: "kllama_draining_gangs",
+      help: "Gangs without room for too long: others are kept off the places that they wait for.",
       registers,
     }),
     staleSeconds: new Gauge({

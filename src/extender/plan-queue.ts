@@ -2,8 +2,10 @@ import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/pl
 import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
+import type { PlanOptions } from "../gang/plan.ts";
 import { expectedWorkload } from "../gang/workload.ts";
 import type { ClusterModel } from "../topology/model.ts";
+import { createDrains } from "./drains.ts";
 import type { GangGroups } from "./gang-groups.ts";
 import type { GangHolds } from "./gang-holds.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
@@ -15,8 +17,12 @@ import type { Singles } from "./singles.ts";
 export interface PlanQueue {
   ask(key: string): void;
   readonly size: number;
+  /** Gangs that have a room reserved. */
+  readonly draining: number;
   /** Plans all that wait, single pods too. @returns false when time was up before the queue was empty. */
   planAll(): boolean;
+  /** Plan again at this time even if nobody asks. */
+  nextMs(): number;
 }
 
 export interface PlanQueueParts {
@@ -43,6 +49,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const wantsPlan = new Set<string>();
   /** Those that asked for a plan in this round. */
   const asked = new Set<string>();
+  const drains = createDrains({ model, nowMs: ports.nowMs, stateOf, afterMs: limits.drainAfterMs });
 
   /**
    * Plans gangs and single pods in queue order, in one batch: nothing of it is carried out before its end, so that
@@ -51,6 +58,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
    */
   function planAll(): boolean {
     asked.clear();
+    for (const key of drains.review()) wantsPlan.add(key);
     const startMs = ports.nowMs();
     const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
     const gangs = [...wantsPlan].map(stateOf).filter((state) => state !== undefined);
@@ -77,7 +85,8 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       },
       inTime,
     };
-    const batch = createBatch(model, batchHolds, { workload: expectedWorkload(model) });
+    const options = { workload: expectedWorkload(model) };
+    const batch = createBatch(model, batchHolds, options);
     const unmoved: string[] = [];
     let done = true;
     for (const each of queue) {
@@ -85,15 +94,17 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
         done = false;
         break;
       }
-      if ("uid" in each) singles.planOne(each.uid, batch);
-      else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch));
+      drains.turn(each, () => {
+        if ("uid" in each) singles.planOne(each.uid, batch);
+        else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch, options));
+      });
     }
     for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key));
     return done;
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. */
-  function planOne(state: GangState, batch: Batch): string[] {
+  function planOne(state: GangState, batch: Batch, options: PlanOptions): string[] {
     const members = groups.companions(state);
     const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
@@ -109,10 +120,13 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     for (const key of answer.keys) wantsPlan.delete(key);
     if ("plans" in result) {
       ports.planned("placed", milliseconds, result.explored, "");
+      drains.placed(answer.keys);
       return answer.keys;
     }
     ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
-    for (const key of answer.keys) refuseOne(key, result.rejections);
+    const gangs = answer.keys.flatMap((key) => stateOf(key) ?? []).map(queued);
+    const rejections = drains.refused({ unit: answer.unit, gangs, rejections: result.rejections, options });
+    for (const key of answer.keys) refuseOne(key, rejections);
     return [];
   }
 
@@ -185,7 +199,11 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     get size() {
       return wantsPlan.size;
     },
+    get draining() {
+      return drains.size;
+    },
     planAll,
+    nextMs: drains.nextMs,
   };
 }
 

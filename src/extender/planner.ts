@@ -51,11 +51,12 @@ function urlOf(app: FastifyInstance, options: PlannerOptions): string {
 
 function gauges(metrics: PlannerMetrics, engine: Engine): void {
   const collect = (): void => {
-    const { gangs, arrivals, released, awaitingRelease } = engine.stats();
+    const { gangs, arrivals, draining, released, awaitingRelease } = engine.stats();
     metrics.gangs.set(gangs);
     metrics.arrivals.set(arrivals);
     metrics.releasedPods.set(released);
     metrics.awaitingRelease.set(awaitingRelease);
+    metrics.draining.set(draining);
     for (const [kind, staleMs] of engine.staleMs()) metrics.staleSeconds.set({ kind }, staleMs / 1000);
   };
   Object.assign(metrics.gangs, { collect });

@@ -22,8 +22,8 @@ export interface Batch {
   plan(unit: PlanUnit): PlanResult;
 }
 
-/** Refusals that other places of earlier gangs could cure. */
-const wantsRoom: ReadonlySet<RejectionReason> = new Set([
+/** Refusals that room could cure, such as other places of earlier gangs. */
+export const wantsRoom: ReadonlySet<RejectionReason> = new Set([
   "NoDomainFits",
   "InsufficientDevices",
   "InsufficientResources",

@@ -106,7 +106,7 @@ function downNodes({ view }: ClusterModel): number[] {
 }
 
 /** Nodes that admit pods of the unit, and that somebody else uses; the largest first, of those the least used. */
-function busyNodes({ view }: ClusterModel, unit: PlanUnit, prepared: PreparedUnit): number[] {
+export function busyNodes({ view }: ClusterModel, unit: PlanUnit, prepared: PreparedUnit): number[] {
   const tables = [...new Set(prepared.base.map((slot) => prepared.tableOf(slot, [])))];
   const own = new Set(unit.gangs.flatMap(({ placed }) => placed.map(({ node }) => view.indexOf(node) ?? -1)));
   for (const slot of prepared.base) if (slot.own) own.add(slot.own.node);
@@ -148,7 +148,7 @@ function fewest(
 }
 
 /** So many leading nodes are enough; undefined: not even all. */
-function fewestOf(nodes: readonly number[], fits: (nodes: readonly number[]) => boolean): number | undefined {
+export function fewestOf(nodes: readonly number[], fits: (nodes: readonly number[]) => boolean): number | undefined {
   if (!fits(nodes)) return undefined;
   let enough = nodes.length;
   let tooFew = 0;
@@ -161,7 +161,7 @@ function fewestOf(nodes: readonly number[], fits: (nodes: readonly number[]) => 
 }
 
 /** Levels of node labels that required rules name, narrow to broad. */
-function sharedLevels({ rules, base }: PreparedUnit): NodeLevel[] {
+export function sharedLevels({ rules, base }: PreparedUnit): NodeLevel[] {
   const levels = new Set<NodeLevel>();
   for (const { kind, required, ref, setOf } of rules) {
     const concerns = kind === "colocate" && required && base.some((slot) => setOf(slot) !== undefined);
@@ -171,7 +171,11 @@ function sharedLevels({ rules, base }: PreparedUnit): NodeLevel[] {
 }
 
 /** Domains with most room now, beside what the candidates may bring. */
-function likeliestDomains({ base, tableOf, fabric }: PreparedUnit, level: NodeLevel, candidates: readonly number[]) {
+export function likeliestDomains(
+  { base, tableOf, fabric }: PreparedUnit,
+  level: NodeLevel,
+  candidates: readonly number[],
+) {
   const byDomain = Map.groupBy(candidates, (node) => level.domainOf[node] ?? -1);
   byDomain.delete(-1);
   const table = base.map((slot) => tableOf(slot, [])).reduce((a, b) => (b.shape.devices > a.shape.devices ? b : a));

@@ -7,3 +7,13 @@ export function namespaceOf(key: string): string {
 export function nameOf(key: string): string {
   return key.slice(key.indexOf("/") + 1);
 }
+
+/** What a waiting gang has reserved to itself is held under this key, which is no gang's: namespaces have no colon. */
+export function drainKey(gang: string): string {
+  return `drain:${gang}`;
+}
+
+/** Is that a holder, as the model names them, who only waits for the device? */
+export function onlyWaits(holder: string): boolean {
+  return holder.startsWith("hold:drain:");
+}

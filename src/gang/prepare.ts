@@ -6,6 +6,7 @@ import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
+import { onlyWaits } from "./keys.ts";
 import { slowestFabric } from "./links.ts";
 import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
@@ -249,7 +250,10 @@ function ownHolds(model: ClusterModel, request: GangRequest): Map<string, OwnHol
       .flatMap((claim) => claim.devices)
       // A share, and what an administrator has, is not given back for the slot's own sake.
       .filter(({ shareID, adminAccess }) => shareID === undefined && adminAccess !== true)
-      .filter(({ driver, pool, device }) => model.holdersOf(driver, pool, device).join() === `hold:${key}`)
+      .filter(({ driver, pool, device }) => {
+        const holders = model.holdersOf(driver, pool, device).filter((holder) => !onlyWaits(holder));
+        return holders.join() === `hold:${key}`;
+      })
       .flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []);
     holds.set(slotKey(held.placed.podSet, held.placed.index), {
       node,

@@ -128,12 +128,17 @@ function homesOf(view: ModelView, device: string, likely: Iterable<number>): num
   return view.nodes.flatMap((node) => (node !== undefined && has(node.index) ? [node.index] : []));
 }
 
-/** The cluster as if nothing ran on the nodes. */
-export function withEmptied(model: ClusterModel, nodes: readonly number[]): WhatIf {
+/** The cluster as if nothing ran on the nodes, but for what stays there: node name → its sum of requests. */
+export function withEmptied(
+  model: ClusterModel,
+  nodes: readonly number[],
+  stays?: ReadonlyMap<string, Readonly<Record<string, number>>>,
+): WhatIf {
   const { view } = model;
   const emptied = nodes.map((index) => {
     const inventory = view.inventory(index);
-    return [index, { used: {}, usage: inventory.wide ? view.usage(index) : emptyUsage(inventory) }] as const;
+    const used = stays?.get(view.nodes[index]?.record.name ?? "") ?? {};
+    return [index, { used, usage: inventory.wide ? view.usage(index) : emptyUsage(inventory) }] as const;
   });
   return readAs(model, new Map(emptied));
 }

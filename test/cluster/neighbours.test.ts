@@ -19,7 +19,10 @@ import {
  */
 const scene = useScene({
   fleet: uniformFleet({ nodes: 2, nodesPerRack: 2 }),
-  plannerFlags: ["--released-pods", "2", "--max-gang-pods", "6", "--max-namespace-pods", "8"],
+  plannerFlags: [
+    ...["--released-pods", "2", "--max-gang-pods", "6", "--max-namespace-pods", "8"],
+    ...["--drain-after-seconds", "3"],
+  ],
 });
 const { freshNamespace, namespace, apply, pods, claims, status, until, metric } = scene;
 const { membersOf, scheduled, createGang } = scene;
@@ -216,6 +219,44 @@ describe("tenants", () => {
       if (crowd.length > 2) expect(new Set(crowd)).toEqual(new Set(["large"]));
     }
     expect([...crowds].some((crowd) => crowd.includes("large"))).toBe(true);
+  });
+});
+
+describe("a gang that waited for too long", () => {
+  test("has others kept off the devices it needs, those that run keep theirs, and it is next", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("four", 4), claimTemplate("eight", 8));
+    for (const name of ["first", "second"]) {
+      await createGang(name, 2);
+      await scheduled(name);
+    }
+    await createGang("large", 2, {}, "eight");
+    const said = await until("others are kept off", () =>
+      status("large")?.explanation?.includes("draining") ? status("large")?.explanation : undefined,
+    );
+    expect(said).toMatch(/; draining 2 nodes: waits for 2 gangs to leave$/);
+    expect(await metric("kllama_draining_gangs")).toBe(1);
+    const leave = async (name: string) => {
+      for (const pod of membersOf(name)) await scene.drop({ ...pod, apiVersion: "v1", kind: "Pod" });
+      await scene.drop(gang(name, {}));
+    };
+    await leave("first");
+    await createGang("later", 2);
+    await until("the later one is refused", () => plannedReason("later") === "InsufficientDevices");
+    const [before] = membersOf("second").filter((pod) => pod.metadata.name.endsWith("-0"));
+    const devices = scene.devicesOf(before);
+    await scene.drop({ ...before!, apiVersion: "v1", kind: "Pod" });
+    await until("the member is gone", () => scene.pod(before!.metadata.name) === undefined);
+    await apply(member("second", "ranks", 0, "four"));
+    const after = await until("its successor runs", () =>
+      membersOf("second").find((pod) => pod.metadata.name.endsWith("-0") && isReady(pod)),
+    );
+    expect(scene.devicesOf(after)).toEqual(devices);
+    expect(membersOf("later").filter(isBound)).toEqual([]);
+    await leave("second");
+    await scheduled("large");
+    expect(status("later")?.phase).toBe("Pending");
+    expect(await metric("kllama_draining_gangs")).toBeLessThanOrEqual(1);
   });
 });
 

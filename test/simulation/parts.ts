@@ -16,6 +16,8 @@ export interface Parts {
   network: Network;
   /** ResourceClaimTemplates by name: they never change here. */
   templates: ReadonlyMap<string, ResourceClaimSpec>;
+  /** After so long without room a gang has one reserved by planners that start now; 0: never. */
+  drainAfterMs: number;
   /** One line of the trace. */
   say(line: string): void;
   /** A fresh process. Only components that run now are alive. */

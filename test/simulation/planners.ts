@@ -91,7 +91,7 @@ export function createPlanners(
       namespace: "kllama-system",
       // Simulated calls hang for 30 s at most, so that more of them end without an answer.
       holdBindMs: 25_000,
-      ...(limits === undefined ? {} : { plannerLimits: limits }),
+      plannerLimits: { ...limits, drainAfterMs: parts.drainAfterMs },
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);

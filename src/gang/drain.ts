@@ -1,0 +1,171 @@
+import type { PlacedDevice, PlacedPod } from "../api/placement.ts";
+import { deviceKey } from "../topology/held.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import { comparePlain } from "../topology/natural-order.ts";
+import { problemOf } from "./conflict.ts";
+import { busyNodes, fewestOf, likeliestDomains, sharedLevels } from "./counterfactuals.ts";
+import { fitCache } from "./fit.ts";
+import { onlyWaits } from "./keys.ts";
+import { type GangPlan, type PlanOptions, type PlanUnit, plan } from "./plan.ts";
+import { type PreparedUnit, prepareUnit } from "./prepare.ts";
+import { search } from "./search.ts";
+import { type WhatIf, withEmptied } from "./what-if.ts";
+
+/** Where a refused unit will fit once those who are there now have left, and nobody has come instead. */
+export interface Room {
+  /** Level and path of the domain that the pods have to share; undefined: they need not. */
+  readonly where: string | undefined;
+  readonly plans: readonly GangPlan[];
+}
+
+/** Who uses devices of a room: gangs, and pods and claims that belong to none. */
+export interface Leavers {
+  readonly gangs: number;
+  readonly others: number;
+  readonly devices: number;
+}
+
+/** Clusters that differ from the present one and are searched at most, and what each search may spend. */
+const maxTries = 48;
+const searchBudget = 1_000;
+const planBudget = 5_000;
+
+/**
+ * The room that has fewest devices to be left, among the likeliest domains of the narrowest level that will do; undefined
+ * where the unit would not even fit if all left whom kllama gave a place. Pods that belong to no gang and name no claim
+ * stay: nobody who plans them can be kept from coming back.
+ */
+export function soonestRoom(model: ClusterModel, unit: PlanUnit, options: PlanOptions = {}): Room | undefined {
+  const prepared = prepareUnit(model, unit);
+  if (Array.isArray(prepared) || prepared.base.length === 0) return undefined;
+  const stays = staying(model);
+  let tries = 0;
+  const fits = (nodes: readonly number[]): boolean =>
+    ++tries <= maxTries && fitsIn(model, unit, withEmptied(model, nodes, stays));
+  const roomOn = (nodes: readonly number[], where: string | undefined): (Room & Leavers) | undefined => {
+    const count = fewestOf(nodes, fits);
+    if (count === undefined) return undefined;
+    const other = withEmptied(model, nodes.slice(0, count), stays);
+    const result = fitCache(model).lend(other.model.view, other.changed, () =>
+      plan(other.model, unit, { ...options, budget: planBudget }),
+    );
+    if (!("plans" in result)) return undefined;
+    const plans = neededOf(prepared, result.plans);
+    return { where, plans, ...leaversOf(model, plans) };
+  };
+  const candidates = busyNodes(model, unit, prepared);
+  for (const level of sharedLevels(prepared)) {
+    const rooms = likeliestDomains(prepared, level, candidates).flatMap(
+      ({ path, nodes }) => roomOn(nodes, `${level.name} ${path}`) ?? [],
+    );
+    const [soonest] = rooms.sort((a, b) => a.devices - b.devices || comparePlain(a.where ?? "", b.where ?? ""));
+    if (soonest !== undefined) return { where: soonest.where, plans: soonest.plans };
+  }
+  const anywhere = roomOn(candidates, undefined);
+  return anywhere && { where: undefined, plans: anywhere.plans };
+}
+
+/** Would the unit still fit on the nodes of the room, and are its devices still there? */
+export function roomStands(model: ClusterModel, unit: PlanUnit, { plans }: Room): boolean {
+  const { view } = model;
+  const there = placesOf(plans).every(({ node, claims }) => {
+    const index = view.indexOf(node);
+    if (index === undefined) return false;
+    const { indexOf } = view.inventory(index);
+    return claims.every(({ devices }) =>
+      devices.every(({ driver, pool, device }) => indexOf.has(deviceKey(driver, pool, device))),
+    );
+  });
+  const nodes = new Set(placesOf(plans).flatMap(({ node }) => view.indexOf(node) ?? []));
+  return there && fitsIn(model, unit, withEmptied(model, [...nodes], staying(model)));
+}
+
+export function leaversOf(model: ClusterModel, plans: readonly GangPlan[]): Leavers {
+  const users = new Set<string>();
+  let devices = 0;
+  for (const device of devicesOf(plans)) {
+    const holders = model
+      .holdersOf(device.driver, device.pool, device.device, device.shareID)
+      .filter((holder) => !onlyWaits(holder));
+    if (holders.length > 0) devices++;
+    for (const holder of holders) users.add(userOf(model, holder));
+  }
+  const gangs = [...users].filter((user) => user.startsWith("gang ")).length;
+  return { gangs, others: users.size - gangs, devices };
+}
+
+/** `; draining rack r7: waits for 3 gangs and 1 pod to leave`, for the end of a refusal; never names who they are: they may be of other tenants. */
+export function drainText({ where, plans }: Room, { gangs, others }: Leavers): string {
+  const nodes = new Set(placesOf(plans).map(({ node }) => node)).size;
+  const who = [...(gangs > 0 ? [counted(gangs, "gang")] : []), ...(others > 0 ? [counted(others, "pod")] : [])];
+  const what = who.length > 0 ? `${who.join(" and ")} to leave` : "room on its nodes";
+  return `; draining ${where ?? counted(nodes, "node")}: waits for ${what}`;
+}
+
+/** Does a refusal end with such a text? */
+export function isDrainText(message: string): boolean {
+  return message.includes("; draining ");
+}
+
+/** Members beyond `minCount` are no reason to keep others off. */
+function neededOf({ base }: PreparedUnit, plans: readonly GangPlan[]): GangPlan[] {
+  const needed = new Set(base.map(({ pod }) => `${pod.namespace}/${pod.name}`));
+  return plans.flatMap((each) => {
+    const { placement } = each;
+    const pods = placement.pods.filter(({ pod }) => needed.has(`${placement.namespace}/${pod}`));
+    return pods.length === 0 ? [] : [{ ...each, placement: { ...placement, pods } }];
+  });
+}
+
+function counted(count: number, what: string): string {
+  return count === 1 ? `1 ${what}` : `${count} ${what}s`;
+}
+
+function fitsIn(model: ClusterModel, unit: PlanUnit, { model: other, changed }: WhatIf): boolean {
+  return fitCache(model).lend(other.view, changed, () => {
+    const there = prepareUnit(other, unit);
+    if (Array.isArray(there)) return false;
+    const rules = there.rules.filter((rule) => rule.required);
+    return search(problemOf(other.view, there, there.base, rules), searchBudget).kind === "found";
+  });
+}
+
+/** What pods that kllama does not plan ask of each node. */
+function staying(model: ClusterModel): Map<string, Record<string, number>> {
+  const sums = new Map<string, Record<string, number>>();
+  for (const { nodeName, terminal, gang, claims, requests } of model.pods.values()) {
+    if (nodeName === undefined || terminal || gang !== undefined || claims.length > 0) continue;
+    const sum = sums.get(nodeName) ?? {};
+    sums.set(nodeName, sum);
+    for (const [name, amount] of Object.entries({ ...requests, pods: 1 })) sum[name] = (sum[name] ?? 0) + amount;
+  }
+  return sums;
+}
+
+/** The gang or else the pod behind a holder; a claim that nobody uses stands for itself. */
+function userOf(model: ClusterModel, holder: string): string {
+  const at = holder.indexOf(":");
+  const [kind, id] = [holder.slice(0, at), holder.slice(at + 1)];
+  if (kind === "pod" || id.startsWith("pod:")) return podUser(model, id.replace(/^pod:/, ""));
+  if (kind === "hold") return `gang ${id}`;
+  const claim = model.claims.get(id);
+  const [consumer] = claim?.reservedFor ?? [];
+  if (claim === undefined || consumer === undefined) return holder;
+  return consumer.resource === "pods" ? podUser(model, consumer.uid) : `gang ${claim.namespace}/${consumer.name}`;
+}
+
+function podUser(model: ClusterModel, uid: string): string {
+  const pod = model.pod(uid);
+  return pod?.gang === undefined ? `pod:${uid}` : `gang ${pod.namespace}/${pod.gang}`;
+}
+
+function placesOf(plans: readonly GangPlan[]): PlacedPod[] {
+  return plans.flatMap(({ placement }) => placement.pods);
+}
+
+/** Devices that the plans would hold; an administrator's access holds nothing. */
+function devicesOf(plans: readonly GangPlan[]): PlacedDevice[] {
+  return placesOf(plans).flatMap(({ claims }) =>
+    claims.flatMap(({ devices }) => devices.filter(({ adminAccess }) => adminAccess !== true)),
+  );
+}
