@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { enableCompileCache } from "node:module";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -33,7 +33,7 @@ function useCompiled(cache) {
     if (!existsSync(join(folder, "complete"))) {
       // Of other versions.
       rmSync(cache, { recursive: true, force: true });
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      makeFolder(folder);
       const program = fileURLToPath(new URL("compile.mjs", import.meta.url));
       spawnSync(process.execPath, [...process.execArgv, program, folder], { stdio: "ignore" });
     }
@@ -43,6 +43,12 @@ function useCompiled(cache) {
   enableCompileCache(folder);
   // For the process that calls NVML.
   process.env.NODE_COMPILE_CACHE = folder;
+}
+
+/** With `recursive` Node would never come back where the kernel makes no folders at all, such as below /proc. */
+function makeFolder(path) {
+  if (!existsSync(dirname(path))) makeFolder(dirname(path));
+  if (!existsSync(path)) mkdirSync(path, { mode: 0o700 });
 }
 
 /** Of the code as it lies here. A wrong one costs memory: Node compares the text of each file, too. */

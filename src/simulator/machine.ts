@@ -1,8 +1,8 @@
 import { watch } from "node:fs";
-import { mkdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { z } from "zod";
 import { type OnEffect, readIfThere, replaceFile } from "../dra/driver/durable-files.ts";
+import { makeFolder } from "../dra/driver/folders.ts";
 import type { Gpu, Inventory } from "../dra/driver/inventory.ts";
 import type { Machine } from "../dra/driver/machine.ts";
 import { type BoardState, simulatedBoards } from "./boards.ts";
@@ -32,7 +32,7 @@ type HardwareState = BoardState & Pick<z.output<typeof hardwareState>, "losses">
 
 /** Rejects when the file cannot be read; the message names it and says what to do. */
 export async function openSimulatedMachine(gpus: readonly Gpu[], file: string, onEffect: OnEffect): Promise<Machine> {
-  await mkdir(dirname(file), { recursive: true, mode: 0o700 });
+  await makeFolder(dirname(file), 0o700);
   let state = await readState(file);
   const listeners = new Set<() => void>();
   // The folder, not the file: a file that is replaced is another one.

@@ -1,5 +1,6 @@
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, unlink } from "node:fs/promises";
+import { type FileHandle, open, readdir, readFile, rename, rm, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { makeFolder } from "./folders.ts";
 
 /** Called after each step that changed a disk; tests end the process there. */
 export type OnEffect = (effect: string) => void;
@@ -42,7 +43,7 @@ async function openIn(folder: string, path: string): Promise<FileHandle> {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code !== "ENOENT" && code !== "ENOTDIR") throw error;
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
     return open(path, "w", 0o600);
   }
 }

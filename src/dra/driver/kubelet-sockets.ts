@@ -1,8 +1,9 @@
-import { chmod, mkdir } from "node:fs/promises";
+import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { driverName } from "../../api/names.ts";
 import { type DraHandlers, draServer } from "./dra-server.ts";
 import { namesIn } from "./durable-files.ts";
+import { makeFolder } from "./folders.ts";
 import type { RegistrationStatus } from "./grpc.ts";
 import { registrationServer } from "./registration.ts";
 import { listenUnix, removeStale } from "./unix-server.ts";
@@ -50,7 +51,7 @@ export async function openKubeletSockets(
   onStatus: (status: RegistrationStatus) => void,
 ): Promise<KubeletSockets> {
   const paths = socketPaths(kubeletFolder, podUid);
-  await mkdir(paths.folder, { recursive: true, mode: 0o700 });
+  await makeFolder(paths.folder, 0o700);
   await chmod(paths.folder, 0o700);
   if (podUid !== undefined) await removeLeftOver(paths);
   const { server, endStreams } = draServer(handlers);

@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { driverName } from "../../api/names.ts";
@@ -11,6 +10,7 @@ import { createDeviceStatusWriter, tellsDevices } from "./device-status.ts";
 import type { CallState } from "./dra-server.ts";
 import type { OnEffect } from "./durable-files.ts";
 import { type FileLock, openFileLock } from "./file-lock.ts";
+import { makeFolder } from "./folders.ts";
 import { watchForeignPartitions } from "./foreign-partitions.ts";
 import type { ClaimReference, RegistrationStatus } from "./grpc.ts";
 import { watchHealth } from "./health.ts";
@@ -68,7 +68,7 @@ export interface NodeAgent {
 export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAgent> {
   const { client, nodeName, cdiFolder, bootId, timing = systemTiming, onEffect = () => undefined } = options;
   const checkpoint = join(options.stateFolder, "checkpoint.json");
-  await mkdir(options.stateFolder, { recursive: true, mode: 0o700 });
+  await makeFolder(options.stateFolder, 0o700);
   const memory = await readMemory(checkpoint, cdiFolder, bootId);
   const store = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
   const machine = watchForeignPartitions(options.machine, () => store.claims.values(), timing);
@@ -130,7 +130,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
 async function lockOf({ kubeletFolder, podUid }: NodeAgentOptions): Promise<{ lock?: FileLock }> {
   if (podUid === undefined) return {};
   const { folder, lock } = socketPaths(kubeletFolder, podUid);
-  await mkdir(folder, { recursive: true, mode: 0o700 });
+  await makeFolder(folder, 0o700);
   return { lock: await openFileLock(lock) };
 }
 

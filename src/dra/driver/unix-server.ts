@@ -1,7 +1,8 @@
-import { chmod, lstat, mkdir, rm } from "node:fs/promises";
+import { chmod, lstat, rm } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { dirname } from "node:path";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
+import { makeFolder } from "./folders.ts";
 
 /** A listening gRPC server. */
 export interface UnixServer {
@@ -21,7 +22,7 @@ export async function listenUnix(server: Server, path: string): Promise<UnixServ
   if (Buffer.byteLength(path) > maxPathBytes) {
     throw new Error(`socket ${path}: longer than ${maxPathBytes} bytes; use a shorter --kubelet-dir`);
   }
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  await makeFolder(dirname(path), 0o700);
   await removeStale(path);
   await new Promise<void>((resolve, reject) =>
     server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) =>

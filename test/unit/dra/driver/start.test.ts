@@ -41,11 +41,20 @@ describe("a node agent", () => {
     expect([...compiled(agent).keys()].some((name) => name.endsWith("/complete"))).toBe(true);
   }, 60_000);
 
-  test("that cannot write its state folder says so, not that it cannot compile", async () => {
-    const flags = ["--node-name", "n", "--inventory", "simulated:dgx-h100", "--state-dir", "package.json/state"];
-    const stderr = await new Promise<string>((resolve) =>
-      execFile(process.execPath, ["bin/start.mjs", "node-agent", ...flags], (_, __, text) => resolve(text)),
-    );
-    expect(stderr).toMatch(/^kllama node-agent: .*package\.json\/state/);
-  }, 60_000);
+  test.each([
+    "package.json/state",
+    // Node's `mkdir` with `recursive` never came back from there.
+    "/proc/kllama/state",
+  ])(
+    "that cannot write its state folder %s says so, not that it cannot compile",
+    async (folder) => {
+      const flags = ["--node-name", "n", "--inventory", "simulated:dgx-h100", "--state-dir", folder];
+      const stderr = await new Promise<string>((resolve) =>
+        execFile(process.execPath, ["bin/start.mjs", "node-agent", ...flags], (_, __, text) => resolve(text)),
+      );
+      expect(stderr).toMatch(/^kllama node-agent: /);
+      expect(stderr).toContain(folder.split("/").slice(0, 3).join("/"));
+    },
+    60_000,
+  );
 });
