@@ -129,6 +129,7 @@ export const plannerCommand = defineCommand({
         { createClient },
         { loadConnection },
         { readHolder },
+        { accountPolicyFault },
         { systemTiming },
       ] = await Promise.all([
         import("../extender/planner.ts"),
@@ -136,6 +137,7 @@ export const plannerCommand = defineCommand({
         import("../kube/client.ts"),
         import("../kube/connection.ts"),
         import("../kube/planner-term.ts"),
+        import("../kube/policy-presence.ts"),
         import("../kube/timing.ts"),
       ]);
       const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
@@ -149,7 +151,13 @@ export const plannerCommand = defineCommand({
         log,
         // A container that is restarted in its pod keeps the Lease: nobody else can be that holder.
         identity: holder.pod ?? processIdentity(),
-        fence: createFence({ client, holder: holder.id, log, timing: systemTiming }),
+        fence: createFence({
+          client,
+          holder: holder.id,
+          policyFault: () => accountPolicyFault(client),
+          log,
+          timing: systemTiming,
+        }),
         namespace: values.namespace,
         listen,
         auditPeriodMs,

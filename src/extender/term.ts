@@ -18,6 +18,8 @@ export interface FenceOptions {
   client: KubeClient;
   /** How the API server knows us: `PlannerTerm.spec.holder`. */
   holder: string;
+  /** What is wrong with the policies that no write of ours can try out; undefined: nothing. Asked with each probe. */
+  policyFault?: () => Promise<string | undefined>;
   log: Pick<Logger, "info" | "warn">;
   timing: Timing;
 }
@@ -33,17 +35,19 @@ const settleMs = 2_000;
 const probePeriodMs = 30_000;
 
 /** The fence of design: PlannerTerm and the policy term.scheduling.kllama.ai. */
-export function createFence({ client, holder, log, timing }: FenceOptions): Fence {
+export function createFence({ client, holder, policyFault, log, timing }: FenceOptions): Fence {
   let trouble: string | undefined = "the term has not begun";
 
   /** @returns whether the API server answered */
   async function probe(): Promise<boolean> {
     const before = trouble;
     let answered = true;
-    trouble = await probeTerm(client, holder).catch((error: unknown) => {
+    try {
+      trouble = (await probeTerm(client, holder)) ?? (await policyFault?.());
+    } catch (error) {
       answered = false;
-      return `the fence cannot be probed: ${String(error)}`;
-    });
+      trouble = `the fence cannot be probed: ${String(error)}`;
+    }
     if (trouble !== undefined && trouble !== before) log.warn({ trouble }, "fence");
     return answered;
   }

@@ -73,6 +73,12 @@ export const accountRights: AccountRights[] = [
       ...rights("create", scheduling, "plannerterms"),
       ...rights("get update", scheduling, "plannerterms", { name: "kllama-planner" }),
       ...rights("update", scheduling, "plannerterms/status", { name: "kllama-planner" }),
+      ...rights(
+        "get",
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies validatingadmissionpolicybindings",
+        { name: "account.scheduling.kllama.ai" },
+      ),
     ],
     mayNot: [
       ...nobody,

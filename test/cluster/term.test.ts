@@ -9,6 +9,7 @@ import { createClient, isNotFound, type KubeClient } from "../../src/kube/client
 import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { beginTerm, probeTerm, readHolder } from "../../src/kube/planner-term.ts";
+import { accountPolicyFault } from "../../src/kube/policy-presence.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { systemTiming } from "../../src/kube/timing.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
@@ -145,6 +146,21 @@ describe("the fence", () => {
     expect(Object.values(await outcomes(first.client))).not.toContain("passes");
     expect(await outcomes(second.client)).toEqual(allPass);
   });
+
+  test.each(["validatingadmissionpolicies", "validatingadmissionpolicybindings"])(
+    "does not stand without the policy of accounts: its object of %s is missed",
+    async (resource) => {
+      const { client } = replicas[0];
+      const path = `/apis/admissionregistration.k8s.io/v1/${resource}`;
+      const name = "account.scheduling.kllama.ai";
+      expect(await accountPolicyFault(client)).toBeUndefined();
+      const object = await admin.request<KubernetesObject>("GET", `${path}/${name}`);
+      await admin.request("DELETE", `${path}/${name}`);
+      expect(await accountPolicyFault(client)).toMatch(/so that any account may allocate devices: apply/);
+      await post(path, { ...object, metadata: { name } });
+      expect(await accountPolicyFault(client)).toBeUndefined();
+    },
+  );
 
   test("without its kind blocks nobody's claims, and a planner is told what to install", async () => {
     const crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/plannerterms.scheduling.kllama.ai";

@@ -52,12 +52,12 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
   } as unknown as KubeClient;
 }
 
-function raise(world: World, lagMs?: number) {
+function raise(world: World, lagMs?: number, policyFault?: () => Promise<string | undefined>) {
   const timing = createVirtualTiming();
   const client = apiServer(world, timing, lagMs);
   const warnings: string[] = [];
   const log = { info: () => undefined, warn: ({ trouble }: { trouble: string }) => warnings.push(trouble) };
-  const fence = createFence({ client, holder: "me", log: log as never, timing });
+  const fence = createFence({ client, holder: "me", log: log as never, timing, ...(policyFault && { policyFault }) });
   const startMs = timing.nowMs();
   const raised: { afterMs?: number } = {};
   const closing = new AbortController();
@@ -130,6 +130,21 @@ describe("the fence of a new leader", () => {
     world.enforced = "me";
     await timing.advance(1_000);
     expect(fence.trouble()).toBeUndefined();
+    closing.abort();
+  });
+
+  test("does not stand while a policy is missing that no write of ours can try out", async () => {
+    const world: World = { term: { holder: "me", epoch: 1 }, enforced: "me", kindInstalled: true };
+    let fault: string | undefined = "policy account is gone";
+    const { timing, fence, raised, closing } = raise(world, 0, async () => fault);
+    await timing.advance(5_000);
+    expect([raised.afterMs, fence.trouble()]).toEqual([undefined, fault]);
+    fault = undefined;
+    await timing.advance(3_000);
+    expect([raised.afterMs !== undefined, fence.trouble()]).toEqual([true, undefined]);
+    fault = "its binding is gone";
+    await timing.advance(30_000);
+    expect(fence.trouble()).toBe(fault);
     closing.abort();
   });
 
