@@ -186,6 +186,8 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     devicesFree: () => true,
     groupReady: () => true,
     mayRelease: () => true,
+    condemned: () => false,
+    leaving: () => ({ left: 0, evict: [] }),
     ...more,
   };
 }

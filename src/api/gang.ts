@@ -189,7 +189,20 @@ const gangPlacement = z.object({
     .describe("Predicted cost of communication in milliseconds, from the link figures of the ClusterTopology."),
 });
 
-const gangPhases = ["Pending", "Reserved", "Binding", "Scheduled", "Revoked"] as const;
+/** Names nobody: a UID tells a tenant nothing of another's objects. */
+const preemptedUnit = z
+  .object({
+    kind: z.enum(["Gang", "Pod"]).describe("What it is."),
+    uid: z.string().max(64).describe("Its UID."),
+    attempts: z
+      .int()
+      .min(0)
+      .exactOptional()
+      .describe("Of a Gang: its status.attempts at the decision, so that a later place of it is left alone."),
+  })
+  .describe("A Gang or a pod that makes room.");
+
+const gangPhases = ["Pending", "Preempting", "Reserved", "Binding", "Scheduled", "Preempted", "Revoked"] as const;
 
 export const gangStatus = z
   .object({
@@ -197,7 +210,7 @@ export const gangStatus = z
       .enum(gangPhases)
       .optional()
       .describe(
-        "Pending: waits for members or room. Reserved: nodes and devices are held, members are released. Binding: committed, members are being bound. Scheduled: bound. Revoked: the reservation was given back, a new plan follows.",
+        "Pending: waits for members or room. Preempting: has a place, and waits until those of lower priority have left it. Reserved: nodes and devices are held, members are released. Binding: committed, members are being bound. Scheduled: bound. Preempted: makes room for a gang of higher priority, its bound members are evicted. Revoked: the reservation was given back, a new plan follows.",
       ),
     observedGeneration,
     /** Pods that exist and pods that are bound, for people: `3/4`. */
@@ -209,6 +222,11 @@ export const gangStatus = z
       ),
     reservedAt: z.iso.datetime().optional().describe("When the present reservation was made (RFC 3339)."),
     attempts: z.int().min(0).optional().describe("Reservations that were given back so far."),
+    preempting: z
+      .array(preemptedUnit)
+      .max(1024)
+      .optional()
+      .describe("While Preempting: who makes room. Written before anybody is evicted."),
     explanation: z.string().max(4096).optional().describe("Why the gang is where it is, or why it is not placed."),
     conditions: conditions(
       "Planned: there is a placement. Scheduled: the needed members are bound. Degraded: needed members are missing.",
@@ -221,6 +239,7 @@ export type GangPodSet = z.output<typeof podSet>;
 export type GangConstraint = z.output<typeof constraint>;
 export type GangSpec = z.output<typeof gangSpec>;
 export type GangPlacement = z.output<typeof gangPlacement>;
+export type PreemptedUnit = z.output<typeof preemptedUnit>;
 export type GangStatus = z.output<typeof gangStatus>;
 
 export interface Gang extends KubernetesObject {

@@ -130,6 +130,18 @@ export interface Pod extends KubernetesObject {
   };
 }
 
+/** As far as the Eviction API's answer rests on it. */
+export interface PodDisruptionBudget extends KubernetesObject {
+  spec?: {
+    selector?: {
+      matchLabels?: Record<string, string>;
+      matchExpressions?: { key: string; operator: string; values?: string[] }[];
+    } | null;
+    unhealthyPodEvictionPolicy?: string;
+  };
+  status?: { observedGeneration?: number; disruptionsAllowed?: number };
+}
+
 /** One value of a device attribute; exactly one field is set. */
 export interface DeviceAttribute {
   int?: number;

@@ -91,6 +91,11 @@ const flags = {
     describe:
       "A gang that has been refused for want of room for so long has a room reserved: those behind it in the queue are kept off the places that it takes once those who are there now have left. One gang at a time, the first of the queue. 0: never.",
   },
+  "no-preemption": {
+    type: "boolean",
+    describe:
+      "Gangs of higher priority wait for room instead of having others evicted. PodDisruptionBudgets are not read then.",
+  },
   "reclaim-seconds": {
     type: "string",
     value: "SECONDS",
@@ -167,6 +172,7 @@ export const plannerCommand = defineCommand({
         ...(values["managed-driver"] === undefined ? {} : { managedDrivers: values["managed-driver"] }),
         ...(tls === undefined ? {} : { tls }),
         plannerLimits,
+        preemption: values["no-preemption"] !== true,
         ...(die === undefined ? {} : { onWritten: (effect) => die(effectName(effect)) }),
         onLost: () => fail("the Lease was lost: another replica plans now; exit, so that a fresh process stands by"),
       });

@@ -1,3 +1,4 @@
+import type { GangPhase } from "../api/gang.ts";
 import type { PlacedPod } from "../api/placement.ts";
 import { onlyWaits } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
@@ -18,8 +19,9 @@ import {
 import { step } from "../gang/lifecycle/step.ts";
 import { validateGang } from "../gang/members.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
+import { deviceKey } from "../topology/held.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import type { ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
+import type { BudgetRecord, ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
 import { createAlarms } from "./alarms.ts";
 import { createDoubts, doubtKey } from "./doubts.ts";
 import type { WriteEffect, Written } from "./effects.ts";
@@ -28,9 +30,11 @@ import { createGangGroups } from "./gang-groups.ts";
 import { createGangHolds } from "./gang-holds.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
 import { leavesRoom } from "./node-room.ts";
-import { byQueueOrder } from "./pending-plans.ts";
+import { byQueueOrder, priorityOf } from "./pending-plans.ts";
 import { createPlanQueue, queued } from "./plan-queue.ts";
 import type { CoordinatorPorts } from "./ports.ts";
+import { createPreemptions } from "./preemptions.ts";
+import { createRoomMaker } from "./room-maker.ts";
 import { createSingles, type Singles } from "./singles.ts";
 
 /**
@@ -48,6 +52,8 @@ export interface Coordinator {
   observeGang(gang: GangRecord): void;
   observeGangGone(gang: { namespace: string; name: string; uid: string }): void;
   observeGroup(key: string, group: PlacementGroupRecord | undefined): void;
+  /** A PodDisruptionBudget; undefined: it is gone. */
+  observeBudget(key: string, budget: BudgetRecord | undefined): void;
   /** Topology, device classes or slices changed in the model. */
   observeInventory(): void;
   written(
@@ -98,12 +104,15 @@ export function createCoordinator(
   managedDrivers: ReadonlySet<string>,
   ports: CoordinatorPorts,
   limits: PlannerLimits = defaultLimits,
+  preempts = true,
 ): Coordinator {
   const window: ReleaseWindow = createReleaseWindow(limits.releasedPods, releasePatienceMs);
   const heldPlaces: HeldPlaces = createHeldPlaces();
   const entries = new Map<string, Entry>();
   const groups = createGangGroups(() => [...entries.values()].map(({ state }) => state));
   const gangOfPod = new Map<string, string>();
+  const keyOfGang = new Map<string, string>(); // by UID
+  const budgets = new Map<string, BudgetRecord>();
   /** namespace/claim → gang keys that look at it. */
   const gangsOfClaim = new Map<string, Set<string>>();
   const fresh = createFreshness();
@@ -125,6 +134,19 @@ export function createCoordinator(
     () => touch(),
     (owner) => doubts.releasing(owner),
   );
+  const stateWith = (uid: string): GangState | undefined => {
+    const state = entries.get(keyOfGang.get(uid) ?? "")?.state;
+    return state?.gang?.uid === uid ? state : undefined;
+  };
+  const preemptions = createPreemptions(model, stateWith);
+  const makeRoom = createRoomMaker({
+    model,
+    groups,
+    states: () => [...entries.values()].map(({ state }) => state),
+    stateOf: (key) => entries.get(key)?.state,
+    budgets: () => [...budgets.values()],
+    nowMs: ports.nowMs,
+  });
   const queue = createPlanQueue({
     model,
     ports,
@@ -135,6 +157,7 @@ export function createCoordinator(
     singles,
     stateOf: (key) => entries.get(key)?.state,
     nodeFits,
+    makeRoom: preempts ? makeRoom : () => undefined,
     tell,
     decide: decideFor,
   });
@@ -179,12 +202,14 @@ export function createCoordinator(
 
   function observePod(pod: PodRecord): void {
     if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion)) return;
+    const known = model.pod(pod.uid);
     model.upsertPod(pod);
     const key = pod.gang === undefined ? undefined : `${pod.namespace}/${pod.gang}`;
     const before = gangOfPod.get(pod.uid);
     if (before !== undefined && before !== key) leaveGang(pod.uid, before);
     if (key === undefined) {
       singles.observePod(pod);
+      if (known !== undefined && known.nodeName === undefined && pod.nodeName !== undefined) wakeAbove(pod.priority);
       return;
     }
     singles.forget(pod.uid);
@@ -281,6 +306,7 @@ export function createCoordinator(
   function observeGang(gang: GangRecord): void {
     if (!fresh.accept(gang.uid, gang.resourceVersion)) return;
     const key = `${gang.namespace}/${gang.name}`;
+    keyOfGang.set(gang.uid, key);
     const before = entries.get(key)?.state.gang?.status.phase;
     tell(key, {
       type: "gang",
@@ -291,6 +317,7 @@ export function createCoordinator(
 
   function observeGangGone(gang: { namespace: string; name: string; uid: string }): void {
     fresh.forget(gang.uid);
+    keyOfGang.delete(gang.uid);
     tell(`${gang.namespace}/${gang.name}`, { type: "gangGone", uid: gang.uid });
   }
 
@@ -316,6 +343,8 @@ export function createCoordinator(
       devicesFree,
       groupReady: groups.isReady,
       mayRelease,
+      condemned: preemptions.condemned,
+      leaving: preemptions.leaving,
     };
   }
 
@@ -354,8 +383,12 @@ export function createCoordinator(
     }
     return placed.claims.every((claim) =>
       claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {
-        const holders = adminAccess === true ? [] : model.holdersOf(driver, pool, device, shareID);
-        return holders.every((holder) => own.has(holder) || onlyWaits(holder));
+        if (adminAccess === true) return true;
+        const holders = model.holdersOf(driver, pool, device, shareID);
+        return (
+          holders.every((holder) => own.has(holder) || onlyWaits(holder)) &&
+          !isOverdrawn(model, placed.node, deviceKey(driver, pool, device))
+        );
       }),
     );
   }
@@ -365,15 +398,44 @@ export function createCoordinator(
     if (found === undefined) return;
     const events = found.events;
     found.events = [];
+    const phase = found.state.gang?.status.phase;
     const result = step(found.state, events, context());
     found.state = result.state;
     holds.settle(found.state);
     for (const effect of result.effects) perform(found.state, effect);
     trackRelease(found.state);
+    trackPreemption(found.state, phase);
     alarms.set(key, result.wakeAtMs);
     if (waitsForRoom(found.state)) refused.add(key);
     else refused.delete(key);
     if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
+  }
+
+  /** Those that wait for others are told what these do, and those that could not preempt anybody who runs now. */
+  function trackPreemption(state: GangState, before: GangPhase | undefined): void {
+    for (const victim of preemptions.track(state)) dirty.add(victim);
+    const phase = state.gang?.status.phase;
+    if (phase === before) return;
+    for (const waiting of preemptions.waiting()) dirty.add(waiting);
+    if (phase === "Scheduled") wakeAbove(Math.max(...[...state.pods.values()].map(({ priority }) => priority)));
+  }
+
+  /** Refused gangs of higher priority may preempt now what they could not before. */
+  function wakeAbove(priority: number): void {
+    if (!preempts) return;
+    for (const key of refused) {
+      const state = entries.get(key)?.state;
+      if (state !== undefined && priorityOf(state) > priority) tell(key, { type: "preemptionPossible" });
+    }
+  }
+
+  function observeBudget(key: string, budget: BudgetRecord | undefined): void {
+    const before = budgets.get(key);
+    if (budget === undefined) budgets.delete(key);
+    else budgets.set(key, budget);
+    const allows = (each: BudgetRecord | undefined) => each?.disruptionsAllowed ?? Number.POSITIVE_INFINITY;
+    if (allows(budget) > allows(before)) wakeAbove(Number.NEGATIVE_INFINITY);
+    touch();
   }
 
   function perform(state: GangState, effect: Effect): void {
@@ -397,6 +459,7 @@ export function createCoordinator(
     flushing = true;
     tellHolders(doubts.expire(ports.nowMs()));
     wakeRefused();
+    for (const key of preemptions.waiting()) dirty.add(key);
     for (const key of alarms.due(ports.nowMs())) dirty.add(key);
     // Decisions ask for plans and plans for decisions; each round needs news, so this ends.
     let inTime = true;
@@ -454,6 +517,7 @@ export function createCoordinator(
     if (effect.type !== "writeStatus" || !result.outcome.ok || effect.transition === "") return;
     const found = entries.get(owner)?.state;
     const phase = effect.status.phase;
+    if (phase === "Preempting") ports.preempted(effect.status.preempting ?? []);
     if (found === undefined || phase === "Reserved" || phase === "Binding") return;
     if (effect.transition === "Pending") return;
     const note =
@@ -487,6 +551,7 @@ export function createCoordinator(
       for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);
       touch();
     },
+    observeBudget,
     written,
     arrive(podUid, node, call) {
       const key = gangOfPod.get(podUid);
@@ -502,6 +567,7 @@ export function createCoordinator(
       const found = key === undefined ? undefined : entries.get(key)?.state;
       const pod = found?.pods.get(podUid);
       if (found === undefined || pod === undefined || found.proposal !== undefined) return undefined;
+      if (found.gang?.status.phase === "Preempting") return undefined;
       return heldPods(found).find((placed) => placed.pod === pod.name)?.node;
     },
     gangOf: (podUid) => gangOfPod.get(podUid),
@@ -557,6 +623,28 @@ export function createCoordinator(
       tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
     }
   }
+}
+
+/** What it takes of its board, or of its own capacity, is somebody else's too: of a partition of a GPU that is not free yet. */
+function isOverdrawn(model: ClusterModel, node: string, device: string): boolean {
+  const { view } = model;
+  const index = view.indexOf(node);
+  if (index === undefined) return false;
+  const { devices, indexOf, counterCapacity } = view.inventory(index);
+  const { consumed } = view.usage(index);
+  const entry = devices[indexOf.get(device) ?? -1];
+  if (entry === undefined) return false;
+  // Of the board's devices those that somebody has, not who only waits for them.
+  const taken =
+    entry.counters.length === 0
+      ? []
+      : devices.filter(({ group, driver, pool, name }) => {
+          return group === entry.group && model.holdersOf(driver, pool, name).some((holder) => !onlyWaits(holder));
+        });
+  const used = (of: number): number =>
+    taken.reduce((sum, each) => sum + (each.counters.find(({ counter }) => counter === of)?.amount ?? 0), 0);
+  if (entry.counters.some(({ counter }) => used(counter) > counterCapacity[counter]!)) return true;
+  return entry.shared?.capacities.some(({ slot, limit }) => consumed[slot]! > limit) ?? false;
 }
 
 function isTrouble({ reason }: Extract<WriteEffect, { type: "tellPod" }>): boolean {

@@ -122,6 +122,14 @@ const writers: {
     return { outcome: done, pod: await patchPod(client, pod, { status: { conditions: [condition] } }, "status") };
   },
 
+  async evictPod(client, { pod }) {
+    const { namespace, name, uid } = pod;
+    const deleteOptions = { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid } };
+    const body = { apiVersion: "policy/v1", kind: "Eviction", metadata: { namespace, name }, deleteOptions };
+    await client.request("POST", podPath(pod, "eviction"), { body });
+    return { outcome: done };
+  },
+
   async disruptPod(client, { pod }) {
     const body = { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid: pod.uid } };
     await client.request("DELETE", podPath(pod), { body });

@@ -44,6 +44,8 @@ export interface EngineOptions {
    */
   holdBindMs?: number;
   plannerLimits?: Partial<PlannerLimits>;
+  /** Whether gangs of higher priority may have others evicted; default true. Reads PodDisruptionBudgets. */
+  preemption?: boolean;
   /** Writes to the API server under way at a time. */
   writeLimit?: number;
   /** Time between two audits of what is known; default 600,000, 0: none. */
@@ -80,6 +82,7 @@ export interface Engine {
 export function startEngine(options: EngineOptions): Engine {
   const { client, log, metrics, identity, timing = systemTiming } = options;
   const drivers = options.managedDrivers ?? [driverName];
+  const preempts = options.preemption ?? true;
   const model = createClusterModel({ managedDrivers: drivers });
   const closing = new AbortController();
   const writer = whileLeading(client, () => elector.isLeader());
@@ -104,6 +107,7 @@ export function startEngine(options: EngineOptions): Engine {
     new Set(drivers),
     ports({ timing, queue, recorder, calls, metrics, log, closing: closing.signal, flush: () => coordinator.flush() }),
     { ...defaultLimits, ...options.plannerLimits },
+    preempts,
   );
   const watches = createWatches(
     client,
@@ -120,6 +124,7 @@ export function startEngine(options: EngineOptions): Engine {
       },
     },
     timing,
+    preempts,
   );
   for (const watch of watches.values()) watch.start();
 
@@ -293,6 +298,10 @@ function ports(parts: {
         { pod, node, message },
         "kube-scheduler refused a place that was planned; it is planned anew without the node",
       );
+    },
+    preempted: (victims) => {
+      metrics.preemptions.inc();
+      for (const { kind } of victims) metrics.victims.inc({ kind });
     },
     bypassed: (how) => metrics.bypasses.inc({ how }),
   };

@@ -27,6 +27,8 @@ export interface PlannerMetrics {
   fragmentation: Gauge;
   strandedDevices: Gauge;
   reaped: Counter<"outcome">;
+  preemptions: Counter;
+  victims: Counter<"kind">;
 }
 
 export function createPlannerMetrics(): PlannerMetrics {
@@ -153,6 +155,17 @@ export function createPlannerMetrics(): PlannerMetrics {
     strandedDevices: new Gauge({
       name: "kllama_stranded_devices",
       help: "Free GPUs that no pod like those of the cluster can use where they are, parts counted as such.",
+      registers,
+    }),
+    preemptions: new Counter({
+      name: "kllama_preemptions_total",
+      help: "Gangs that were given places which others of lower priority have to leave.",
+      registers,
+    }),
+    victims: new Counter({
+      name: "kllama_preemption_victims_total",
+      help: "What had to leave for them, by kind (Gang, Pod).",
+      labelNames: ["kind"],
       registers,
     }),
     reaped: new Counter({

@@ -80,7 +80,7 @@ export function unitFor(
   };
 }
 
-const placedPhases: ReadonlySet<GangPhase> = new Set(["Reserved", "Binding", "Scheduled"]);
+const placedPhases: ReadonlySet<GangPhase> = new Set(["Preempting", "Reserved", "Binding", "Scheduled"]);
 
 function isPlaced(state: GangState): boolean {
   return state.proposal !== undefined || placedPhases.has(state.gang?.status.phase ?? "Pending");

@@ -1,5 +1,6 @@
+import type { PreemptedUnit } from "../api/gang.ts";
 import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
-import { type Batch, type BatchHolds, createBatch } from "../gang/batch.ts";
+import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
 import type { PlanOptions } from "../gang/plan.ts";
@@ -11,6 +12,7 @@ import type { GangHolds } from "./gang-holds.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
 import { byQueueOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
+import type { RoomMaker } from "./room-maker.ts";
 import type { Singles } from "./singles.ts";
 
 /** Gangs that ask for a plan. */
@@ -35,6 +37,8 @@ export interface PlanQueueParts {
   singles: Singles;
   stateOf(key: string): GangState | undefined;
   nodeFits: Context["nodeFits"];
+  /** Whom a unit that found no room may preempt, and the places that it gets then. */
+  makeRoom: RoomMaker;
   /** Tells a gang what came of its plan. */
   tell(key: string, event: LifecycleEvent): void;
   /** Has it decide at once, so that what it was given is held by its state. */
@@ -45,7 +49,7 @@ export interface PlanQueueParts {
 const planningSliceMs = 25;
 
 export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
-  const { model, ports, limits, places, holds, groups, singles, stateOf, nodeFits, tell, decide } = parts;
+  const { model, ports, limits, places, holds, groups, singles, stateOf, nodeFits, makeRoom, tell, decide } = parts;
   const wantsPlan = new Set<string>();
   /** Those that asked for a plan in this round. */
   const asked = new Set<string>();
@@ -85,6 +89,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       },
       inTime,
     };
+    const preempting = new Map<string, readonly PreemptedUnit[]>();
     const options = { workload: expectedWorkload(model) };
     const batch = createBatch(model, batchHolds, options);
     const unmoved: string[] = [];
@@ -96,19 +101,21 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       }
       drains.turn(each, () => {
         if ("uid" in each) singles.planOne(each.uid, batch);
-        else if (wantsPlan.has(each.key)) unmoved.push(...planOne(each.state, batch, options));
+        else if (wantsPlan.has(each.key))
+          unmoved.push(...planOne(each.state, { batch, batchHolds, options, preempting }));
       });
     }
-    for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key));
+    for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key), preempting.get(key));
     return done;
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. */
-  function planOne(state: GangState, batch: Batch, options: PlanOptions): string[] {
+  function planOne(state: GangState, { batch, batchHolds, options, preempting }: Turn): string[] {
     const members = groups.companions(state);
     const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
-    if (state.gang === undefined) return [];
+    // Whoever has been preempted since it asked has to leave first.
+    if (state.gang === undefined || !isOpen(state)) return [];
     if ("waiting" in answer) {
       refuse(state, "WaitingForPlacementGroup", answer.waiting);
       return [];
@@ -121,6 +128,20 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     if ("plans" in result) {
       ports.planned("placed", milliseconds, result.explored, "");
       drains.placed(answer.keys);
+      return answer.keys;
+    }
+    const room = result.rejections.every(({ reason }) => wantsRoom.has(reason))
+      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat())
+      : undefined;
+    if (room !== undefined) {
+      ports.planned("placed", ports.nowMs() - startMs, result.explored, "");
+      drains.placed(answer.keys);
+      for (const gang of answer.unit.gangs) {
+        const found = room.plans.find(({ placement }) => keyOf(placement) === `${gang.namespace}/${gang.name}`);
+        if (found === undefined) continue;
+        batchHolds.take(gang, found.placement);
+        if (room.preempting.length > 0) preempting.set(keyOf(found.placement), room.preempting);
+      }
       return answer.keys;
     }
     ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
@@ -165,12 +186,17 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
    * so that it keeps its turn.
    */
   function readyAmong(members: readonly GangState[]): ReadonlySet<string> {
+    const open = new Set(members.filter(isOpen).map(({ key }) => key));
     const refused = members.filter((member) => member.rejection?.members === memberKey(member));
-    return new Set([...wantsPlan, ...asked, ...refused.map((member) => member.key)]);
+    return new Set([...wantsPlan, ...asked, ...refused.map(({ key }) => key)].filter((key) => open.has(key)));
   }
 
   /** Takes the devices in the model at once: the next plan of this turn sees them taken. */
-  function acceptPlan(key: string, placement: Placement | undefined): void {
+  function acceptPlan(
+    key: string,
+    placement: Placement | undefined,
+    preempting: readonly PreemptedUnit[] | undefined,
+  ): void {
     const state = stateOf(key);
     if (placement !== undefined && placement.pods.length > 0) {
       const fault = state === undefined ? undefined : placementFault(state, placement);
@@ -179,7 +205,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
         refuse(state, fault.reason, fault.message);
         return;
       }
-      tell(key, { type: "planned", placement });
+      tell(key, { type: "planned", placement, ...(preempting === undefined ? {} : { preempting }) });
       decide(key);
       return;
     }
@@ -205,6 +231,21 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     planAll,
     nextMs: drains.nextMs,
   };
+}
+
+/** What is decided in one go. */
+interface Turn {
+  batch: Batch;
+  batchHolds: BatchHolds;
+  options: PlanOptions;
+  /** Gang → whom it preempts. */
+  preempting: Map<string, readonly PreemptedUnit[]>;
+}
+
+/** It waits for places, or runs and may have more. */
+function isOpen({ gang }: GangState): boolean {
+  const phase = gang?.status.phase ?? "Pending";
+  return phase === "Pending" || phase === "Scheduled";
 }
 
 /** How a gang stands in the queue. */

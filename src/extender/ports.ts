@@ -1,3 +1,4 @@
+import type { PreemptedUnit } from "../api/gang.ts";
 import type { WriteEffect } from "./effects.ts";
 
 /** What the coordinator tells the outside. */
@@ -16,6 +17,8 @@ export interface CoordinatorPorts {
   planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
   /** kube-scheduler does not let a pod go where it was planned. */
   planRefused(what: { pod: string; node: string; message: string }): void;
+  /** Others have to leave for a gang: that is decided now. */
+  preempted(victims: readonly PreemptedUnit[]): void;
   /** Something that kllama should have been asked for came past it. */
   bypassed(how: Bypass): void;
 }

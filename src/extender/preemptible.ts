@@ -11,13 +11,14 @@ export interface Preemptible {
   leaving: Victim[];
 }
 
-const holding: ReadonlySet<GangPhase> = new Set(["Reserved", "Scheduled"]);
+const holding: ReadonlySet<GangPhase> = new Set(["Preempting", "Reserved", "Scheduled"]);
 
 /**
  * Everybody of lower priority that kllama placed: gangs whole, the gangs of a PlacementGroup together, because none is of use
  * without the others, and pods without a gang. Gangs that are being bound are left alone until they are.
  * @param keys gangs for which room is wanted, which are no victims, nor is their group
  * @param below victims have a lower priority
+ * @param isDoomed whether somebody with that UID (and, of a Gang, `status.attempts`) leaves by an earlier decision
  */
 export function preemptibleIn(
   model: ClusterModel,
@@ -25,6 +26,7 @@ export function preemptibleIn(
   groupOf: (state: GangState) => PlacementGroupRecord | undefined,
   keys: ReadonlySet<string>,
   below: number,
+  isDoomed: (uid: string, attempts?: number) => boolean = () => false,
 ): Preemptible {
   const units = new Map<string, GangState[]>();
   for (const state of states) {
@@ -35,14 +37,22 @@ export function preemptibleIn(
   }
   const result: Preemptible = { candidates: [], leaving: [] };
   for (const [id, all] of units) {
+    for (const state of all) {
+      const leaves = phaseOf(state) === "Preempted" || isDoomed(state.gang?.uid ?? "", state.gang?.status.attempts);
+      if (leaves && isBelow(state, below)) {
+        result.leaving.push(gangVictim(model, state.key, [state]));
+      }
+    }
     if (all.some(({ key }) => keys.has(key)) || all.some((state) => phaseOf(state) === "Binding")) continue;
-    const there = all.filter((state) => holding.has(phaseOf(state)));
+    const there = all.filter(
+      (state) => holding.has(phaseOf(state)) && !isDoomed(state.gang?.uid ?? "", state.gang?.status.attempts),
+    );
     if (there.length === 0 || there.some((state) => !isBelow(state, below))) continue;
     result.candidates.push(gangVictim(model, id, there));
   }
   for (const pod of model.pods.values()) {
     if (pod.priority >= below || !isPlacedAlone(model, pod)) continue;
-    result[pod.deleting ? "leaving" : "candidates"].push(podVictim(model, pod));
+    result[pod.deleting || isDoomed(pod.uid) ? "leaving" : "candidates"].push(podVictim(model, pod));
   }
   return result;
 }

@@ -5,6 +5,7 @@ import type { KubeClient } from "../kube/client.ts";
 import { type ResourceLocation, resourcePath } from "../kube/paths.ts";
 import {
   type PlacementGroupRecord,
+  projectBudget,
   projectClaim,
   projectDeviceClass,
   projectGang,
@@ -17,7 +18,14 @@ import {
 import { createReflector, type InvalidObject, promptPauseMs, type Reflector } from "../kube/reflector.ts";
 import type { Timing } from "../kube/timing.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
+import type {
+  BudgetRecord,
+  ClaimRecord,
+  DeviceClassRecord,
+  NodeRecord,
+  PodRecord,
+  SliceRecord,
+} from "../topology/records.ts";
 import type { Coordinator } from "./coordinator.ts";
 
 export interface WatchReports {
@@ -32,6 +40,7 @@ export function createWatches(
   coordinator: Coordinator,
   reports: WatchReports,
   timing: Timing,
+  preempts: boolean,
 ): ReadonlyMap<string, Reflector<unknown>> {
   const watches = new Map<string, Reflector<unknown>>();
 
@@ -111,6 +120,14 @@ export function createWatches(
     (group: PlacementGroupRecord, key) => coordinator.observeGroup(key, group),
     (_group, key) => coordinator.observeGroup(key, undefined),
   );
+  if (preempts) {
+    watch(
+      { group: "policy", version: "v1", resource: "poddisruptionbudgets" },
+      projectBudget,
+      (budget: BudgetRecord, key) => coordinator.observeBudget(key, budget),
+      (_budget, key) => coordinator.observeBudget(key, undefined),
+    );
+  }
   return watches;
 
   function inventory<T>(apply: (value: T) => void): (value: T) => void {

@@ -133,7 +133,7 @@ function createTrial(
     },
     allowed: (victims) =>
       mayEvict(
-        victims.flatMap(({ pods }) => pods),
+        [...leaving, ...victims].flatMap(({ pods }) => pods),
         budgets,
       ),
   };

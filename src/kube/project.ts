@@ -6,6 +6,7 @@ import type {
   KubernetesObject,
   Node,
   Pod,
+  PodDisruptionBudget,
   ResourceClaim,
   ResourceSlice,
 } from "../api/kubernetes.ts";
@@ -22,6 +23,7 @@ import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-gr
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
 import type {
+  BudgetRecord,
   ClaimRecord,
   DeviceClassRecord,
   NodeRecord,
@@ -184,6 +186,19 @@ export function projectPlacementGroup(raw: KubernetesObject & { spec: unknown })
     namespace: raw.metadata.namespace ?? "",
     name: raw.metadata.name,
     spec: placementGroupSpec.parse(raw.spec),
+  };
+}
+
+/** As the Eviction API reads it: what a status says that is older than the spec counts for nothing. */
+export function projectBudget(raw: PodDisruptionBudget): BudgetRecord {
+  const { metadata, spec, status } = raw;
+  const current = (status?.observedGeneration ?? 0) >= (metadata.generation ?? 0);
+  return {
+    namespace: metadata.namespace ?? "",
+    name: metadata.name,
+    ...(spec?.selector === undefined || spec.selector === null ? {} : { selector: spec.selector }),
+    disruptionsAllowed: current ? (status?.disruptionsAllowed ?? 0) : 0,
+    sparesReadyOnly: spec?.unhealthyPodEvictionPolicy === "AlwaysAllow",
   };
 }
 

@@ -65,7 +65,8 @@ export const accountRights: AccountRights[] = [
       ...rights("update patch", dra, "resourceclaims/status resourceclaims/binding"),
       ...rights("patch", dra, "resourceclaims"),
       ...rights("patch", "", "pods pods/status"),
-      ...rights("create", "", "pods/binding"),
+      ...rights("create", "", "pods/binding pods/eviction"),
+      ...rights(anywhere, "policy", "poddisruptionbudgets"),
       ...rights("delete", "", "pods"),
       ...rights("create patch", "events.k8s.io", "events"),
       ...rights("create", "coordination.k8s.io", "leases", lease),
@@ -83,7 +84,7 @@ export const accountRights: AccountRights[] = [
     mayNot: [
       ...nobody,
       ...rights("update", "", "pods"),
-      ...rights("create", "", "pods/eviction"),
+      ...rights(write, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
       ...rights(write, "", "nodes nodes/status"),
       ...rights(write, scheduling, "gangs"),
       ...rights("update patch", scheduling, "placementgroups/status clustertopologies/status"),

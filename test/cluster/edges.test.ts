@@ -10,6 +10,7 @@ import {
   statefulSet,
   type Workload,
   withForeignGate,
+  withPriority,
 } from "../support/workloads.ts";
 
 /** What happens to a gang from outside: by kube-scheduler's death and by people. Four nodes with eight GPUs each. */
@@ -214,5 +215,113 @@ describe("a place that kube-scheduler refuses for something that the planner doe
     await until("the pod alone is bound", () => pod("loner")?.spec.nodeName !== undefined, 150_000);
     expect([taken, pod("ports-ranks-0")?.spec.nodeName]).not.toContain(pod("loner")?.spec.nodeName);
     expect(await metric("kllama_gang_plans_refused_total")).toBeGreaterThan(before + 1);
+  });
+});
+
+describe("gangs of lower priority", () => {
+  const classes = { low: 100, middle: 200, high: 1000, patient: 2000 };
+
+  async function createClasses(): Promise<void> {
+    for (const [name, value] of Object.entries(classes)) {
+      const preemptionPolicy = name === "patient" ? "Never" : "PreemptLowerPriority";
+      const body = {
+        apiVersion: "scheduling.k8s.io/v1",
+        kind: "PriorityClass",
+        metadata: { name },
+        value,
+        preemptionPolicy,
+      };
+      await scene.stack.admin
+        .request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", { body })
+        .catch(() => undefined);
+    }
+  }
+
+  /** A StatefulSet of pods that take a node each. */
+  async function runningSet(name: string, replicas: number, priority: string): Promise<Pod[]> {
+    await apply(gang(name, { podSets: [{ name: "ranks", count: replicas }] }));
+    await apply(withPriority(statefulSet(name, replicas, "eight"), priority));
+    await scheduled(name);
+    await until(`${name} is ready`, () => membersOf(name).length === replicas && membersOf(name).every(isReady));
+    return membersOf(name);
+  }
+
+  async function newGang(name: string, pods: number, priority: string): Promise<void> {
+    await apply(gang(name, { podSets: [{ name: "ranks", count: pods }] }));
+    const members = Array.from({ length: pods }, (_, index) => member(name, "ranks", index, "eight"));
+    await apply(...members.map((each) => withPriority(each, priority)));
+  }
+
+  const uidsOf = (name: string) => membersOf(name).map(({ metadata }) => metadata.uid);
+  const waits = (name: string) => status(name)?.conditions?.find((c) => c.type === "Planned" && c.status === "False");
+
+  test("leave for one of higher priority: the cheapest, whole, while equal ones and those above stay", async () => {
+    await freshNamespace();
+    await createClasses();
+    await apply(claimTemplate("eight", 8));
+    const low = await runningSet("low", 2, "low");
+    const middle = await runningSet("middle", 1, "middle");
+    const equal = await runningSet("equal", 1, "high");
+    const places = low.map(({ spec }) => spec.nodeName);
+    // Whoever never preempts waits, however high its priority.
+    await newGang("patient", 2, "patient");
+    await until("the patient one is refused", () => waits("patient")?.reason === "InsufficientDevices");
+
+    await newGang("urgent", 1, "high");
+    const { status: found } = await scheduled("urgent");
+    expect(places).toContain(found?.placement?.pods[0]?.node);
+    await until("the set is made anew", () => {
+      const uids = new Set(low.map(({ metadata }) => metadata.uid));
+      return membersOf("low").length === 2 && membersOf("low").every(({ metadata }) => !uids.has(metadata.uid));
+    });
+    await until(
+      "it waits again",
+      () => status("low")?.phase === "Pending" && waits("low")?.reason === "InsufficientDevices",
+    );
+    expect(membersOf("low").filter(isBound)).toEqual([]);
+    expect(uidsOf("middle")).toEqual(middle.map(({ metadata }) => metadata.uid));
+    expect(uidsOf("equal")).toEqual(equal.map(({ metadata }) => metadata.uid));
+    expect(status("patient")?.phase).toBe("Pending");
+    expect(await metric("kllama_preemptions_total")).toBe(1);
+    expect(await metric("kllama_preemption_victims_total")).toBe(1);
+  });
+
+  test("stay as long as a budget forbids their eviction, and leave when it is gone, also if the planner dies meanwhile", {
+    timeout: 180_000,
+  }, async () => {
+    await freshNamespace();
+    await createClasses();
+    await apply(claimTemplate("eight", 8));
+    const budget = {
+      apiVersion: "policy/v1",
+      kind: "PodDisruptionBudget",
+      metadata: { name: "keep" },
+      spec: { minAvailable: 4, selector: { matchLabels: { app: "low" } } },
+    };
+    await apply(budget);
+    const low = await runningSet("low", 4, "low");
+    await newGang("urgent", 2, "high");
+    await until("it is refused", () => waits("urgent")?.reason === "InsufficientDevices");
+    expect(uidsOf("low")).toEqual(low.map(({ metadata }) => metadata.uid));
+    // One life ends after the decision, one after the gang gave up its places, one after an eviction.
+    const { planner } = scene.stack;
+    await planner.kill("SIGKILL");
+    const lives = ["writeStatus/Preempting:1", "writeStatus/Preempted:1", "evictPod:1"];
+    for (const [life, failpoint] of lives.entries()) {
+      const starting = planner.start({ KLLAMA_FAILPOINT: failpoint }).catch(() => undefined);
+      if (life === 0) await starting.then(() => drop(budget));
+      await planner.exited();
+    }
+    await planner.start();
+    const { status: found } = await scheduled("urgent");
+    const places = low.map(({ spec }) => spec.nodeName);
+    for (const { node } of found?.placement?.pods ?? []) expect(places).toContain(node);
+    await until("the other is made anew and waits", () => {
+      const uids = new Set(low.map(({ metadata }) => metadata.uid));
+      const anew = membersOf("low").filter(
+        ({ metadata, spec }) => !uids.has(metadata.uid) && spec.nodeName === undefined,
+      );
+      return anew.length === 4 && status("low")?.phase === "Pending";
+    });
   });
 });

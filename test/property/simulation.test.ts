@@ -17,6 +17,20 @@ describe("the planner in simulated clusters", () => {
     });
   }
 
+  test("worlds in which gangs preempt one another, seeds 1 to 10, keep every invariant", {
+    timeout: 240_000,
+  }, async () => {
+    let decisions = 0;
+    for (let seed = 1; seed <= 10; seed++) {
+      const onTrace = (line: string) => {
+        if (/ gangs \S+ by kllama-planner \S+ Preempting/.test(line)) decisions++;
+      };
+      const run = await runSeed({ seed, preemption: true, onTrace });
+      if (run.violation !== undefined) expect.fail(violationText(run));
+    }
+    expect(decisions).toBeGreaterThan(2);
+  });
+
   test.each([
     [410, "surplus of a gang is planned while another gang of its group has no place"],
     [584, "gangs of a group whose time is shorter than kube-scheduler's back-off"],

@@ -4,6 +4,8 @@ export interface SimulateArguments {
   seeds: number;
   firstSeed: number;
   workers: number;
+  /** Gangs have priorities and may preempt one another. */
+  preemption: boolean;
   /** Print every event. */
   trace: boolean;
   help: boolean;
@@ -16,6 +18,7 @@ usage: npm run simulate -- [FLAGS]
   --seeds N        worlds to run; default 100
   --first-seed S   seed of the first; the others follow it; default 1
   --workers N      threads; default 2
+  --preemption     gangs of several priorities, which preempt one another, and budgets that forbid it
   --trace          print every event (with one seed)
   --help           print this
 
@@ -34,6 +37,7 @@ export function parseArguments(args: readonly string[]): SimulateArguments {
       seeds: { type: "string", default: "100" },
       "first-seed": { type: "string", default: "1" },
       workers: { type: "string", default: "2" },
+      preemption: { type: "boolean", default: false },
       trace: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },
@@ -44,6 +48,7 @@ export function parseArguments(args: readonly string[]): SimulateArguments {
     seeds,
     firstSeed: whole("--first-seed", values["first-seed"], 0),
     workers: Math.min(seeds, whole("--workers", values.workers, 1)),
+    preemption: values.preemption,
     trace: values.trace,
     help: values.help,
   };

@@ -42,6 +42,8 @@ export const invariants = {
   whole: "at rest everything is whole or nothing",
   leak: "nothing is leaked",
   room: "nobody waits beside free room",
+  lower: "only those of lower priority make room, once it is decided",
+  worth: "nobody waits who could preempt",
   idle: "an idle cluster causes no writes",
 } as const;
 
@@ -57,9 +59,11 @@ export function watchInvariants(witness: Witness): void {
   const gangOf = new Map<string, string | undefined>(); // pod UID -> gang, also of pods that are gone
   const onPaper = new Map<string, string>(); // unit -> gang
   const deleted = new Map<string, number>(); // gang name -> when, if it held places
+  const decided = new Map<string, number>(); // UID of who makes room -> highest priority of whom for
   const committed = new Map<string, { uid: string; endedAtMs?: number }>(); // gang name -> last commit
 
   store.onCommit((commit) => {
+    if (commit.resource === "pods" && commit.user === plannerAccount) judgeEviction(commit);
     if (commit.resource === "resourceclaims") judgeClaim(commit);
     else if (commit.resource === "gangs") judgeGang(commit);
     else if (commit.resource === "pods") judgePod(commit);
@@ -86,6 +90,18 @@ export function watchInvariants(witness: Witness): void {
       judgeUse(object as unknown as ResourceClaim, new Set(now));
       judgePaper(object as unknown as ResourceClaim, now);
     }
+  }
+
+  /** A pod that the planner ends: of a gang that has given up its places, or fails whole, or named by a decision. */
+  function judgeEviction({ object, previous }: Commit): void {
+    const { metadata } = object as unknown as Pod;
+    if (metadata.deletionTimestamp === undefined || previous?.metadata.deletionTimestamp !== undefined) return;
+    if (decided.has(metadata.uid ?? "")) return;
+    const name = metadata.labels?.[gangLabel];
+    const phase = (store.get("gangs", `${namespace}/${name}`) as unknown as Gang | undefined)?.status?.phase;
+    const since = (committed.get(name ?? "")?.endedAtMs ?? Number.NEGATIVE_INFINITY) + straggleMs;
+    if (phase === "Preempted" || phase === "Binding" || witness.nowMs() <= since) return;
+    witness.fail(invariants.lower, `pod ${metadata.name} is ended while its gang is ${phase}`);
   }
 
   function judgeClearing({ metadata: { name, ownerReferences = [] } }: Commit["object"]): void {
@@ -139,8 +155,23 @@ export function watchInvariants(witness: Witness): void {
     const before = (previous as unknown as Gang | undefined)?.status?.phase ?? "Pending";
     if (phase === "Binding" || phase === "Scheduled") committed.set(name, { uid });
     else if (known?.uid === uid) committed.delete(name);
+    if (phase === "Preempting" && before !== "Preempting") noteDecision(gang);
+    if (phase === "Preempted" && before !== "Preempted") judgePreempted(gang);
     if (phase === "Binding" && before !== "Binding") judgeCommit(gang);
     if (phase === "Reserved" && before !== "Reserved") judgePlacement(gang);
+  }
+
+  function noteDecision({ metadata: { name }, status }: Gang): void {
+    const { priority = 0, neverPreempts } = witness.sketch.gangs.find((each) => each.name === name) ?? {};
+    if (neverPreempts) witness.fail(invariants.lower, `gang ${name} preempts although it never may`);
+    for (const { uid } of status?.preempting ?? []) decided.set(uid, Math.max(decided.get(uid) ?? 0, priority));
+  }
+
+  function judgePreempted({ metadata: { name, uid } }: Gang): void {
+    const above = decided.get(uid ?? "");
+    const { priority = 0 } = witness.sketch.gangs.find((each) => each.name === name) ?? {};
+    if (above !== undefined && above > priority) return;
+    witness.fail(invariants.lower, `gang ${name} of priority ${priority} is preempted, decided for ${above}`);
   }
 
   /** What the Gang says that it holds. */

@@ -21,7 +21,13 @@ async function main(): Promise<number> {
     return 0;
   }
   if (args.trace)
-    return report([await runSeed({ seed: args.firstSeed, onTrace: (line) => process.stdout.write(`${line}\n`) })]);
+    return report([
+      await runSeed({
+        seed: args.firstSeed,
+        preemption: args.preemption,
+        onTrace: (line) => process.stdout.write(`${line}\n`),
+      }),
+    ]);
   return await runAll(args);
 }
 
@@ -30,7 +36,7 @@ function report(runs: readonly Run[]): number {
   return runs.some((run) => run.violation !== undefined) ? 1 : 0;
 }
 
-async function runAll({ seeds, firstSeed, workers }: SimulateArguments): Promise<number> {
+async function runAll({ seeds, firstSeed, workers, preemption }: SimulateArguments): Promise<number> {
   const startedAtMs = performance.now();
   let next = firstSeed;
   let finished = 0;
@@ -50,7 +56,7 @@ async function runAll({ seeds, firstSeed, workers }: SimulateArguments): Promise
     if (run.violation !== undefined) broken.push(run);
     report([run]);
   };
-  await Promise.all(Array.from({ length: workers }, () => runWorker(takeSeeds, onRun)));
+  await Promise.all(Array.from({ length: workers }, () => runWorker(preemption, takeSeeds, onRun)));
   clearInterval(progress);
   for (const run of broken) process.stdout.write(`${runLine(run)}\n`);
   const last = firstSeed + seeds - 1;
@@ -60,12 +66,12 @@ async function runAll({ seeds, firstSeed, workers }: SimulateArguments): Promise
 }
 
 /** Resolves once there are no seeds left to take; rejects when the thread fails. */
-function runWorker(takeSeeds: () => number[], onRun: (run: Run) => void): Promise<void> {
+function runWorker(preemption: boolean, takeSeeds: () => number[], onRun: (run: Run) => void): Promise<void> {
   return new Promise((resolve, reject) => {
     const worker = new Worker(new URL("./worker.ts", import.meta.url));
     const feed = (): void => {
       const seeds = takeSeeds();
-      if (seeds.length > 0) worker.postMessage(seeds);
+      if (seeds.length > 0) worker.postMessage({ seeds, preemption });
       else void worker.terminate().then(() => resolve());
     };
     worker.on("error", reject);

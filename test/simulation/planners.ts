@@ -60,6 +60,7 @@ export function createPlanners(
   parts: Parts,
   reports: PlannerReports,
   { tamper = (client) => client, withoutFence = false, limits }: Tampering,
+  preempts: boolean,
 ): Planners {
   const { clock, random, network, say } = parts;
   const replicas: Replica[] = [];
@@ -92,6 +93,7 @@ export function createPlanners(
       // Simulated calls hang for 30 s at most, so that more of them end without an answer.
       holdBindMs: 25_000,
       plannerLimits: { ...limits, drainAfterMs: parts.drainAfterMs },
+      preemption: preempts,
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);

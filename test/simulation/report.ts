@@ -13,7 +13,7 @@ export function brokenText(broken: readonly Run[]): string {
 }
 
 /** Everything that is needed to understand a broken invariant; empty when none is. */
-export function violationText({ seed, violation }: Run): string {
+export function violationText({ seed, preemption, violation }: Run): string {
   if (violation === undefined) return "";
   const { invariant, message, step, tail, state } = violation;
   return [
@@ -24,7 +24,7 @@ export function violationText({ seed, violation }: Run): string {
     ...tail.map((line) => `  ${line}`),
     "the cluster now:",
     ...state.map((line) => `  ${line}`),
-    `replay: npm run simulate -- --seeds 1 --first-seed ${seed} --trace`,
+    `replay: npm run simulate -- --seeds 1 --first-seed ${seed}${preemption ? " --preemption" : ""} --trace`,
     "",
   ].join("\n");
 }

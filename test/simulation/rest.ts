@@ -20,6 +20,31 @@ export function judgeRest(witness: Witness, gangs: readonly GangSketch[]): void 
     if (atRest !== undefined) judged.set(sketch.name, atRest);
   }
   judgeGroup(witness, judged, claims);
+  for (const [name, atRest] of judged) judgeWaiting(witness, name, atRest, judged, claims);
+}
+
+/** A gang that is whole and may preempt does not wait beside gangs that may be preempted and leave it room enough. */
+function judgeWaiting(
+  witness: Witness,
+  name: string,
+  { phase, complete, lacking }: GangAtRest,
+  all: ReadonlyMap<string, GangAtRest>,
+  claims: readonly ResourceClaim[],
+): void {
+  const { gangs } = witness.sketch;
+  const sketch = gangs.find((each) => each.name === name);
+  if (sketch === undefined || phase !== "Pending" || !complete || sketch.neverPreempts === true) return;
+  if (sketch.slice > 1 || sketch.role !== undefined || sketch.leader) return;
+  const lower = gangs.filter((each) => {
+    const below = (each.priority ?? 0) < (sketch.priority ?? 0);
+    return (
+      below && each.minAvailable === undefined && each.role === undefined && all.get(each.name)?.phase === "Scheduled"
+    );
+  });
+  const names = new Set(lower.map((each) => each.name));
+  if (names.size > 0 && roomFor(witness, sketch, claims, names) >= lacking) {
+    witness.fail(invariants.worth, `gang ${name} waits although ${[...names]} are of lower priority`);
+  }
 }
 
 interface GangAtRest {
@@ -113,11 +138,21 @@ interface Free {
   cpu: number;
 }
 
-function freeNodes({ store, sketch }: Witness, claims: readonly ResourceClaim[]): Free[] {
-  const taken = new Set(claims.flatMap(devicesOf).flatMap((device) => unitsOf(sketch, device)));
+function freeNodes(
+  { store, sketch }: Witness,
+  claims: readonly ResourceClaim[],
+  without: ReadonlySet<string> = new Set(),
+): Free[] {
+  const leaving = [...store.all("pods").values()].filter(({ metadata }) =>
+    without.has(metadata.labels?.[gangLabel] ?? ""),
+  );
+  const uids = new Set(leaving.map(({ metadata }) => metadata.uid));
+  const staying = claims.filter(({ metadata }) => !uids.has(metadata.ownerReferences?.[0]?.uid ?? ""));
+  const taken = new Set(staying.flatMap(devicesOf).flatMap((device) => unitsOf(sketch, device)));
   const pods = [...store.all("pods").values()] as unknown as Pod[];
   for (const gang of store.all("gangs").values()) {
     const { status } = gang as unknown as Gang;
+    if (without.has(gang.metadata.name)) continue;
     if (status?.phase === undefined || status.phase === "Pending") continue;
     for (const device of placedDevices(status.placement?.pods ?? []))
       for (const unit of unitsOf(sketch, device)) taken.add(unit);
@@ -151,8 +186,13 @@ function take(nodes: readonly Free[], { kind, devices }: GangSketch): boolean {
 }
 
 /** How many pods of the gang fit. */
-function roomFor(witness: Witness, sketch: GangSketch, claims: readonly ResourceClaim[]): number {
-  const nodes = freeNodes(witness, claims);
+function roomFor(
+  witness: Witness,
+  sketch: GangSketch,
+  claims: readonly ResourceClaim[],
+  without?: ReadonlySet<string>,
+): number {
+  const nodes = freeNodes(witness, claims, without);
   let room = 0;
   while (take(nodes, sketch)) room += 1;
   return room;

@@ -41,6 +41,11 @@ export interface GangSketch {
   timeoutSeconds: number;
   /** In the PlacementGroup. */
   role?: "prefill" | "decode";
+  /** Of its pods; absent: 0. */
+  priority?: number;
+  neverPreempts?: true;
+  /** A PodDisruptionBudget keeps so many of its pods. */
+  minAvailable?: number;
 }
 
 export type DeviceKind = "gpus" | "migs";
@@ -66,6 +71,24 @@ export function sketchWorld(random: Random): Sketch {
     ...(group === undefined ? {} : { group }),
     injects: random.chance(0.8),
   };
+}
+
+/** More gangs, of several priorities; some preempt nobody, some are protected by a budget. */
+export function withPriorities(random: Random, sketch: Sketch): Sketch {
+  const more = Array.from({ length: 1 + random.below(3) }, (_, index) =>
+    sketchGang(random, `p${index}`, sketch.devicesPerNode, sketch.migNodes.size > 0),
+  );
+  const gangs = [...sketch.gangs, ...more].map((gang): GangSketch => {
+    const minAvailable = random.chance(0.15) ? { minAvailable: random.below(gang.pods + 1) } : {};
+    const never = random.chance(0.15) ? { neverPreempts: true as const } : {};
+    return { ...gang, priority: random.pick([0, 0, 5, 10]), ...never, ...minAvailable };
+  });
+  return { ...sketch, gangs };
+}
+
+export function budgetObject({ name, minAvailable }: GangSketch) {
+  const selector = { matchLabels: { [gangLabel]: name } };
+  return { metadata: { name, namespace }, spec: { minAvailable, selector } };
 }
 
 /** The first two are needed; the others join later, or are not of the group. */
@@ -222,23 +245,26 @@ export function gangObject(sketch: GangSketch, group: GroupSketch | undefined): 
 
 /** The gang's pods as StatefulSets would keep them: one per pod set. */
 export function workloadsOf(sketch: GangSketch): Workload[] {
-  const { name, pods, devices, kind, leader } = sketch;
+  const { name, pods, devices, leader } = sketch;
   const ranks = {
     name: `${name}-ranks`,
     replicas: pods,
-    make: (index: number) => memberPod(name, "ranks", index, devices, kind),
+    make: (index: number) => memberPod(sketch, "ranks", index, devices),
   };
   const first = {
     name: `${name}-leader`,
     replicas: 1,
-    make: (index: number) => memberPod(name, "leader", index, 0, kind),
+    make: (index: number) => memberPod(sketch, "leader", index, 0),
   };
   return leader ? [ranks, first] : [ranks];
 }
 
-function memberPod(gang: string, podSet: string, index: number, devices: number, kind: DeviceKind): Pod {
+function memberPod(sketch: GangSketch, podSet: string, index: number, devices: number): Pod {
+  const { name: gang, kind, priority, neverPreempts } = sketch;
   const labels = { [gangLabel]: gang, [podSetLabel]: podSet, "apps.kubernetes.io/pod-index": String(index) };
-  return podObject(`${gang}-${podSet}-${index}`, labels, devices, memberCpu, kind);
+  const pod = podObject(`${gang}-${podSet}-${index}`, labels, devices, memberCpu, kind);
+  if (priority === undefined) return pod;
+  return { ...pod, spec: { ...pod.spec, priority, ...(neverPreempts && { preemptionPolicy: "Never" }) } };
 }
 
 /** @param devices devices that its claim asks for; 0: no claim */

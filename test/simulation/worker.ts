@@ -5,9 +5,9 @@ import { runSeed } from "./world.ts";
 Error.stackTraceLimit = 0;
 
 /** Runs the seeds that it is sent, one after another, and answers with each run. */
-parentPort?.on("message", (seeds: number[]) => {
+parentPort?.on("message", ({ seeds, preemption }: { seeds: number[]; preemption: boolean }) => {
   void (async () => {
-    for (const seed of seeds) parentPort?.postMessage(await runSeed({ seed }));
+    for (const seed of seeds) parentPort?.postMessage(await runSeed({ seed, preemption }));
     parentPort?.postMessage("done");
   })();
 });

@@ -4,6 +4,7 @@ import { gangLabel } from "../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { createApiServer } from "../support/api-double/server.ts";
 import type { Commit } from "../support/api-double/store.ts";
+import { keepBudgets } from "./budgets.ts";
 import { createClock } from "./clock.ts";
 import { type Cluster, createControllerManager, type Workload } from "./controller-manager.ts";
 import { invariants, type Witness, watchInvariants } from "./invariants.ts";
@@ -24,6 +25,7 @@ import {
   sketchWorld,
   sliceObjects,
   topologyObject,
+  withPriorities,
 } from "./sketch.ts";
 import { createTrace } from "./trace.ts";
 
@@ -39,6 +41,7 @@ interface Violation {
 
 export interface Run {
   seed: number;
+  preemption: boolean;
   /** Hash of the whole trace. */
   hash: string;
   steps: number;
@@ -53,6 +56,8 @@ export interface RunOptions extends Tampering {
   onTrace?: (line: string) => void;
   /** What the world consists of, instead of something random. */
   sketch?: Sketch;
+  /** Whether gangs have priorities and may preempt one another. */
+  preemption?: boolean;
   /** What people do, and when (milliseconds since the world began), instead of random deeds and faults. */
   script?: readonly [atMs: number, act: (people: People) => void][];
   /** Whether somebody is faster than a write; default: at random, a few percent of them at most. */
@@ -102,7 +107,13 @@ export async function runSeed(options: RunOptions): Promise<Run> {
   } finally {
     process.off("unhandledRejection", crash);
   }
-  const run = { seed, hash: trace.hash(), steps: clock.steps, seconds: Math.round(clock.nowMs / 1000) };
+  const run = {
+    seed,
+    preemption: options.preemption ?? false,
+    hash: trace.hash(),
+    steps: clock.steps,
+    seconds: Math.round(clock.nowMs / 1000),
+  };
   return violation === undefined ? run : { ...run, violation };
 }
 
@@ -113,8 +124,11 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { seed, sketch = sketchWorld(random), script, lateMs, overtakes, pausesAt, ...tampering }: RunOptions,
+  { seed, preemption = false, sketch: given, script, lateMs, overtakes, pausesAt, ...tampering }: RunOptions,
 ) {
+  // A stream of its own: worlds without preemption stay what they were.
+  const drawn = given ?? sketchWorld(random);
+  const sketch = preemption && given === undefined ? withPriorities(createRandom(seed + 1e9), drawn) : drawn;
   let uids = 0;
   const cluster: Cluster = { terminating: false };
   /** The term as two API servers know it. */
@@ -181,6 +195,7 @@ function buildWorld(
       },
     },
     tampering,
+    preemption,
   );
   const witness: Witness = {
     store,
@@ -204,6 +219,7 @@ function buildWorld(
     }
     for (const deviceClass of deviceClassObjects) place(api, "deviceclasses", deviceClass);
     place(api, "clustertopologies", topologyObject);
+    if (preemption) keepBudgets(parts, sketch.gangs);
     for (const component of components) component.start();
     for (let replica = 0; replica < sketch.replicas; replica++) planners.start();
   }

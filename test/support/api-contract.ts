@@ -435,6 +435,61 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
       });
     });
 
+    describe("an eviction", () => {
+      const evict = (pod: Pod, uid = pod.metadata.uid) =>
+        ask("POST", pods(pod.metadata.name, "eviction"), {
+          apiVersion: "policy/v1",
+          kind: "Eviction",
+          metadata: { name: pod.metadata.name, namespace: subject.namespace },
+          deleteOptions: { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid } },
+        });
+      const budgets = path("policy", "v1", "poddisruptionbudgets");
+
+      async function runningPod(app: string): Promise<Pod> {
+        const pod = await createPod({ app });
+        await bind(pod, "n1");
+        const status = { phase: "Running", conditions: [{ type: "Ready", status: "True" }] };
+        return await ask<Pod>("PATCH", pods(pod.metadata.name, "status"), { status }, strategic, subject.admin);
+      }
+
+      async function createBudget(app: string, disruptionsAllowed: number): Promise<void> {
+        const metadata = { name: fresh(), namespace: subject.namespace };
+        const spec = { minAvailable: 1, selector: { matchLabels: { app } } };
+        const body = { apiVersion: "policy/v1", kind: "PodDisruptionBudget", metadata, spec };
+        await ask("POST", budgets(), body, undefined, subject.admin);
+        const counts = { currentHealthy: 2, desiredHealthy: 1, expectedPods: 2, disruptionsAllowed };
+        const status = { observedGeneration: 1, ...counts };
+        await ask("PATCH", budgets(metadata.name, "status"), { status }, "application/merge-patch+json", subject.admin);
+      }
+
+      const isEnding = async (pod: Pod) =>
+        (await ask<Pod>("GET", pods(pod.metadata.name))).metadata.deletionTimestamp !== undefined;
+
+      test("ends a pod with grace, the one of that UID alone", async () => {
+        const pod = await runningPod(fresh());
+        expect(await refusal(evict(pod, "another"))).toBe("409 Conflict");
+        expect(await isEnding(pod)).toBe(false);
+        await evict(pod);
+        expect(await isEnding(pod)).toBe(true);
+        const missing = { ...pod, metadata: { ...pod.metadata, name: "missing" } };
+        expect(await refusal(evict(missing))).toBe("404 NotFound");
+      });
+
+      test("is taken from the pod's budget, and refused when that is empty or there are two", async () => {
+        const app = fresh();
+        const [first, second] = [await runningPod(app), await runningPod(app)];
+        await createBudget(app, 1);
+        await evict(first);
+        expect(await refusal(evict(second))).toBe("429 TooManyRequests");
+        expect(await isEnding(second)).toBe(false);
+        const other = fresh();
+        const covered = await runningPod(other);
+        await createBudget(other, 1);
+        await createBudget(other, 1);
+        expect(await refusal(evict(covered))).toMatch(/^500 /);
+      });
+    });
+
     describe("a Lease", () => {
       test("is replaced by whoever knows its version", async () => {
         const metadata = { name: fresh(), namespace: subject.namespace };

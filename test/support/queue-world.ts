@@ -94,6 +94,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
       planned: () => undefined,
       planRefused: () => undefined,
       bypassed: () => undefined,
+      preempted: () => undefined,
     };
     const places = createHeldPlaces();
     const holds = createGangHolds(model, places, createDoubts(model));
@@ -108,6 +109,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
       singles,
       stateOf: (key) => states.get(key),
       nodeFits: () => true,
+      makeRoom: () => undefined,
       tell(key, event) {
         if (event.type === "rejected") {
           refuse(key, event.rejection.reason, event.rejection.message, event.capacityVersion);

@@ -21,6 +21,7 @@ const plurals: Record<string, string> = {
   Gang: "gangs",
   PlacementGroup: "placementgroups",
   LLMCluster: "llmclusters",
+  PodDisruptionBudget: "poddisruptionbudgets",
 };
 
 export function claimTemplate(name: string, count: number, deviceClassName = "gpu.kllama.ai"): Workload {
@@ -44,6 +45,14 @@ function podSpec(template?: string): object {
     containers: [{ name: "main", image: "registry.k8s.io/pause:3.10", resources }],
     ...(template === undefined ? {} : { resourceClaims: [{ name: "gpus", resourceClaimTemplateName: template }] }),
   };
+}
+
+/** A pod, or a StatefulSet with its pods, of a PriorityClass. */
+export function withPriority(workload: Workload, priorityClassName: string): Workload {
+  const spec = workload["spec"] as { template?: { spec: object } };
+  const { template } = spec;
+  if (template === undefined) return { ...workload, spec: { ...spec, priorityClassName } };
+  return { ...workload, spec: { ...spec, template: { ...template, spec: { ...template.spec, priorityClassName } } } };
 }
 
 export function member(gangName: string, podSet: string, index: number, template?: string): Workload {

@@ -257,7 +257,7 @@ function isPending(state: GangState): boolean {
 /** Its place is in the status already: it is not planned anew. */
 function isReserved({ gang }: GangState): boolean {
   const phase = gang?.status.phase;
-  return phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
+  return phase === "Preempting" || phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
 }
 
 /** Members without a place of their own. */

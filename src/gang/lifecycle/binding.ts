@@ -65,7 +65,7 @@ function giveUpBinding(
   return { effects: [...effects, writeRevoked(state, gang, unboundText(state, gang, members), context)] };
 }
 
-function disrupt({ namespace, name, uid }: PodRecord): Effect {
+export function disrupt({ namespace, name, uid }: PodRecord): Effect {
   return { type: "disruptPod", id: `disrupt/${uid}`, pod: { namespace, name, uid } };
 }
 

@@ -1,8 +1,11 @@
 import { decideBinding } from "./binding.ts";
 import { type Decision, refuseAll } from "./decision.ts";
 import { tellClaimless } from "./lost-claims.ts";
+import { isUnsettled } from "./member-effects.ts";
 import { tellFound, tellOrphans } from "./orphans.ts";
 import { decidePending } from "./pending.ts";
+import { decidePreempted, writePreempted } from "./preempted.ts";
+import { decidePreempting } from "./preempting.ts";
 import { expireAvoided } from "./refusals.ts";
 import { decideReserved } from "./reserved.ts";
 import { decideRevoked } from "./revoked.ts";
@@ -34,9 +37,21 @@ function decidePhase(state: GangState, gang: GangRecord, context: Context): Deci
   if (phase !== "Binding") delete state.bindingSinceMs;
   if (phase !== "Scheduled") state.crowded = new Map();
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
+  if (phase !== "Preempting") delete state.vacatedSinceMs;
+  if (phase !== "Preempted") delete state.evictionTold;
+  // Bindings that are under way are waited for: half a gang can be neither counted nor evicted.
+  if ((phase === "Reserved" || phase === "Preempting" || phase === "Scheduled") && context.condemned(state)) {
+    const refusals = refuseAll(state, `gang ${state.key} is preempted`);
+    const binding = [...state.pods.keys()].some((uid) => isUnsettled(state, `bind/${uid}`, context));
+    return { effects: binding ? refusals : [...refusals, writePreempted(state, gang, context)] };
+  }
   switch (phase ?? "Pending") {
     case "Pending":
       return decidePending(state, gang, context);
+    case "Preempting":
+      return decidePreempting(state, gang, context);
+    case "Preempted":
+      return decidePreempted(state, gang, context);
     case "Reserved":
       return decideReserved(state, gang, context);
     case "Binding":

@@ -1,13 +1,14 @@
-import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf } from "../members.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
 import { livePods, runningPods, unmarkedPods } from "./members.ts";
+import { writePreempting } from "./preempting.ts";
+import { writeReserved } from "./reservation.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
-import { membersText, nextStatus, planText, saysTheSame, write } from "./status.ts";
+import { membersText, nextStatus, saysTheSame } from "./status.ts";
 import { sweep } from "./sweep.ts";
 
 /** Members usually arrive in a burst: say "3 of 4" only when no further one came for this long. */
@@ -16,8 +17,14 @@ const settleMs = 2_000;
 /** Nothing is held: says what is missing, takes note of what runs already, or asks for a plan and writes it down. */
 export function decidePending(state: GangState, gang: GangRecord, context: Context): Decision {
   const effects = sweep(state, [], context);
-  if (state.proposal !== undefined)
-    return { effects: [...effects, writeReserved(state, gang, state.proposal.pods, context)] };
+  if (state.proposal !== undefined) {
+    const { proposal, preempting } = state;
+    const next =
+      preempting === undefined
+        ? writeReserved(state, gang, proposal, context)
+        : writePreempting(state, gang, proposal, preempting, context);
+    return { effects: [...effects, next] };
+  }
   // Whether it was written decides what the gang holds, so that is found out before anything else.
   const unanswered = unansweredWrite(state);
   if (unanswered !== undefined) return { effects: [...effects, unanswered] };
@@ -106,16 +113,4 @@ function sayPending(state: GangState, gang: GangRecord, reason: string, message:
   );
   if (saysTheSame(gang, status)) return [];
   return [{ type: "writeStatus", id: "status", gang, status, transition: reason }];
-}
-
-function writeReserved(state: GangState, gang: GangRecord, pods: PlacedPod[], context: Context): Effect {
-  const placement = state.proposal ?? { pods };
-  return write(state, gang, "Reserved", context, {
-    placement,
-    reservedAt: context.nowIso(),
-    conditions: [
-      { type: "Planned", status: "True", reason: "Planned", message: planText(pods) },
-      { type: "Scheduled", status: "False", reason: "Reserved", message: "waiting for all members at the barrier" },
-    ],
-  });
 }

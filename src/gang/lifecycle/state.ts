@@ -1,4 +1,4 @@
-import type { GangPlacement, GangSpec, GangStatus } from "../../api/gang.ts";
+import type { GangPlacement, GangSpec, GangStatus, PreemptedUnit } from "../../api/gang.ts";
 import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/placement.ts";
 import { equalJson } from "../../topology/equal.ts";
@@ -49,6 +49,14 @@ export interface GangState {
   pace: Map<string, { attempts: number; notBeforeMs: number; message: string }>;
   /** The planner's answer until the Gang's status carries it. Its devices are held. */
   proposal?: GangPlacement;
+  /** Who has to leave before the proposal can be reserved; absent: nobody. */
+  preempting?: readonly PreemptedUnit[];
+  /** UIDs of pods that the API server has evicted, which the watch may not have shown yet. */
+  evicted: Set<string>;
+  /** Evictions that were refused again and again have been told. */
+  evictionTold?: true;
+  /** When all that had to leave had left, and the devices were not free yet. */
+  vacatedSinceMs?: number;
   /** Says where the pods of a recreated Gang run, and may have been written or not. */
   unanswered?: StatusWrite;
   /** A plan was asked for and has not been answered. */
@@ -89,7 +97,9 @@ export type LifecycleEvent =
   | { type: "claimGone"; name: string }
   /** A PlacementGroup came, went or says something else. */
   | { type: "groupChanged" }
-  | { type: "planned"; placement: Placement }
+  | { type: "planned"; placement: Placement; preempting?: readonly PreemptedUnit[] }
+  /** Somebody may be preempted who could not before. */
+  | { type: "preemptionPossible" }
   | { type: "rejected"; rejection: Rejection; capacityVersion: number }
   | { type: "arrived"; podUid: string; node: string; call: number }
   | { type: "left"; podUid: string; call: number }
@@ -149,6 +159,8 @@ export type Effect =
   | { type: "bind"; id: string; pod: PodReference; node: string }
   /** Deletes a bound member of a gang that fails whole. */
   | { type: "disruptPod"; id: string; pod: PodReference }
+  /** Asks the Eviction API, which respects PodDisruptionBudgets. */
+  | { type: "evictPod"; id: string; pod: PodReference }
   /** Tells a waiting pod's owner that its Gang or its claim does not exist, or that this is over. */
   | {
       type: "tellPod";
@@ -182,6 +194,10 @@ export interface Context {
   groupReady(state: GangState): boolean;
   /** There is room among the pods that are released and not yet bound; else the gang is told when there is. */
   mayRelease(state: GangState, pods: number): boolean;
+  /** A gang in phase Preempting, as the API server has it, counts on the room of this one. */
+  condemned(state: GangState): boolean;
+  /** Of what a gang in phase Preempting waits for: how much has not left, and pods without a gang that are to be evicted. */
+  leaving(state: GangState): { left: number; evict: readonly PodReference[] };
 }
 
 export interface StepResult {
@@ -205,6 +221,7 @@ export function newGangState(key: string): GangState {
     trials: new Map(),
     avoided: new Map(),
     crowded: new Map(),
+    evicted: new Set(),
     planning: false,
     replanAtMs: 0,
   };
@@ -252,7 +269,7 @@ export function placesGivenUp(state: GangState, planned: readonly PlacedPod[]): 
 }
 
 function holdsPlaces({ status: { phase } }: GangRecord): boolean {
-  return phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
+  return phase === "Preempting" || phase === "Reserved" || phase === "Binding" || phase === "Scheduled";
 }
 
 /** A status write that may still come to pass: nobody answered it, and the Gang is as it was. */

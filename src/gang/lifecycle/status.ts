@@ -1,4 +1,4 @@
-import type { GangPhase, GangPlacement, GangStatus } from "../../api/gang.ts";
+import type { GangPhase, GangPlacement, GangStatus, PreemptedUnit } from "../../api/gang.ts";
 import type { Condition } from "../../api/kubernetes.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import { livePods } from "./members.ts";
@@ -19,6 +19,7 @@ export interface StatusChange {
   explanation?: string | undefined;
   reservedAt?: string | undefined;
   attempts?: number;
+  preempting?: readonly PreemptedUnit[];
 }
 
 /**
@@ -34,6 +35,7 @@ export function nextStatus(gang: GangRecord, change: StatusChange, context: Cont
     ...(change.placement === undefined ? {} : { placement: change.placement }),
     ...(change.reservedAt === undefined ? {} : { reservedAt: change.reservedAt }),
     ...(attempts === undefined ? {} : { attempts }),
+    ...(change.preempting === undefined ? {} : { preempting: [...change.preempting] }),
     ...(change.explanation === undefined ? {} : { explanation: change.explanation.slice(0, 4096) }),
     conditions: mergeConditions(gang, change.conditions, context),
   };
@@ -79,7 +81,7 @@ export function write(
   phase: StatusChange["phase"],
   context: Context,
   change: Omit<StatusChange, "phase" | "members">,
-): Effect {
+): Effect & { type: "writeStatus" } {
   const status = nextStatus(gang, { phase, members: membersText(state, gang), ...change }, context);
   return { type: "writeStatus", id: "status", gang, status, transition: phase };
 }

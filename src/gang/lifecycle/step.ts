@@ -40,6 +40,7 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     inFlight: new Map(before.inFlight),
     pace: new Map(before.pace),
     trials: new Map(before.trials),
+    evicted: new Set(before.evicted),
     avoided: new Map(before.avoided),
   };
   for (const event of events) apply(state, event, context);
@@ -92,6 +93,7 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
       state.pods.delete(event.uid);
       state.bound.delete(event.uid);
       state.trials.delete(event.uid);
+      state.evicted.delete(event.uid);
       state.arrivals.delete(event.uid);
       return;
     case "claim":
@@ -106,8 +108,12 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
         state.rejection = { ...state.rejection, capacityVersion: -1 };
       }
       return;
+    case "preemptionPossible":
+      if (state.rejection !== undefined) state.rejection = { ...state.rejection, capacityVersion: -1 };
+      return;
     case "planned":
       applyPlan(state, event.placement);
+      if (event.preempting !== undefined) state.preempting = event.preempting;
       return;
     case "rejected":
       state.planning = false;
@@ -138,7 +144,16 @@ function applyGang(state: GangState, gang: GangRecord): void {
   state.gang = gang;
   if (before?.uid !== gang.uid || before.generation !== gang.generation) forgetPlan(state);
   // The status carries the proposal now: the API server holds it from here on.
-  else if (gang.status.phase !== before.status.phase || carries(gang, state.proposal)) delete state.proposal;
+  else if (gang.status.phase !== before.status.phase) {
+    // A plan that was asked for is one of the phase before.
+    state.planning = false;
+    dropProposal(state);
+  } else if (carries(gang, state.proposal)) dropProposal(state);
+}
+
+function dropProposal(state: GangState): void {
+  delete state.proposal;
+  delete state.preempting;
 }
 
 /** A plan beside what runs leaves the phase as it is: only the placement tells that it was written. */
@@ -154,7 +169,7 @@ function placeOf({ podSet, index, node, claims }: PlacedPod): string {
 
 function forgetPlan(state: GangState): void {
   state.planning = false;
-  delete state.proposal;
+  dropProposal(state);
   delete state.rejection;
 }
 
@@ -162,6 +177,7 @@ function forgetPlan(state: GangState): void {
 function applyPlan(state: GangState, placement: Placement): void {
   state.planning = false;
   delete state.rejection;
+  delete state.preempting;
   const { phase, placement: current } = state.gang?.status ?? {};
   const kept = phase === "Scheduled" ? (current?.pods ?? []) : runningPods(state);
   const planned = new Set(placement.pods.map((pod) => `${pod.podSet}/${pod.index}`));
@@ -179,7 +195,8 @@ function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, contex
     if (effect.type === "writeStatus") delete state.unanswered;
     state.pace.delete(effect.id);
     if (effect.type === "bind") state.bound.set(effect.pod.uid, effect.node);
-    if (effect.type === "writeStatus" && effect.transition === "Revoked") delete state.proposal;
+    if (effect.type === "evictPod") state.evicted.add(effect.pod.uid);
+    if (effect.type === "writeStatus" && effect.transition === "Revoked") dropProposal(state);
     return;
   }
   if (effect.type === "writeStatus" && effect.transition === "Scheduled" && mayHavePassed(outcome)) {

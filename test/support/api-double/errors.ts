@@ -8,5 +8,7 @@ export const refuse = {
   conflict: (message: string) => new KubeError(message, { status: 409, reason: "Conflict" }),
   exists: (what: string) => new KubeError(`${what} already exists`, { status: 409, reason: "AlreadyExists" }),
   expired: () => new KubeError("too old resource version", { status: 410, reason: "Expired" }),
+  tooMany: (message: string) => new KubeError(message, { status: 429, reason: "TooManyRequests" }),
+  internal: (message: string) => new KubeError(message, { status: 500, reason: "InternalError" }),
   invalid: (message: string) => new KubeError(message, { status: 422, reason: "Invalid" }),
 };

@@ -36,6 +36,15 @@ const resourceTypes: readonly ResourceType[] = [
   { ...ours, resource: "placementgroups", kind: "PlacementGroup", namespaced: true, status: true },
   { ...ours, resource: "plannerterms", kind: "PlannerTerm", namespaced: false, status: true },
   { ...ours, resource: "clustertopologies", kind: "ClusterTopology", namespaced: false },
+  {
+    group: "policy",
+    version: "v1",
+    resource: "poddisruptionbudgets",
+    kind: "PodDisruptionBudget",
+    namespaced: true,
+    status: true,
+    custom: true,
+  },
   { group: "coordination.k8s.io", version: "v1", resource: "leases", kind: "Lease", namespaced: true },
   { group: "events.k8s.io", version: "v1", resource: "events", kind: "Event", namespaced: true },
 ];

@@ -1,4 +1,4 @@
-import type { Pod, ResourceClaim } from "../../../src/api/kubernetes.ts";
+import type { Pod, PodDisruptionBudget, ResourceClaim } from "../../../src/api/kubernetes.ts";
 import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, memberMarker } from "../../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../../src/api/planner-term.ts";
 import { equalJson } from "../../../src/topology/equal.ts";
@@ -83,6 +83,7 @@ const fenced = new Set([
   "resourceclaims/status",
   "pods",
   "pods/binding",
+  "pods/eviction",
   "gangs/status",
   "placementgroups/status",
   "plannerterms/status",
@@ -110,6 +111,26 @@ export function checkPodSpec(before: Pod, after: Pod): void {
   const { schedulingGates: _before, ...old } = before.spec;
   const { schedulingGates: _after, ...next } = after.spec;
   if (!equalJson(old, next)) throw refuse.invalid("spec: pod updates may not change these fields");
+}
+
+/** The Eviction API asks no budget about pods that have not started, are over or are ending. */
+export function countsForBudgets({ metadata, status }: Pod): boolean {
+  return metadata.deletionTimestamp === undefined && status?.phase === "Running";
+}
+
+export function covers({ spec }: PodDisruptionBudget, { metadata: { labels = {} } }: Pod): boolean {
+  const { matchLabels } = spec?.selector ?? {};
+  return matchLabels !== undefined && Object.entries(matchLabels).every(([key, value]) => labels[key] === value);
+}
+
+/** @returns the budget's status after one more eviction */
+export function takeFrom({ metadata, status }: PodDisruptionBudget): NonNullable<PodDisruptionBudget["status"]> {
+  const { disruptionsAllowed = 0, observedGeneration = 0 } = status ?? {};
+  if (observedGeneration < (metadata.generation ?? 0))
+    throw refuse.tooMany(`${metadata.name} is still being processed`);
+  if (disruptionsAllowed <= 0)
+    throw refuse.tooMany("Cannot evict pod as it would violate the pod's disruption budget.");
+  return { ...status, disruptionsAllowed: disruptionsAllowed - 1 };
 }
 
 /** A pod that is bound by `pods/binding`. */

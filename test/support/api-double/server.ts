@@ -1,4 +1,4 @@
-import type { ObjectMeta, Pod, ResourceClaim } from "../../../src/api/kubernetes.ts";
+import type { ObjectMeta, Pod, PodDisruptionBudget, ResourceClaim } from "../../../src/api/kubernetes.ts";
 import { plannerName } from "../../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../../src/api/planner-term.ts";
 import { equalJson } from "../../../src/topology/equal.ts";
@@ -11,8 +11,11 @@ import {
   checkFence,
   checkPodSpec,
   checkTermSpec,
+  countsForBudgets,
+  covers,
   mutateOnCreate,
   plannerAccount,
+  takeFrom,
 } from "./rules.ts";
 import { createStore, type Store } from "./store.ts";
 
@@ -76,6 +79,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     if (request.method === "GET") return before;
     if (request.method === "DELETE") return remove(change);
     if (target.subresource === "binding") return bind(change);
+    if (target.subresource === "eviction") return evict(change);
     if (isDryRun(request) && target.type.resource !== "plannerterms")
       throw refuse.badRequest("dryRun: not in the double");
     if (request.method === "PUT") return update(change, request.body as StoredObject, "PUT");
@@ -161,7 +165,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
 
   function remove(change: Change): StoredObject {
     const { target, key, before, request } = change;
-    if (target.type.resource === "pods") checkTerm(change);
+    if (target.type.resource === "pods" && target.subresource === undefined) checkTerm(change);
     const { preconditions, gracePeriodSeconds } = (request.body ?? {}) as {
       preconditions?: { uid?: string };
       gracePeriodSeconds?: number;
@@ -184,6 +188,39 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     const bound = bindPod(before as unknown as Pod, (request.body ?? {}) as object);
     store.put(target.type.resource, key, bound as StoredObject, request.user);
     return { kind: "Status", status: "Success" };
+  }
+
+  function evict(change: Change): unknown {
+    const { before, request } = change;
+    checkTerm(change);
+    const { deleteOptions } = (request.body ?? {}) as { deleteOptions?: object };
+    const budget = budgetFor(before as unknown as Pod);
+    const preconditions = (deleteOptions as { preconditions?: { uid?: string } } | undefined)?.preconditions;
+    if (preconditions?.uid !== undefined && preconditions.uid !== before.metadata.uid) {
+      throw refuse.conflict(`the UID in the precondition (${preconditions.uid}) is not the object's`);
+    }
+    if (budget !== undefined) {
+      const status = takeFrom(budget as unknown as PodDisruptionBudget);
+      const key = keyOf(budget.metadata.namespace, budget.metadata.name);
+      store.put("poddisruptionbudgets", key, { ...budget, status }, request.user);
+    }
+    remove({ ...change, request: { ...request, method: "DELETE", body: deleteOptions ?? {} } });
+    return { kind: "Status", status: "Success" };
+  }
+
+  /** The budget that the eviction is taken from; undefined: none. */
+  function budgetFor(pod: Pod): StoredObject | undefined {
+    if (!countsForBudgets(pod)) return undefined;
+    const all = [...store.all("poddisruptionbudgets").values()].filter(
+      (each) =>
+        each.metadata.namespace === pod.metadata.namespace && covers(each as unknown as PodDisruptionBudget, pod),
+    );
+    if (all.length > 1) {
+      throw refuse.internal(
+        "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+      );
+    }
+    return all[0];
   }
 
   return { store, handle };

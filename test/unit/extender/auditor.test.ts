@@ -37,6 +37,7 @@ beforeEach(() => {
     planned: () => undefined,
     planRefused: () => undefined,
     bypassed: () => undefined,
+    preempted: () => undefined,
   });
   metrics = createPlannerMetrics();
   listed = { pods: [], resourceclaims: [], gangs: [] };

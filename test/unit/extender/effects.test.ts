@@ -39,6 +39,21 @@ test("a claim that holds its devices already only gets its consumers: its alloca
   expect(await reserve(true)).toEqual([["PATCH", consumers]]);
 });
 
+test("an eviction names the pod's UID: its successor stays", async () => {
+  const sent: unknown[] = [];
+  const client = {
+    request: (...call: unknown[]) => {
+      sent.push(call);
+      return Promise.resolve({});
+    },
+  } as unknown as KubeClient;
+  const effect: WriteEffect = { type: "evictPod", id: "e", pod: { namespace: "d", name: "p", uid: "u" } };
+  expect(await applyWrite(client, effect, () => undefined)).toEqual({ outcome: { ok: true } });
+  const deleteOptions = { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid: "u" } };
+  const body = { apiVersion: "policy/v1", kind: "Eviction", metadata: { namespace: "d", name: "p" }, deleteOptions };
+  expect(sent).toEqual([["POST", "/api/v1/namespaces/d/pods/p/eviction", { body }]]);
+});
+
 test("a refusal tells how long the API server asks to wait", async () => {
   const client = {
     request: () => Promise.reject(new KubeError("too many", { status: 429, reason: "", retryAfterMs: 7_000 })),

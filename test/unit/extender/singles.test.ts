@@ -27,6 +27,7 @@ function setUp() {
       plans += 1;
     },
     bypassed: () => undefined,
+    preempted: () => undefined,
   };
   const model = clusterOf([]);
   const singles = createSingles(model, new Set([driver]), ports, () => undefined);

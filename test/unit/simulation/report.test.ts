@@ -3,7 +3,14 @@ import { brokenText, runLine } from "../../simulation/report.ts";
 import type { Run } from "../../simulation/world.ts";
 
 const violation = { invariant: "nothing is leaked", message: "", step: 1, tail: [], state: [] };
-const run = (seed: number, more: Partial<Run> = {}): Run => ({ seed, hash: "abc", steps: 7, seconds: 3, ...more });
+const run = (seed: number, more: Partial<Run> = {}): Run => ({
+  seed,
+  preemption: false,
+  hash: "abc",
+  steps: 7,
+  seconds: 3,
+  ...more,
+});
 
 test("a world is told in one line, with the invariant that it broke", () => {
   expect(runLine(run(4))).toBe("seed 4  trace abc  7 events  3 s");
