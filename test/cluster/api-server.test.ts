@@ -253,12 +253,15 @@ describe("two replicas", () => {
   });
 });
 
+/** Nodes, pods, claims, slices, device classes, disruption budgets, Gangs, PlacementGroups, ClusterTopologies. */
+const watchedKinds = 9;
+
 /** It follows everything and takes part in the election. @param from how many of its requests were seen before its start */
 async function standsBy({ proxy }: Replica, from: number): Promise<void> {
   const missing = async (): Promise<string | undefined> => {
     const seen = proxy.requests.slice(from);
     const kinds = Object.keys(lists(seen)).length;
-    return kinds === 8 && seen.some(isLease) ? undefined : `${kinds} of 8 kinds are listed`;
+    return kinds === watchedKinds && seen.some(isLease) ? undefined : `${kinds} of ${watchedKinds} kinds are listed`;
   };
   await eventually("the replica stands by", missing, { timeoutMs: 30_000 });
 }
