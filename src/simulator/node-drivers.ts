@@ -110,6 +110,7 @@ function memoryStore(): ClaimStore {
     claims: new Map(),
     save: async () => undefined,
     writeSpec: async (claim) => void cdiSpec(claim),
+    restoreSpec: async (claim) => void cdiSpec(claim),
     removeSpec: async () => undefined,
     reload: async () => undefined,
   };

@@ -134,7 +134,7 @@ export async function openScene(
   );
   const memory = await readMemory(checkpoint, cdiFolder, bootId);
   const files = createClaimStore({ checkpoint, cdiFolder, bootId, onEffect }, memory.claims);
-  const store = stepwise(files, ["save", "writeSpec", "removeSpec"], hooks);
+  const store = stepwise(files, ["save", "writeSpec", "restoreSpec", "removeSpec"], hooks);
   const claims = new Map<string, ResourceClaim>();
   const prepared: PreparedClaim[] = [];
   const preparation = createPreparation({

@@ -50,7 +50,7 @@ export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps 
           `claim ${wanted.namespace}/${wanted.name}: its allocation changed while it was prepared; delete the pods that use it`,
         );
       }
-      await store.writeSpec(known);
+      await store.restoreSpec(known);
       return known;
     }
     if (known !== undefined) for (const error of (await undo([known], goOn)).values()) throw error;

@@ -11,8 +11,10 @@ export interface ClaimStore {
   readonly claims: Map<string, PreparedClaim>;
   /** Writes all claims to the checkpoint; it is on the disk when this resolves. */
   save(): Promise<void>;
-  /** Writes the claim's CDI spec unless the file says just that. */
+  /** Writes the claim's CDI spec. */
   writeSpec(claim: PreparedClaim): Promise<void>;
+  /** Writes the claim's CDI spec unless the file says just that. */
+  restoreSpec(claim: PreparedClaim): Promise<void>;
   removeSpec(claimUid: string): Promise<void>;
   /**
    * Takes over what another process of this driver has written meanwhile. Rejects, and keeps what it has, when that cannot
@@ -35,6 +37,17 @@ export function createClaimStore(options: StoreOptions, claims: readonly Prepare
   /** As this process knows the file. */
   let known = encodeCheckpoint({ bootId, claims: [...claims] });
   const effect = (what: string) => (step: string) => options.onEffect(`${what}/${step}`);
+  const specPath = (claimUid: string) => join(cdiFolder, specFile(claimUid));
+  const specText = (claim: PreparedClaim) => `${JSON.stringify(cdiSpec(claim))}\n`;
+
+  async function writeSpec(claim: PreparedClaim): Promise<void> {
+    const path = specPath(claim.uid);
+    // Not durable: a reboot ends the containers, and their claims are prepared anew.
+    await replaceFile(path, specText(claim), { durable: false, onEffect: effect("spec") }).catch((error: Error) => {
+      throw fileError(`claim ${claim.namespace}/${claim.name}: CDI spec ${path} cannot be written`, error);
+    });
+  }
+
   return {
     claims: byUid,
     async save() {
@@ -46,19 +59,14 @@ export function createClaimStore(options: StoreOptions, claims: readonly Prepare
       );
       known = content;
     },
-    async writeSpec(claim) {
-      const path = join(cdiFolder, specFile(claim.uid));
-      const content = `${JSON.stringify(cdiSpec(claim))}\n`;
+    writeSpec,
+    async restoreSpec(claim) {
       // Whatever keeps it from being read, it is replaced.
-      const there = await readIfThere(path).catch(() => undefined);
-      if (there?.toString("utf8") === content) return;
-      // Not durable: a reboot ends the containers, and their claims are prepared anew.
-      await replaceFile(path, content, { durable: false, onEffect: effect("spec") }).catch((error: Error) => {
-        throw fileError(`claim ${claim.namespace}/${claim.name}: CDI spec ${path} cannot be written`, error);
-      });
+      const there = await readIfThere(specPath(claim.uid)).catch(() => undefined);
+      if (there?.toString("utf8") !== specText(claim)) await writeSpec(claim);
     },
     async removeSpec(claimUid) {
-      const path = join(cdiFolder, specFile(claimUid));
+      const path = specPath(claimUid);
       await removeFile(path, effect("spec")).catch((error: Error) => {
         throw fileError(`CDI spec ${path} cannot be removed`, error);
       });

@@ -24,6 +24,8 @@ export interface DeviceStatusOptions {
 /** Without a word from the server: how long a failed write waits. */
 const retryMs = 1_000;
 const parallelism = 4;
+/** Preparing goes first: a kubelet that asks for many pods at once waits for that, and nobody for this. */
+const quietMs = 500;
 
 export function createDeviceStatusWriter({ client, timing, onError }: DeviceStatusOptions): DeviceStatusWriter {
   const pending = new Map<string, PreparedClaim>();
@@ -46,6 +48,7 @@ export function createDeviceStatusWriter({ client, timing, onError }: DeviceStat
   };
 
   async function drain(): Promise<void> {
+    await timing.sleep(quietMs, ended.signal);
     for (const [uid, claim] of pending) {
       pending.delete(uid);
       await write(claim);

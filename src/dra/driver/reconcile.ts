@@ -50,7 +50,7 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Repa
       const over = entries.filter(({ state, uid }) => state !== "Completed" || (gone.has(uid) && goneBefore.has(uid)));
       const failures = await preparation.undo(over);
       repairs.undone = over.length - failures.size;
-      for (const claim of store.claims.values()) if (claim.state === "Completed") await store.writeSpec(claim);
+      for (const claim of store.claims.values()) if (claim.state === "Completed") await store.restoreSpec(claim);
       repairs.strays = await removeStrays();
       await options.findForeign();
       for (const error of failures.values()) throw error;
