@@ -54,7 +54,7 @@ export async function hungExtender(args: string[]): Promise<void> {
     return;
   }
   const [members, pairs, seconds] = [Number(values.members), Number(values.pairs), Number(values.seconds)];
-  const stack = await startStack({ fleet: uniformFleet({ nodes: 200 }), nodeAgents: false });
+  const stack = await startStack({ fleet: uniformFleet({ nodes: 300 }), nodeAgents: false });
   try {
     await createNamespace(stack.admin);
     const plain = await plainPods(stack);

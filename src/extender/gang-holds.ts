@@ -2,7 +2,7 @@ import type { PlacedPod } from "../api/placement.ts";
 import { namespaceOf } from "../gang/keys.ts";
 import { type GangState, heldPods, placesGivenUp } from "../gang/lifecycle/state.ts";
 import type { ClusterModel, HeldPod } from "../topology/model.ts";
-import type { Resources } from "../topology/records.ts";
+import type { PodRecord, Resources } from "../topology/records.ts";
 import type { Doubts } from "./doubts.ts";
 import type { HeldPlaces } from "./limits.ts";
 
@@ -19,24 +19,28 @@ export interface GangHolds {
 }
 
 export function createGangHolds(model: ClusterModel, places: HeldPlaces, doubts: Doubts): GangHolds {
-  /** By identity: what is held anew is a new list. */
-  const settled = new Map<string, readonly PlacedPod[]>();
+  /** Places by identity: what is held anew is a new list. And the members of them that are missing. */
+  const settled = new Map<string, { held: readonly PlacedPod[]; missing: string }>();
 
   function hold(state: GangState, pods: readonly PlacedPod[]): void {
     const { key } = state;
     places.set(key, pods.length);
-    const held = pods.map((placed) => toHeldPod(state, placed));
-    model.hold(key, namespaceOf(key), [...held, ...placesGivenUp(state, pods).map(toHeldDevices)]);
+    model.hold(key, namespaceOf(key), [
+      ...toHeldPods(pods, podsByName(state)),
+      ...placesGivenUp(state, pods).map(toHeldDevices),
+    ]);
   }
 
   return {
     settle(state) {
       const held = heldPods(state);
       const before = settled.get(state.key);
-      if (held === before || (held.length === 0 && before === undefined)) return;
-      if (before !== undefined) doubts.releasing(state.key);
+      if (held.length === 0 && before === undefined) return;
+      const missing = missingOf(held, podsByName(state));
+      if (held === before?.held && missing === before.missing) return;
+      if (before !== undefined && held !== before.held) doubts.releasing(state.key);
       if (held.length === 0) settled.delete(state.key);
-      else settled.set(state.key, held);
+      else settled.set(state.key, { held, missing });
       hold(state, held);
     },
     tryOut(state, pods) {
@@ -44,10 +48,10 @@ export function createGangHolds(model: ClusterModel, places: HeldPlaces, doubts:
       hold(state, pods);
     },
     restore(state) {
-      hold(state, settled.get(state.key) ?? []);
+      hold(state, settled.get(state.key)?.held ?? []);
     },
     onNode(node) {
-      return [...settled].flatMap(([key, held]) => (held.some((placed) => placed.node === node) ? [key] : []));
+      return [...settled].flatMap(([key, { held }]) => (held.some((placed) => placed.node === node) ? [key] : []));
     },
   };
 }
@@ -57,10 +61,29 @@ function toHeldDevices(place: PlacedPod): HeldPod {
   return { placed: { ...place, pod: "", podSet: `${place.podSet} (given up)` }, requests: {} };
 }
 
-function toHeldPod(state: GangState, placed: PlacedPod): HeldPod {
-  for (const pod of state.pods.values()) {
-    if (pod.name === placed.pod) return { placed, requests: pod.requests, podUid: pod.uid };
+/**
+ * What a member that is missing asks of its node stands nowhere; until it is created again its place is held with what the
+ * first of its pod set asks. Nothing is remembered: a planner that starts now has to hold the same.
+ */
+function toHeldPods(places: readonly PlacedPod[], pods: ReadonlyMap<string, PodRecord>): HeldPod[] {
+  const siblings = new Map<string, Resources>();
+  for (const { podSet, pod } of places.toSorted((a, b) => a.index - b.index)) {
+    const requests = pods.get(pod)?.requests;
+    if (requests !== undefined && !siblings.has(podSet)) siblings.set(podSet, requests);
   }
-  const nothing: Resources = {};
-  return { placed, requests: nothing };
+  return places.map((placed) => {
+    const pod = pods.get(placed.pod);
+    if (pod === undefined) return { placed, requests: siblings.get(placed.podSet) ?? {} };
+    return { placed, requests: pod.requests, podUid: pod.uid };
+  });
+}
+
+function podsByName({ pods }: GangState): Map<string, PodRecord> {
+  const byName = new Map<string, PodRecord>();
+  for (const pod of pods.values()) if (!byName.has(pod.name)) byName.set(pod.name, pod);
+  return byName;
+}
+
+function missingOf(places: readonly PlacedPod[], pods: ReadonlyMap<string, PodRecord>): string {
+  return places.flatMap(({ pod }) => (pods.has(pod) ? [] : pod)).join();
 }

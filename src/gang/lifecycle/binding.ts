@@ -7,7 +7,7 @@ import { bindMember, boundElsewhere, isReserved, isUnsettled, reserveMember } fr
 import { isBoundTo, membersOf } from "./members.ts";
 import { writeRevoked } from "./revoked.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
-import type { Context, Effect, GangRecord, GangState } from "./state.ts";
+import { type Context, type Effect, type GangRecord, type GangState, unansweredWrite } from "./state.ts";
 import { sweep } from "./sweep.ts";
 
 /** Time for the bindings of a committed gang, however little of `scheduleTimeoutSeconds` is left. */
@@ -18,12 +18,12 @@ export function decideBinding(state: GangState, gang: GangRecord, context: Conte
   const placed = gang.status.placement?.pods ?? [];
   const members = membersOf(state, gang, placed);
   const deadlineMs = bindingDeadline(state, gang, context);
-  if (context.nowMs >= deadlineMs) return giveUpBinding(state, gang, members, context);
   // A member recreated since the commit, or left without its node, joins later: see `decideScheduled`.
   const bindable = members.filter(
     ([slot, pod]) =>
       isBoundTo(state, pod, slot.node) || (context.nodeFits(slot.node) && isReserved(state, gang, slot, pod, context)),
   );
+  if (context.nowMs >= deadlineMs) return giveUpBinding(state, gang, members, bindable, context);
   const returning = members.filter((member) => !bindable.includes(member) && wasTakenOff(state, gang, member, context));
   const effects = [
     ...sweep(state, members, context),
@@ -53,13 +53,25 @@ function giveUpBinding(
   state: GangState,
   gang: GangRecord,
   members: [PlacedPod, PodRecord][],
+  bindable: readonly [PlacedPod, PodRecord][],
   context: Context,
 ): Decision {
   const bound = members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node));
   const effects = [...sweep(state, members, context), ...bound.flatMap(([slot, pod]) => bindMember(state, slot, pod))];
   const slots = bound.map(([slot]) => slot);
   if (shortPodSet(gang, slots) === undefined) return { effects: [...effects, ...writeScheduled(state, gang, context)] };
-  // A binding whose answer was lost may still come to pass: until that is known nobody can say who is bound.
+  // It was found whole before, without a member that was deleted meanwhile, and its status may say so already.
+  const writing = state.inFlight.get("status") ?? unansweredWrite(state);
+  if (writing?.type === "writeStatus" && writing.status.phase === "Scheduled") {
+    return { effects: [...effects, ...writeScheduled(state, gang, context)] };
+  }
+  // A binding whose answer was lost may have come to pass, and the watch may be late: until the API server has answered it
+  // once more nobody can say who is bound.
+  const unanswered = bindable.filter(([, pod]) => state.pace.get(`bind/${pod.uid}`)?.mayHavePassed === true);
+  effects.push(...unanswered.flatMap(([slot, pod]) => bindMember(state, slot, pod)));
+  if (unanswered.some(([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node))) {
+    return { effects };
+  }
   if (members.some(([, pod]) => isUnsettled(state, `bind/${pod.uid}`, context))) return { effects };
   if (bound.length > 0) return { effects: [...effects, ...bound.map(([, pod]) => disrupt(pod))] };
   return { effects: [...effects, writeRevoked(state, gang, unboundText(state, gang, members), context)] };

@@ -45,8 +45,8 @@ export interface GangState {
   bound: Map<string, string>;
   /** effect id → effect under way. */
   inFlight: Map<string, Effect>;
-  /** effect id → when it may be tried again, after failures, and what the last one said. */
-  pace: Map<string, { attempts: number; notBeforeMs: number; message: string }>;
+  /** effect id → when it may be tried again, after failures, what the last one said, and if it may have passed all the same. */
+  pace: Map<string, { attempts: number; notBeforeMs: number; message: string; mayHavePassed: boolean }>;
   /** The planner's answer until the Gang's status carries it. Its devices are held. */
   proposal?: GangPlacement;
   /** Who has to leave before the proposal can be reserved; absent: nobody. */

@@ -203,7 +203,7 @@ function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, contex
     state.unanswered = effect;
   }
   const pause = pauseAfter(state.pace.get(effect.id), outcome, context.nowMs);
-  state.pace.set(effect.id, { ...pause, message: outcome.message });
+  state.pace.set(effect.id, { ...pause, message: outcome.message, mayHavePassed: mayHavePassed(outcome) });
 }
 
 /** When an effect that failed may be tried again. */

@@ -904,6 +904,37 @@ describe("a committed gang of which a member cannot be bound", () => {
     expect(said(step(waiting.state, [tick], context({ nowMs: deadlineMs + 500 })))).toEqual(["delete g-0"]);
   });
 
+  test("deletes nobody before a binding whose answer was lost is answered, however late the watch is", () => {
+    const record = { ...gangIn("Binding"), spec: gang({}, {}, {}).spec };
+    const first = step(stateOf(record, [bound(0), released(1)], claims), [tick], context());
+    const binding = first.effects.find(({ type }) => type === "bind")!;
+    const lost = { ok: false as const, reason: "Unreachable", message: "connection reset" };
+    const unsure = step(first.state, [{ type: "done", effect: binding, outcome: lost }], context());
+    // The planner was paused until long after the deadline.
+    const woken = step(unsure.state, [tick], context({ nowMs: deadlineMs + 60_000 }));
+    expect(said(woken)).toEqual(["bind g-1 to n1"]);
+    const passed = step(woken.state, [done(binding)], context({ nowMs: deadlineMs + 60_001 }));
+    expect(said(passed)).toEqual(["drop guard of c-1", "Scheduled"]);
+    const refusal = { ok: false as const, reason: "Forbidden", message: "not this one" };
+    const refused = step(
+      woken.state,
+      [{ type: "done", effect: binding, outcome: refusal }],
+      context({ nowMs: deadlineMs + 60_001 }),
+    );
+    const later = step(refused.state, [tick], context({ nowMs: deadlineMs + 70_000 }));
+    expect(said(later)).toEqual(["delete g-0"]);
+  });
+
+  test("deletes nobody while its status may say that it is scheduled, without a member that was deleted meanwhile", () => {
+    const first = step(stateOf(gangIn("Binding"), [bound(0)], claims.slice(0, 1)), [tick], context());
+    expect(said(first)).toEqual(["Scheduled"]);
+    const late = { nowMs: deadlineMs + 60_000 };
+    expect(said(step(first.state, [tick], context(late)))).toEqual([]);
+    const lost = { ok: false as const, reason: "Unreachable", message: "connection reset" };
+    const unsure = step(first.state, [{ type: "done", effect: first.effects[0]!, outcome: lost }], context());
+    expect(said(step(unsure.state, [tick], context(late)))).toEqual(["Scheduled"]);
+  });
+
   test("has ten seconds in a planner that finds it after its time", () => {
     const lateMs = deadlineMs + 3_600_000;
     const first = step(stateOf(gangIn("Binding"), [bound(0), released(1)], claims), [tick], context({ nowMs: lateMs }));

@@ -193,7 +193,12 @@ describe("a gang that is preempted", () => {
   });
 
   const refused = (attempts: number, ...uids: string[]) =>
-    new Map(uids.map((uid) => [`evict/${uid}`, { attempts, notBeforeMs: 0, message: "would violate the budget" }]));
+    new Map(
+      uids.map((uid) => [
+        `evict/${uid}`,
+        { attempts, notBeforeMs: 0, message: "would violate the budget", mayHavePassed: false },
+      ]),
+    );
 
   test("says once that its pods are not let go", () => {
     const pace = refused(8, "u-0", "u-1");
