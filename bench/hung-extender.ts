@@ -21,7 +21,7 @@ machine with other work compare the CPU time that the control plane takes for a 
 
   --members N   released members (default 64)
   --pairs N     pairs of rounds: hung and idle, idle and hung, … (default 4)
-  --seconds N   length of a round; calls end and are made again in one of more than 120 (default 45)
+  --seconds N   length of a round; calls end and are made again in one of more than 120 (default 150)
 `;
 
 const namespace = "bench";
@@ -45,8 +45,8 @@ export async function hungExtender(args: string[]): Promise<void> {
     options: {
       help: { type: "boolean", short: "h" },
       members: { type: "string", default: "64" },
-      pairs: { type: "string", default: "4" },
-      seconds: { type: "string", default: "45" },
+      pairs: { type: "string", default: "2" },
+      seconds: { type: "string", default: "150" },
     },
   });
   if (values.help === true) {
