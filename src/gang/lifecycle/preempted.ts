@@ -1,9 +1,9 @@
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, minCountOf } from "../members.ts";
 import { disrupt } from "./binding.ts";
-import { isGuard } from "./claims.ts";
 import { type Decision, refuseAll } from "./decision.ts";
 import { isUnsettled } from "./member-effects.ts";
+import { holdsGuards } from "./revoked.ts";
 import type { Context, Effect, GangRecord, GangState, PodReference } from "./state.ts";
 import { write } from "./status.ts";
 import { sweep } from "./sweep.ts";
@@ -69,10 +69,6 @@ function isBroken(gang: GangRecord, staying: readonly PodRecord[]): boolean {
   return gang.spec.podSets.some(
     (podSet) => slots.filter((slot) => slot.startsWith(`${podSet.name}/`)).length < minCountOf(podSet),
   );
-}
-
-function holdsGuards(state: GangState): boolean {
-  return [...state.claims.values()].some((claim) => claim.reservedFor.some(isGuard));
 }
 
 function tellRefusal(state: GangState, staying: readonly PodRecord[]): Effect[] {

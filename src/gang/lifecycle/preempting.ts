@@ -4,22 +4,19 @@ import type { PodRecord } from "../../topology/records.ts";
 import { timeoutMs } from "./deadline.ts";
 import { type Decision, refuseAll } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
-import { foreignClaim } from "./member-effects.ts";
 import { isBoundTo, membersOf } from "./members.ts";
 import { evictPod } from "./preempted.ts";
 import { writeReserved } from "./reservation.ts";
+import { replanPauseMs } from "./revoked.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 import { planText, write } from "./status.ts";
 import { sweep } from "./sweep.ts";
+import { foreignTrouble, missingTrouble, placeTrouble } from "./trouble.ts";
 
-/** A planned member that is gone may be on its way back. */
-const missingGraceMs = 5_000;
 /** Pods may take long to end, and budgets forbid evictions for a while. Then all of it is looked at anew. */
 const leastPatienceMs = 600_000;
 /** Claims are deallocated a moment after their pods are gone. What is held longer is held by others. */
 const vacatedGraceMs = 30_000;
-const firstReplanMs = 1_000;
-const lastReplanMs = 60_000;
 
 /**
  * The gang has a place that others of lower priority still have. That it is in this phase, with their UIDs, is the decision
@@ -55,17 +52,11 @@ function troubleWhileWaiting(
   members: readonly [PlacedPod, PodRecord][],
   context: Context,
 ): { reason: string; wakeAtMs?: never } | { reason?: never; wakeAtMs: number } {
-  if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
-  if (gang.status.observedGeneration !== gang.generation) return { reason: "the Gang's spec changed" };
-  const running = new Set(members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node)).map(([slot]) => slot));
-  const lost = placed.find((slot) => !context.nodeFits(slot.node) && !running.has(slot));
-  if (lost !== undefined) return { reason: `node ${lost.node} no longer fits pod ${lost.pod}` };
+  const misplaced = placeTrouble(state, gang, placed, members, context);
+  if (misplaced !== undefined) return { reason: misplaced };
   for (const [slot, pod] of members) {
-    if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
-      return { reason: `pod ${pod.name} was bound to node ${pod.nodeName} by somebody else` };
-    }
-    const foreign = foreignClaim(state, gang, slot, pod);
-    if (foreign !== undefined) return { reason: `claim ${foreign} was allocated by somebody else` };
+    const foreign = foreignTrouble(state, gang, slot, pod);
+    if (foreign !== undefined) return { reason: foreign };
     const claimless = lostClaimOf(state, pod, context);
     if (claimless?.reason !== undefined) return { reason: claimless.reason };
   }
@@ -76,22 +67,16 @@ function troubleWhileWaiting(
   }
   const vacatedMs = (state.vacatedSinceMs ?? Number.POSITIVE_INFINITY) + vacatedGraceMs;
   if (context.nowMs >= vacatedMs) return { reason: "those of lower priority have left, and others hold the devices" };
-  if (members.length === placed.length) {
-    delete state.missingSinceMs;
-    return { wakeAtMs: Math.min(deadlineMs, vacatedMs) };
-  }
-  state.missingSinceMs ??= context.nowMs;
-  const giveUpAtMs = state.missingSinceMs + missingGraceMs;
-  if (context.nowMs < giveUpAtMs) return { wakeAtMs: Math.min(deadlineMs, vacatedMs, giveUpAtMs) };
-  const present = new Set(members.map(([slot]) => slot));
-  return { reason: `pod ${placed.find((slot) => !present.has(slot))?.pod} is gone` };
+  const missing = missingTrouble(state, placed, members, context);
+  if (missing.reason !== undefined) return { reason: missing.reason };
+  return { wakeAtMs: Math.min(deadlineMs, vacatedMs, missing.wakeAtMs ?? deadlineMs) };
 }
 
 /** Whoever is leaving already leaves; the others stay. */
 function callOff(state: GangState, gang: GangRecord, why: string, context: Context): Effect {
   const reason = `preemption was called off: ${why}`;
   const attempts = (gang.status.attempts ?? 0) + 1;
-  state.replanAtMs = context.nowMs + Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
+  state.replanAtMs = context.nowMs + replanPauseMs(attempts);
   delete state.missingSinceMs;
   const status = write(state, gang, "Pending", context, {
     explanation: reason,

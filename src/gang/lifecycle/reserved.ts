@@ -5,16 +5,14 @@ import { claimOf } from "./claims.ts";
 import { deadlineOf, timeoutMs } from "./deadline.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
-import { foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
-import { isBoundTo, membersOf } from "./members.ts";
+import { isReserved, releaseMember, reserveMember } from "./member-effects.ts";
+import { membersOf } from "./members.ts";
 import { heed, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.ts";
 import { writeRevoked } from "./revoked.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 import { write } from "./status.ts";
 import { sweep } from "./sweep.ts";
-
-/** A planned member that is gone may be on its way back (a StatefulSet recreates it within milliseconds). */
-const missingGraceMs = 5_000;
+import { foreignTrouble, missingTrouble, placeTrouble } from "./trouble.ts";
 
 /** The plan is written down: reserves and releases the members, and commits or revokes. */
 export function decideReserved(state: GangState, gang: GangRecord, context: Context): Decision {
@@ -68,17 +66,11 @@ function troubleBeforeCommit(
       reason: `not all members arrived within ${timeoutMs(gang) / 1000} s (spec.scheduleTimeoutSeconds)`,
     };
   }
-  if (gang.problems.length > 0) return { reason: gang.problems.join("; ") };
-  if (gang.status.observedGeneration !== gang.generation) return { reason: "the Gang's spec changed" };
-  const running = new Set(members.filter(([slot, pod]) => isBoundTo(state, pod, slot.node)).map(([slot]) => slot));
-  const lost = placed.find((slot) => !context.nodeFits(slot.node) && !running.has(slot));
-  if (lost !== undefined) return { reason: `node ${lost.node} no longer fits pod ${lost.pod}` };
+  const misplaced = placeTrouble(state, gang, placed, members, context);
+  if (misplaced !== undefined) return { reason: misplaced };
   for (const [slot, pod] of members) {
-    if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
-      return { reason: `pod ${pod.name} was bound to node ${pod.nodeName} by somebody else` };
-    }
-    const foreign = foreignClaim(state, gang, slot, pod);
-    if (foreign !== undefined) return { reason: `claim ${foreign} was allocated by somebody else` };
+    const foreign = foreignTrouble(state, gang, slot, pod);
+    if (foreign !== undefined) return { reason: foreign };
     const gone = lostClaimOf(state, pod, context);
     if (gone !== undefined) return gone;
     const failed = failedBinding(state, slot, pod);
@@ -86,16 +78,9 @@ function troubleBeforeCommit(
   }
   const { refusal, ...wake } = refusedMember(state, members, context, refusalSettlesMs);
   if (refusal !== undefined) return { reason: refusalText(refusal), refusal };
-  if (members.length === placed.length) {
-    delete state.missingSinceMs;
-    return wake;
-  }
-  state.missingSinceMs ??= context.nowMs;
-  const giveUpAtMs = state.missingSinceMs + missingGraceMs;
-  if (context.nowMs < giveUpAtMs) return { wakeAtMs: Math.min(giveUpAtMs, wake.wakeAtMs ?? giveUpAtMs) };
-  const present = new Set(members.map(([slot]) => slot));
-  const missing = placed.find((slot) => !present.has(slot));
-  return { reason: `pod ${missing?.pod} is gone` };
+  const missing = missingTrouble(state, placed, members, context);
+  if (missing.wakeAtMs === undefined) return { ...wake, ...missing };
+  return { wakeAtMs: Math.min(missing.wakeAtMs, wake.wakeAtMs ?? missing.wakeAtMs) };
 }
 
 function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord): string | undefined {

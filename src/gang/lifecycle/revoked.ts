@@ -14,14 +14,20 @@ export function decideRevoked(state: GangState, gang: GangRecord, context: Conte
   delete state.missingSinceMs;
   state.trials.clear();
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
-  if (clearing.length > 0 || holdsAnything(state)) return { effects };
+  if (clearing.length > 0 || holdsGuards(state)) return { effects };
   const attempts = gang.status.attempts ?? 1;
-  state.replanAtMs = context.nowMs + Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
+  state.replanAtMs = context.nowMs + replanPauseMs(attempts);
   effects.push(write(state, gang, "Pending", context, { explanation: reason, conditions: [] }));
   return { effects, wakeAtMs: state.replanAtMs };
 }
 
-function holdsAnything(state: GangState): boolean {
+/** How long a gang that gave up its places so many times waits for the next plan. */
+export function replanPauseMs(attempts: number): number {
+  return Math.min(lastReplanMs, firstReplanMs * 2 ** (attempts - 1));
+}
+
+/** Some claim is still reserved for the gang. */
+export function holdsGuards(state: GangState): boolean {
   return [...state.claims.values()].some((claim) => claim.reservedFor.some(isGuard));
 }
 

@@ -236,23 +236,29 @@ describe("a call that is given up after any of its steps begins no further one, 
   );
 });
 
-test("a call that was given up while it waited for its turn never runs; the one before it is finished", async () => {
-  const one = await serve(folder());
-  const release = Promise.withResolvers<void>();
+/** Holds the driver up after its first step, from when `held` resolves until `release` is called. */
+function holdFirst(one: Awaited<ReturnType<typeof serve>>) {
   const held = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
   one.holdAfter(1, () => {
     held.resolve();
-    return release.promise;
+    return released.promise;
   });
+  return { held: held.promise, release: released.resolve };
+}
+
+test("a call that was given up while it waited for its turn never runs; the one before it is finished", async () => {
+  const one = await serve(folder());
+  const { held, release } = holdFirst(one);
   const first = one.kubelet.begin("prepare", references(one, ["kept"]));
-  await held.promise;
+  await held;
   const arriving = one.arrival();
   const second = one.kubelet.begin("prepare", references(one, other));
   const { cancelled } = await arriving;
   second.cancel();
   await expect(second.answer).rejects.toMatchObject({ code: 1 });
   await cancelled;
-  release.resolve();
+  release();
   await first.answer;
   await one.driver.preparation.idle();
   expect(await judge(one.driver)).toEqual(["kept"]);
@@ -261,14 +267,9 @@ test("a call that was given up while it waited for its turn never runs; the one 
 test("a claim for which another call of the same batch waits is finished", async () => {
   const one = await serve(folder());
   // The first call keeps the driver busy, so that the other two share a batch.
-  const release = Promise.withResolvers<void>();
-  const held = Promise.withResolvers<void>();
-  one.holdAfter(1, () => {
-    held.resolve();
-    return release.promise;
-  });
+  const { held, release } = holdFirst(one);
   const busy = one.kubelet.begin("prepare", references(one, ["kept"]));
-  await held.promise;
+  await held;
   let arriving = one.arrival();
   const givenUp = one.kubelet.begin("prepare", references(one, ["slices", "parts"]));
   const rejected = expect(givenUp.answer).rejects.toMatchObject({ code: 1 });
@@ -281,7 +282,7 @@ test("a claim for which another call of the same batch waits is finished", async
     givenUp.cancel();
     await cancelled;
   });
-  release.resolve();
+  release();
   await busy.answer;
   await rejected;
   expect(Object.values(await awaited.answer).map(({ error }) => error)).toEqual(["", ""]);
