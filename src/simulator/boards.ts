@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { TimeSlice } from "../dra/driver/device-configuration.ts";
 import type { Gpu, MigAmounts, MigProfile } from "../dra/driver/inventory.ts";
-import type { Boards, GpuInstance } from "../dra/driver/machine.ts";
+import { BoardRefusal, type Boards, type GpuInstance } from "../dra/driver/machine.ts";
 import { boardAmounts } from "../dra/driver/slices.ts";
 
 /** What simulated boards do when they are cut up, wherever they remember it. */
@@ -33,7 +33,8 @@ export function simulatedBoards(gpus: readonly Gpu[], memory: BoardMemory): Boar
     async createGpuInstance(gpuUuid, profileId, start) {
       const gpu = gpus.find(({ uuid }) => uuid === gpuUuid);
       const profile = profileOf(gpu, profileId);
-      if (gpu === undefined || profile === undefined) throw new Error(`GPU ${gpuUuid} has no MIG profile ${profileId}`);
+      if (gpu === undefined || profile === undefined)
+        throw new BoardRefusal(`GPU ${gpuUuid} has no MIG profile ${profileId}`);
       let id = 1;
       await changeInstances("create-gpu-instance", (now) => {
         const same = now.filter((other) => other.gpu === gpuUuid);
@@ -68,7 +69,7 @@ function profileOf(gpu: Gpu | undefined, profileId: number): MigProfile | undefi
 
 function refuseShortage(gpu: Gpu, profile: MigProfile, start: number, others: readonly BoardInstance[]): void {
   const refuse = (): never => {
-    throw new Error(`GPU ${gpu.uuid}: insufficient resources for profile ${profile.id} at ${start}`);
+    throw new BoardRefusal(`GPU ${gpu.uuid}: insufficient resources for profile ${profile.id} at ${start}`);
   };
   const end = start + profile.memorySlices;
   if (others.some((other) => other.start < end && start < other.start + other.size)) refuse();

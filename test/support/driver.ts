@@ -6,12 +6,13 @@ import { join } from "node:path";
 import type { ResourceClaim } from "../../src/api/kubernetes.ts";
 import { driverName } from "../../src/api/names.ts";
 import { specFile } from "../../src/dra/driver/cdi.ts";
+import type { OnForgotten } from "../../src/dra/driver/claim-steps.ts";
 import { type ClaimStore, createClaimStore } from "../../src/dra/driver/claim-store.ts";
 import type { OnEffect } from "../../src/dra/driver/durable-files.ts";
 import { openFileLock } from "../../src/dra/driver/file-lock.ts";
 import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
 import type { Machine } from "../../src/dra/driver/machine.ts";
-import { createPreparation, type Preparation } from "../../src/dra/driver/preparation.ts";
+import { createPreparation, type Preparation, type PreparationOptions } from "../../src/dra/driver/preparation.ts";
 import type { PreparedClaim } from "../../src/dra/driver/prepared-claim.ts";
 import { type Memory, readMemory } from "../../src/dra/driver/recovery.ts";
 import { parseFleet } from "../../src/simulator/fleet.ts";
@@ -117,6 +118,9 @@ export async function openScene(
     machine?: Machine;
     locked?: boolean;
     hooks?: StepHooks;
+    /** In place of what the API server says of `claims`. */
+    readClaim?: PreparationOptions["readClaim"];
+    onForgotten?: OnForgotten;
   } = {},
 ): Promise<DriverScene> {
   const {
@@ -141,7 +145,8 @@ export async function openScene(
     pool: node,
     machine,
     store,
-    readClaim: async (_, name) => claims.get(name),
+    readClaim: options.readClaim ?? (async (_, name) => claims.get(name)),
+    ...(options.onForgotten === undefined ? {} : { onForgotten: options.onForgotten }),
     onPrepared: (claim) => void prepared.push(claim),
     ...(options.locked === true ? { lock: await openFileLock(join(folder, "serialize.lock")) } : {}),
   });

@@ -60,7 +60,7 @@ export function claimOfSpec(spec: unknown, uid: string): ClaimReference | undefi
 
 /** Full name of the CDI device of one request; a UID is never used twice, so runtimes may cache it. */
 export function cdiDeviceId(claimUid: string, request: string): string {
-  return `${kind}=${deviceName(claimUid, request)}`;
+  return `${kind}=${cdiDeviceName(claimUid, request)}`;
 }
 
 export function cdiSpec(claim: PreparedClaim): CdiSpec {
@@ -70,13 +70,14 @@ export function cdiSpec(claim: PreparedClaim): CdiSpec {
     kind,
     annotations: { [claimAnnotation]: `${claim.namespace}/${claim.name}` },
     devices: requests.map((request) => ({
-      name: deviceName(claim.uid, request),
+      name: cdiDeviceName(claim.uid, request),
       containerEdits: containerEdits(claim.devices.filter((device) => device.request === request)),
     })),
   };
 }
 
-function deviceName(claimUid: string, request: string): string {
+/** Name of the CDI device of one request. */
+export function cdiDeviceName(claimUid: string, request: string): string {
   return `${claimUid}-${request}`;
 }
 

@@ -1,7 +1,9 @@
 import { ClaimError } from "./claim.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { ClaimReference } from "./grpc.ts";
-import type { Boards } from "./machine.ts";
+import { inTurns } from "./in-turns.ts";
+import { isGone } from "./inventory.ts";
+import type { Boards, Machine } from "./machine.ts";
 import { createPartition, destroyPartition } from "./partitions.ts";
 import { overlap, type PreparedClaim, type PreparedDevice, sameDevices } from "./prepared-claim.ts";
 
@@ -34,7 +36,17 @@ export interface ClaimSteps {
   undo(claims: readonly PreparedClaim[], goOn: GoOn): Promise<ReadonlyMap<string, Error>>;
 }
 
-export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps {
+/** A device of a claim could not be set back, because its board is gone: what was left there is forgotten. */
+export type OnForgotten = (claim: ClaimReference, device: PreparedDevice, why: Error) => void;
+
+/** Files that are written or removed at the same time. */
+const filesAtOnce = 64;
+
+export function createClaimSteps(
+  boards: Boards & Pick<Machine, "inventory">,
+  store: ClaimStore,
+  onForgotten: OnForgotten,
+): ClaimSteps {
   return { begin, complete, undo };
 
   async function begin(
@@ -89,7 +101,7 @@ export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps 
       });
     }
     // Boards are changed one step after another, which the checkpoint follows; files of claims know nothing of each other.
-    await Promise.all(still().map((claim) => attempt(claim, () => store.writeSpec(claim))));
+    await inTurns(still(), filesAtOnce, (claim) => attempt(claim, () => store.writeSpec(claim)));
     for (const claim of still()) await attempt(claim, async () => Object.assign(claim, { state: "Completed" }));
     const done = still();
     const broken = begun.filter(({ uid }) => failures.has(uid) && !(failures.get(uid) instanceof Abandoned));
@@ -134,7 +146,7 @@ export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps 
     try {
       for (const claim of awaited) claim.state = "Aborted";
       await store.save();
-      await Promise.all(awaited.map((claim) => attempt(claim, () => store.removeSpec(claim.uid))));
+      await inTurns(awaited, filesAtOnce, (claim) => attempt(claim, () => store.removeSpec(claim.uid)));
       for (const claim of awaited) await attempt(claim, () => undoBoards(claim, () => goOn(claim.uid)));
       // Also when nobody waits any more: what is gone must not stand there.
       if (awaited.some(({ uid }) => !store.claims.has(uid))) await store.save();
@@ -144,13 +156,25 @@ export function createClaimSteps(boards: Boards, store: ClaimStore): ClaimSteps 
     return failures;
   }
 
+  /** One device that cannot be set back keeps no other from it; what was left on a board that is gone is nobody's any more. */
   async function undoBoards(claim: PreparedClaim, goOn: () => void): Promise<void> {
-    for (const { gpu, partition, timeSlice } of claim.devices) {
+    const failures: Error[] = [];
+    for (const device of claim.devices) {
       goOn();
-      if (timeSlice !== undefined) await boards.setTimeSlice(gpu.uuid, "Default");
-      if (partition !== undefined) await destroyPartition(boards, gpu.uuid, partition);
+      try {
+        await setBack(device);
+      } catch (error) {
+        if (isGone(device.gpu.uuid, boards.inventory())) onForgotten(claim, device, error as Error);
+        else failures.push(error as Error);
+      }
     }
+    for (const failure of failures) throw failure;
     store.claims.delete(claim.uid);
+  }
+
+  async function setBack({ gpu, partition, timeSlice }: PreparedDevice): Promise<void> {
+    if (timeSlice !== undefined) await boards.setTimeSlice(gpu.uuid, "Default");
+    if (partition !== undefined) await destroyPartition(boards, gpu.uuid, partition);
   }
 }
 

@@ -3,6 +3,7 @@ import { driverName } from "../../api/names.ts";
 import { type ClaimConfiguration, claimConfiguration, type Sharing } from "./device-configuration.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { type Inventory, type InventoryDevice, lossOf } from "./inventory.ts";
+import type { PreparedClaim } from "./prepared-claim.ts";
 
 /** What the API server says about a claim → what is to be prepared. Pure. */
 
@@ -53,6 +54,21 @@ export function allocatedDevices(
   return inRankOrder(found, rankOrder, name);
 }
 
+/** The claim is the one that was prepared and holds the same devices, of which none has become another board by now. */
+export function stillHolds(claim: ResourceClaim, prepared: PreparedClaim, { devices }: DeviceLookup): boolean {
+  if (claim.metadata.uid !== prepared.uid) return false;
+  const results = (claim.status?.allocation?.devices?.results ?? []).filter(({ driver }) => driver === driverName);
+  const held = results.map(({ request, pool, device }) => `${requestOf(request)} ${pool} ${device}`);
+  const known = prepared.devices.map(({ request, pool, device }) => `${request} ${pool} ${device}`);
+  if (held.toSorted().join("\n") !== known.toSorted().join("\n")) return false;
+  return prepared.devices.every(({ device, gpu }) => (devices.get(device)?.gpu.uuid ?? gpu.uuid) === gpu.uuid);
+}
+
+/** Of a subrequest, the part before the slash. */
+function requestOf(name: string): string {
+  return name.split("/", 1)[0]!;
+}
+
 function located(
   name: string,
   result: DeviceRequestAllocationResult,
@@ -75,7 +91,7 @@ function located(
       `${name}: device ${device.name} exists only while a claim has it, which adminAccess must not change; ask for other devices`,
     );
   }
-  return { request: result.request.split("/", 1)[0]!, device, adminAccess };
+  return { request: requestOf(result.request), device, adminAccess };
 }
 
 function refuseSharing(name: string, { device }: AllocatedDevice, { strategy }: Sharing): void {

@@ -1,13 +1,13 @@
 import { isDeepStrictEqual } from "node:util";
 import { type Timing, wholeSeconds } from "../../kube/timing.ts";
-import { type DeviceTrouble, devicesByGpu, type InventoryDevice } from "./inventory.ts";
+import { type DeviceTrouble, devicesByGpu, type InventoryDevice, isGone } from "./inventory.ts";
 import type { GpuInstance, Machine } from "./machine.ts";
 import { isOurs } from "./partitions.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
 
 /** A machine whose inventory tells of GPU instances that nobody's claim accounts for. */
 export interface WatchedMachine extends Machine {
-  /** Looks at the boards that are cut up for claims. Only while nothing is being cut. */
+  /** Looks at the boards that are cut up for claims, while nothing is being cut. Rejects after the last one when one could not be read. */
   findForeign(): Promise<void>;
 }
 
@@ -45,10 +45,22 @@ export function watchForeignPartitions(
     async findForeign() {
       const next: Record<string, DeviceTrouble[]> = {};
       const seen = new Map<string, string>();
-      for (const group of devicesByGpu(machine.inventory().gpus)) {
+      const failures: Error[] = [];
+      const inventory = machine.inventory();
+      for (const group of devicesByGpu(inventory.gpus)) {
         const gpu = group[0]?.gpu;
-        if (gpu?.mig === undefined) continue;
-        for (const instance of await foreignInstances(gpu.uuid)) {
+        if (gpu?.mig === undefined || isGone(gpu.uuid, inventory)) continue;
+        const instances = await foreignInstances(gpu.uuid).catch((error: Error) => {
+          failures.push(error);
+          return undefined;
+        });
+        if (instances === undefined) {
+          // Of this board stays what was known.
+          for (const { name } of group) if (found[name] !== undefined) next[name] = [...found[name]];
+          for (const [key, since] of firstSeen) if (key.startsWith(`${gpu.uuid}/`)) seen.set(key, since);
+          continue;
+        }
+        for (const instance of instances) {
           const key = `${gpu.uuid}/${instance.id}`;
           const since = firstSeen.get(key) ?? wholeSeconds(timing.wallClock());
           seen.set(key, since);
@@ -67,9 +79,11 @@ export function watchForeignPartitions(
         }
       }
       firstSeen = seen;
-      if (isDeepStrictEqual(next, found)) return;
-      found = next;
-      for (const listener of listeners) listener();
+      if (!isDeepStrictEqual(next, found)) {
+        found = next;
+        for (const listener of listeners) listener();
+      }
+      for (const failure of failures) throw failure;
     },
   };
 

@@ -10,6 +10,8 @@ export interface Inventory {
   troubles?: Readonly<Record<string, readonly DeviceTrouble[]>>;
   /** Present: the machine could not be read yet, for this reason. Nothing is known of its devices then. */
   unread?: string;
+  /** Boards may be there that are not in `gpus`. */
+  incomplete?: true;
 }
 
 export interface Gpu {
@@ -159,6 +161,13 @@ export function deviceTable(gpus: readonly Gpu[]): ReadonlyMap<string, Inventory
 /** What is wrong with the device, or with the GPU it is a part of. */
 export function lossOf(device: string, losses: DeviceLosses): DeviceLoss | undefined {
   return losses[device.replace(/-mig-.*$/, "")] ?? losses[device];
+}
+
+/** The board does not answer any more, or is not there: nothing can be done to it, and nothing of a claim is left on it. */
+export function isGone(gpuUuid: string, { gpus, losses, unread, incomplete }: Inventory): boolean {
+  if (unread !== undefined) return false;
+  const gpu = gpus.find(({ uuid }) => uuid === gpuUuid);
+  return gpu === undefined ? incomplete !== true : losses[gpuName(gpu)] !== undefined;
 }
 
 /** What is wrong with the device, or with the GPU it is a part of. */

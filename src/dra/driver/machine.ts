@@ -37,3 +37,6 @@ export interface GpuInstance {
   /** Of its compute instance, once it has one. */
   uuid?: string;
 }
+
+/** The board said no to what would have made something: nothing of it exists. */
+export class BoardRefusal extends Error {}

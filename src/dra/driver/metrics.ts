@@ -59,7 +59,7 @@ export function createDriverMetrics(): DriverMetrics {
     }),
     errors: new Counter({
       name: "kllama_driver_errors_total",
-      help: "Failures outside of calls, by part (slices, status, reconcile, recovery, registration).",
+      help: "Failures outside of calls, by part (slices, status, reconcile, recovery, registration, boards: one is gone with something of a claim left on it).",
       labelNames: ["part"],
       registers,
     }),

@@ -19,6 +19,7 @@ import { openKubeletSockets, socketPaths } from "./kubelet-sockets.ts";
 import type { Machine } from "./machine.ts";
 import type { DriverMetrics } from "./metrics.ts";
 import { createPreparation } from "./preparation.ts";
+import type { PreparedDevice } from "./prepared-claim.ts";
 import { readMemory } from "./recovery.ts";
 import { startSliceController } from "./slice-controller.ts";
 import { hasSuccessor } from "./successor.ts";
@@ -76,9 +77,18 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   const readClaim = claimReader(client);
   const events = createEventRecorder({ client, component: driverName, instance: nodeName, timing });
   const status = createDeviceStatusWriter({ client, timing, onError: report.statusError });
-  const onPrepared = status.push;
+  const { push: onPrepared } = status;
+  const { forgotten: onForgotten } = report;
   const lock = await lockOf(options);
-  const preparation = createPreparation({ pool: nodeName, machine, store, readClaim, onPrepared, ...lock });
+  const preparation = createPreparation({
+    pool: nodeName,
+    machine,
+    store,
+    readClaim,
+    onPrepared,
+    onForgotten,
+    ...lock,
+  });
   if (memory.lost !== undefined) report.lost(memory.lost);
   const upkeep = startUpkeep({
     ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, readClaim },
@@ -178,6 +188,13 @@ function createReports({ metrics, log, machine }: NodeAgentOptions, preparedClai
     statusError: ({ namespace, name }: ClaimReference, error: unknown) =>
       failed("status", error, { claim: `${namespace}/${name}` }),
     upkeepError: failed,
+    forgotten: ({ namespace, name }: ClaimReference, { device, gpu }: PreparedDevice, why: Error) =>
+      failed("boards", why, {
+        claim: `${namespace}/${name}`,
+        device,
+        gpu: gpu.uuid,
+        note: "the board is gone; what was left on it is forgotten",
+      }),
     repairs({ undone, strays }: { undone: number; strays: number }) {
       metrics.repairs.inc({ kind: "undone" }, undone);
       metrics.repairs.inc({ kind: "stray" }, strays);

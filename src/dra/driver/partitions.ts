@@ -1,5 +1,5 @@
 import { ClaimError } from "./claim.ts";
-import type { Boards, GpuInstance } from "./machine.ts";
+import { BoardRefusal, type Boards, type GpuInstance } from "./machine.ts";
 import type { PreparedDevice, PreparedPartition } from "./prepared-claim.ts";
 
 /** Creates and destroys the partitions of prepared claims, so that after a crash at any point it is known whose each is. */
@@ -24,7 +24,13 @@ export async function createPartition(
   }
   partition.before = existing.map(({ id }) => id);
   await note();
-  partition.gpuInstance = await boards.createGpuInstance(gpu.uuid, partition.profileId, partition.start);
+  try {
+    partition.gpuInstance = await boards.createGpuInstance(gpu.uuid, partition.profileId, partition.start);
+  } catch (error) {
+    // Whatever stands there by now was made by somebody else meanwhile.
+    if (error instanceof BoardRefusal) delete partition.before;
+    throw error;
+  }
   await note();
   const { id, uuid } = await boards.createComputeInstance(gpu.uuid, partition.gpuInstance);
   partition.computeInstance = id;
@@ -40,12 +46,17 @@ export async function destroyPartition(boards: Boards, gpuUuid: string, partitio
   if (ours !== undefined) await boards.destroyGpuInstance(gpuUuid, ours.id);
 }
 
-/** Board and driver reuse IDs: an instance is ours only where we put it. */
+/**
+ * Board and driver reuse IDs, but no UUID: an instance is ours only where we put it, and as what we put there. Until its ID is
+ * noted it has no compute instance, so one that has is somebody else's.
+ */
 export function isOurs(instance: GpuInstance, partition: PreparedPartition): boolean {
-  if (instance.profileId !== partition.profileId || instance.start !== partition.start) return false;
-  return partition.gpuInstance === undefined
-    ? !partition.before?.includes(instance.id)
-    : instance.id === partition.gpuInstance;
+  const { profileId, start, before, gpuInstance, uuid } = partition;
+  if (instance.profileId !== profileId || instance.start !== start) return false;
+  if (instance.uuid !== undefined && uuid !== undefined && instance.uuid !== uuid) return false;
+  if (gpuInstance !== undefined) return instance.id === gpuInstance;
+  if (before === undefined || before.includes(instance.id)) return false;
+  return instance.uuid === undefined || uuid !== undefined;
 }
 
 function intersects(instance: GpuInstance, partition: PreparedPartition): boolean {

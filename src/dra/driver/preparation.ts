@@ -1,15 +1,16 @@
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { type BatchQueue, createBatchQueue } from "./batch-queue.ts";
 import { cdiDeviceId, isClaimUid } from "./cdi.ts";
-import { allocatedDevices, ClaimError } from "./claim.ts";
-import { Abandoned, always, createClaimSteps, type GoOn } from "./claim-steps.ts";
+import { allocatedDevices, ClaimError, type DeviceLookup, stillHolds } from "./claim.ts";
+import { Abandoned, always, createClaimSteps, type GoOn, type OnForgotten } from "./claim-steps.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { CallState } from "./dra-server.ts";
 import type { FileLock } from "./file-lock.ts";
 import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
+import { inTurns } from "./in-turns.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Boards, Machine } from "./machine.ts";
-import { type PreparedClaim, preparedDevice } from "./prepared-claim.ts";
+import { type PreparedClaim, type PreparedDevice, preparedDevice } from "./prepared-claim.ts";
 
 /**
  * Prepares and unprepares claims, one batch after another. Before something exists it stands in the checkpoint; after it
@@ -40,6 +41,7 @@ export interface PreparationOptions {
   lock?: FileLock;
   /** After the answer is decided. */
   onPrepared(claim: PreparedClaim): void;
+  onForgotten?: OnForgotten;
 }
 
 interface PrepareJob {
@@ -61,9 +63,12 @@ interface ExclusiveJob {
 }
 type Job = PrepareJob | UnprepareJob | ExclusiveJob;
 
+/** Claims that are read from the API server at the same time. */
+const readsAtOnce = 64;
+
 export function createPreparation(options: PreparationOptions): Preparation {
   const { machine, store } = options;
-  const { begin, complete, undo } = createClaimSteps(machine, store);
+  const { begin, complete, undo } = createClaimSteps(machine, store, options.onForgotten ?? (() => undefined));
   const queue: BatchQueue<Job> = createBatchQueue(run, (a, b) => a.type === b.type && a.type !== "exclusive");
 
   return {
@@ -109,7 +114,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
     const answers = new Map<string, PrepareAnswer>();
     const fail = (uid: string, error: unknown): void => void answers.set(uid, { devices: [], error: messageOf(error) });
     const goOn = whileAwaited(jobs);
-    const read = await Promise.all(uniqueClaims(jobs).map(readCurrent));
+    const read = await inTurns(uniqueClaims(jobs), readsAtOnce, readCurrent);
     const inventory = machine.inventory();
     const lookup = { ...inventory, devices: deviceTable(inventory.gpus) };
     const begun: PreparedClaim[] = [];
@@ -120,13 +125,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
         if (claim.metadata.deletionTimestamp !== undefined && !store.claims.has(wanted.uid)) {
           throw new ClaimError(`claim ${wanted.namespace}/${wanted.name}: is being deleted`);
         }
-        const allocated = allocatedDevices(claim, wanted, options.pool, lookup);
-        const entry = await begin(
-          wanted,
-          allocated.map((each) => preparedDevice(each, options.pool)),
-          begun,
-          goOn,
-        );
+        const entry = await begin(wanted, devicesOf(wanted, claim, lookup), begun, goOn);
         if (entry.state === "Started") begun.push(entry);
         else answers.set(wanted.uid, answerOf(entry));
       } catch (failure) {
@@ -140,6 +139,13 @@ export function createPreparation(options: PreparationOptions): Preparation {
       options.onPrepared(entry);
     }
     for (const job of jobs) job.done(answers);
+  }
+
+  /** What was prepared stays the answer, whatever became of the devices since. */
+  function devicesOf(wanted: ClaimReference, claim: ResourceClaim, lookup: DeviceLookup): PreparedDevice[] {
+    const known = store.claims.get(wanted.uid);
+    if (known?.state === "Completed" && stillHolds(claim, known, lookup)) return known.devices;
+    return allocatedDevices(claim, wanted, options.pool, lookup).map((each) => preparedDevice(each, options.pool));
   }
 
   async function unprepareBatch(jobs: readonly UnprepareJob[]): Promise<void> {
@@ -174,8 +180,9 @@ function uniqueClaims(jobs: readonly (PrepareJob | UnprepareJob)[]): ClaimRefere
 }
 
 function whileAwaited(jobs: readonly (PrepareJob | UnprepareJob)[]): GoOn {
+  const calls = jobs.map(({ call, claims }) => ({ call, uids: new Set(claims.map(({ uid }) => uid)) }));
   return (claimUid) => {
-    const awaited = jobs.some(({ call, claims }) => !call.cancelled && claims.some(({ uid }) => uid === claimUid));
+    const awaited = calls.some(({ call, uids }) => !call.cancelled && uids.has(claimUid));
     if (!awaited) throw new Abandoned();
   };
 }

@@ -1,6 +1,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
+import type { Timing } from "../../kube/timing.ts";
 import { claimOfFile, isHalfWritten } from "./cdi.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import { namesIn } from "./durable-files.ts";
@@ -15,10 +16,14 @@ export interface Repairs {
   strays: number;
 }
 
+/** Each failure is of one thing: all others were put right. */
+export type Pass = Repairs & { failures: readonly Error[] };
+
 export interface ReconcilerOptions {
   preparation: Preparation;
   store: ClaimStore;
   cdiFolder: string;
+  timing: Pick<Timing, "nowMs">;
   readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
@@ -27,45 +32,88 @@ export interface ReconcilerOptions {
 }
 
 /**
- * Makes disk and boards agree with the checkpoint, and the checkpoint with the API server. Claims whose preparation was cut
- * short are undone: the kubelet asks again. A prepared claim that the API server no longer knows is undone when the next
- * pass finds it gone too: until then the kubelet may yet say that its pod is over.
+ * How long a prepared claim has to be gone from the API before it is undone: until then the kubelet may yet say that its pod
+ * is over. Less than the time between two passes.
  */
-export function createReconciler(options: ReconcilerOptions): () => Promise<Repairs> {
-  const { preparation, store } = options;
-  let goneBefore = new Set<string>();
+const goneMs = 240_000;
+/** An API server that fails so often in a row is not asked for the rest in this pass. */
+const maxFailedReads = 3;
+
+type Attempt = (work: () => Promise<void>) => Promise<boolean>;
+
+/**
+ * Makes disk and boards agree with the checkpoint, and the checkpoint with the API server. Claims whose preparation was cut
+ * short are undone: the kubelet asks again. A prepared claim that the API server no longer knows is undone when a later pass
+ * finds it gone, too. What fails keeps nothing else from being done. Never rejects.
+ */
+export function createReconciler(options: ReconcilerOptions): () => Promise<Pass> {
+  const { preparation, store, timing } = options;
+  /** UID of a claim → when a pass first found it gone. */
+  let goneSince: ReadonlyMap<string, number> = new Map();
 
   return async () => {
-    const gone = new Set<string>();
-    // Outside of the queue: the API server may take its time.
-    for (const claim of [...store.claims.values()].filter(({ state }) => state === "Completed")) {
-      const object = await options.readClaim(claim.namespace, claim.name);
-      if (object?.metadata.uid === claim.uid && object.status?.allocation !== undefined)
-        options.onPresent(claim, object);
-      else gone.add(claim.uid);
-    }
+    const failures: Error[] = [];
+    const attempt: Attempt = async (work) => {
+      try {
+        await work();
+        return true;
+      } catch (error) {
+        failures.push(error as Error);
+        return false;
+      }
+    };
     const repairs: Repairs = { undone: 0, strays: 0 };
-    await preparation.exclusively(async () => {
-      const entries = [...store.claims.values()];
-      const over = entries.filter(({ state, uid }) => state !== "Completed" || (gone.has(uid) && goneBefore.has(uid)));
-      const failures = await preparation.undo(over);
-      repairs.undone = over.length - failures.size;
-      for (const claim of store.claims.values()) if (claim.state === "Completed") await store.restoreSpec(claim);
-      repairs.strays = await removeStrays();
-      await options.findForeign();
-      for (const error of failures.values()) throw error;
-    });
-    goneBefore = gone;
-    return repairs;
+    // Outside of the queue: the API server may take its time.
+    goneSince = await lookForGone(attempt);
+    const isOver = ({ state, uid }: PreparedClaim): boolean =>
+      state !== "Completed" || timing.nowMs() - (goneSince.get(uid) ?? Number.POSITIVE_INFINITY) >= goneMs;
+    await attempt(() =>
+      preparation.exclusively(async () => {
+        const over = [...store.claims.values()].filter(isOver);
+        const notUndone = await preparation.undo(over);
+        repairs.undone = over.length - notUndone.size;
+        failures.push(...notUndone.values());
+        for (const claim of store.claims.values()) {
+          if (claim.state === "Completed") await attempt(() => store.restoreSpec(claim));
+        }
+        await attempt(async () => {
+          repairs.strays = await removeStrays(attempt);
+        });
+        await attempt(options.findForeign);
+      }),
+    );
+    return { ...repairs, failures };
   };
 
-  async function removeStrays(): Promise<number> {
+  /** Of a claim that could not be read it is known what was known before. */
+  async function lookForGone(attempt: Attempt): Promise<ReadonlyMap<string, number>> {
+    const nowMs = timing.nowMs();
+    const gone = new Map<string, number>();
+    let failedReads = 0;
+    for (const claim of [...store.claims.values()].filter(({ state }) => state === "Completed")) {
+      const before = goneSince.get(claim.uid);
+      let isGone = before !== undefined;
+      const look = async (): Promise<void> => {
+        const object = await options.readClaim(claim.namespace, claim.name);
+        isGone = object?.metadata.uid !== claim.uid || object.status?.allocation === undefined;
+        if (object !== undefined && !isGone) options.onPresent(claim, object);
+      };
+      if (failedReads < maxFailedReads) failedReads = (await attempt(look)) ? 0 : failedReads + 1;
+      if (isGone) gone.set(claim.uid, before ?? nowMs);
+    }
+    return gone;
+  }
+
+  async function removeStrays(attempt: Attempt): Promise<number> {
     const names = await namesIn(options.cdiFolder);
     const strays = names.flatMap((file) => claimOfFile(file) ?? []).filter((uid) => !store.claims.has(uid));
-    for (const uid of strays) await store.removeSpec(uid);
-    // Nothing is being written now: whoever began these was killed.
+    // Nothing is being written now: whoever began the halves was killed.
     const halves = names.filter(isHalfWritten);
-    for (const file of halves) await rm(join(options.cdiFolder, file), { force: true });
-    return strays.length + halves.length;
+    let removed = 0;
+    for (const uid of strays) if (await attempt(() => store.removeSpec(uid))) removed++;
+    for (const file of halves) {
+      if (await attempt(() => rm(join(options.cdiFolder, file), { force: true }))) removed++;
+    }
+    return removed;
   }
 }

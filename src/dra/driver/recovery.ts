@@ -7,8 +7,9 @@ import { allocatedDevices, ClaimError } from "./claim.ts";
 import { namesIn, setAside } from "./durable-files.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { deviceTable } from "./inventory.ts";
-import type { Machine } from "./machine.ts";
+import type { GpuInstance, Machine } from "./machine.ts";
 import { type PreparedClaim, type PreparedPartition, preparedDevice } from "./prepared-claim.ts";
+import { writtenRequest } from "./written-spec.ts";
 
 /** What is known at the start, and how to find out the rest when the checkpoint does not say. */
 
@@ -76,16 +77,22 @@ export interface RebuildOptions {
 
 /**
  * Finds out what is prepared from CDI specs, the API server and the boards: a claim is prepared when its spec is there, the
- * API server says that it holds devices of this node, and its partitions exist. Rejects while the API server does not answer.
+ * API server says that it holds devices of this node, and its partitions exist. What a board does not tell is taken from the
+ * spec: a claim that nobody accounts for would be worse. Rejects while the API server does not answer, or nothing is known of
+ * the machine's devices.
  */
 export async function rebuildClaims(options: RebuildOptions): Promise<PreparedClaim[]> {
+  const { unread } = options.machine.inventory();
+  if (unread !== undefined) throw new Error(`the devices of node ${options.pool} could not be read yet: ${unread}`);
   const found: PreparedClaim[] = [];
   for (const file of await namesIn(options.cdiFolder)) {
     const uid = claimOfFile(file);
-    const reference = uid === undefined ? undefined : claimOfSpec(await readJson(join(options.cdiFolder, file)), uid);
+    if (uid === undefined) continue;
+    const spec = await readJson(join(options.cdiFolder, file));
+    const reference = claimOfSpec(spec, uid);
     if (reference === undefined) continue;
     const claim = await options.readClaim(reference.namespace, reference.name);
-    const rebuilt = claim === undefined ? undefined : await rebuild(options, reference, claim);
+    const rebuilt = claim === undefined ? undefined : await rebuild(options, reference, claim, spec);
     if (rebuilt !== undefined) found.push(rebuilt);
   }
   return found;
@@ -95,6 +102,7 @@ async function rebuild(
   { machine, pool }: RebuildOptions,
   reference: ClaimReference,
   claim: ResourceClaim,
+  spec: unknown,
 ): Promise<PreparedClaim | undefined> {
   const { gpus } = machine.inventory();
   let allocated: ReturnType<typeof allocatedDevices>;
@@ -106,22 +114,42 @@ async function rebuild(
     throw error;
   }
   const devices = allocated.map((each) => preparedDevice(each, pool));
-  for (const device of devices) {
-    if (device.partition !== undefined && !(await findPartition(machine, device.gpu.uuid, device.partition))) {
+  for (const [index, device] of devices.entries()) {
+    const { request, partition, gpu } = device;
+    const rank = devices.slice(0, index).filter((other) => other.request === request).length;
+    const written = writtenRequest(spec, reference.uid, request);
+    if (partition !== undefined && !(await findPartition(machine, gpu.uuid, partition, written?.visible[rank]))) {
       return undefined;
     }
-    const access = await machine.access(device);
+    // Whoever serves MPS may have ended, or a node of the host be gone: the container that runs has what it was given.
+    const access = await machine.access(device).catch(() => written?.access ?? { nodes: [], references: [] });
     if (access.nodes.length + access.references.length > 0) device.access = access;
   }
   return { ...reference, state: "Completed", devices };
 }
 
-/** Fills in what the board says of the partition; false: it does not exist. */
-async function findPartition(machine: Machine, gpuUuid: string, partition: PreparedPartition): Promise<boolean> {
+/** Fills in what the board says of the partition, which its spec calls `written`; false: it does not exist. */
+async function findPartition(
+  machine: Machine,
+  gpuUuid: string,
+  partition: PreparedPartition,
+  written: string | undefined,
+): Promise<boolean> {
   if (partition.standing === true) return true;
-  const live = (await machine.gpuInstances(gpuUuid)).find(
+  let instances: readonly GpuInstance[];
+  try {
+    instances = await machine.gpuInstances(gpuUuid);
+  } catch {
+    // By its UUID it is found again when the board answers.
+    if (written !== undefined) Object.assign(partition, { before: [], uuid: written });
+    return written !== undefined;
+  }
+  const live = instances.find(
     ({ profileId, start, uuid }) =>
-      profileId === partition.profileId && start === partition.start && uuid !== undefined,
+      profileId === partition.profileId &&
+      start === partition.start &&
+      uuid !== undefined &&
+      uuid === (written ?? uuid),
   );
   if (live?.uuid === undefined) return false;
   Object.assign(partition, { before: [], gpuInstance: live.id, uuid: live.uuid });

@@ -33,7 +33,8 @@ export interface Upkeep {
 }
 
 const reconcileMs = 300_000;
-const retryMs = 2_000;
+/** After a failure: doubled each time. */
+const retryMs = { first: 2_000, mostOfRecovery: 30_000 } as const;
 
 /** Rebuilds a checkpoint that was lost, then reconciles at once and every five minutes. */
 export function startUpkeep(options: UpkeepOptions): Upkeep {
@@ -52,11 +53,32 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
 
   async function run(): Promise<void> {
     const { lost } = memory;
-    if (lost !== undefined) await untilItWorks("recovery", () => rebuild(lost));
+    if (lost !== undefined) await untilRebuilt(lost);
     const reconcile = createReconciler(options);
+    let pauseMs: number = retryMs.first;
     while (!ended.signal.aborted) {
-      await untilItWorks("reconcile", async () => options.onRepairs(await reconcile()));
-      await timing.sleep(reconcileMs, ended.signal);
+      const { failures, ...repairs } = await reconcile();
+      for (const error of failures) options.onError("reconcile", error);
+      options.onRepairs(repairs);
+      if (failures.length === 0) pauseMs = retryMs.first;
+      await timing.sleep(failures.length === 0 ? reconcileMs : pauseMs, ended.signal);
+      if (failures.length > 0) pauseMs = Math.min(2 * pauseMs, reconcileMs);
+    }
+  }
+
+  async function untilRebuilt(lost: Lost): Promise<void> {
+    for (
+      let pauseMs: number = retryMs.first;
+      !ended.signal.aborted;
+      pauseMs = Math.min(2 * pauseMs, retryMs.mostOfRecovery)
+    ) {
+      try {
+        return await rebuild(lost);
+      } catch (error) {
+        options.onError("recovery", error);
+        rebuilding = `${lost.why}; the last try: ${(error as Error).message}`;
+        await timing.sleep(pauseMs, ended.signal);
+      }
     }
   }
 
@@ -70,17 +92,5 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
     });
     rebuilding = undefined;
     options.onRebuilt(lost, aside);
-  }
-
-  async function untilItWorks(part: "recovery" | "reconcile", work: () => Promise<void>): Promise<void> {
-    while (!ended.signal.aborted) {
-      try {
-        return await work();
-      } catch (error) {
-        options.onError(part, error);
-        if (part === "recovery") rebuilding = `${memory.lost?.why}; the last try: ${(error as Error).message}`;
-        await timing.sleep(retryMs, ended.signal);
-      }
-    }
   }
 }

@@ -7,6 +7,7 @@ import { decodeCheckpoint, encodeCheckpoint } from "../../../../src/dra/driver/c
 import { openFileLock } from "../../../../src/dra/driver/file-lock.ts";
 import type { Machine } from "../../../../src/dra/driver/machine.ts";
 import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
+import { systemTiming } from "../../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, openScene, referenceTo } from "../../../support/driver.ts";
 
 /** Two processes of the driver on one node, as while its pod is replaced: one folder, one lock, two memories. */
@@ -112,18 +113,20 @@ describe("what one process prepared", () => {
     await reached.promise;
     const order: string[] = [];
     const reconciling = createReconciler({
-      ...{ preparation: young.preparation, store: young.store, cdiFolder: young.cdiFolder },
+      ...{ preparation: young.preparation, store: young.store, cdiFolder: young.cdiFolder, timing: systemTiming },
       readClaim: async () => claim,
       onPresent: () => undefined,
       findForeign: async () => void order.push("reconciled"),
     })();
+    // It has asked for its turn.
+    await new Promise((resolve) => setImmediate(resolve));
     const again = young.prepare("a").then((answer) => {
       order.push("answered");
       return answer;
     });
     go.resolve();
     const answer = await preparing;
-    expect(await reconciling).toEqual({ undone: 0, strays: 0 });
+    expect(await reconciling).toEqual({ undone: 0, strays: 0, failures: [] });
     expect(await again).toEqual(answer);
     expect(order).toEqual(["reconciled", "answered"]);
   });
