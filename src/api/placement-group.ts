@@ -52,10 +52,14 @@ const pairing = withRules(
     /** Bounds of (instances of `from`) : (instances of `to`), as decimal strings such as "0.5". */
     minRatio: ratio
       .optional()
-      .describe('Least number of `from` instances per `to` instance, a decimal number in quotes such as "0.5".'),
+      .describe(
+        'Least number of `from` instances per `to` instance, a decimal number in quotes such as "0.5": a `to` instance waits until as many can be placed with it.',
+      ),
     maxRatio: ratio
       .optional()
-      .describe('Largest number of `from` instances per `to` instance, a decimal number in quotes such as "2".'),
+      .describe(
+        'Largest number of `from` instances per `to` instance, a decimal number in quotes such as "2": a `from` instance beyond it waits until another `to` instance can be placed with it.',
+      ),
     /** Bytes of KV cache that one request hands over: weighs the distance between the two. */
     bytesPerRequest: z
       .int()
@@ -72,6 +76,11 @@ const pairing = withRules(
       ),
   }),
   [
+    {
+      rule: "!has(self.maxRatio) || double(self.maxRatio) > 0.0",
+      message: "maxRatio must be above 0; leave it out for no bound",
+      fieldPath: ".maxRatio",
+    },
     {
       rule: "!has(self.minRatio) || !has(self.maxRatio) || double(self.minRatio) <= double(self.maxRatio)",
       message: "minRatio must not exceed maxRatio",

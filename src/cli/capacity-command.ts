@@ -76,7 +76,7 @@ export const capacityCommand = defineCommand({
       paths: [...(values.filename ?? []), ...operands],
       snapshot,
       fleet,
-      live: () => readLive(values.kubeconfig),
+      live: () => readLive(values.kubeconfig, (text) => streams.stderr.write(`kllama capacity: ${text}\n`)),
       output,
       limit: parseLimit(values.limit),
       managedDrivers: values["managed-driver"] ?? [driverName],
@@ -95,7 +95,7 @@ function parseLimit(text: string): number {
   throw new UsageError(`--limit ${text} is not a whole number from 1 to ${maxLimit}`);
 }
 
-async function readLive(kubeconfigPath: string | undefined) {
+async function readLive(kubeconfigPath: string | undefined, warn: (text: string) => void) {
   const [{ createClient }, { loadConnection }, { readCluster }] = await Promise.all([
     import("../kube/client.ts"),
     import("../kube/connection.ts"),
@@ -103,7 +103,7 @@ async function readLive(kubeconfigPath: string | undefined) {
   ]);
   const client = createClient(await loadConnection({ kubeconfigPath }), { userAgent: "kllama-capacity" });
   try {
-    return await readCluster(client);
+    return await readCluster(client, warn);
   } finally {
     await client.close();
   }

@@ -5,6 +5,7 @@ import type { PlacementGroupRecord } from "../kube/project.ts";
 import { assembleInventory, type NodeInventory } from "../topology/inventory.ts";
 import { type ClusterModel, createClusterModel, type HeldPod } from "../topology/model.ts";
 import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
+import { createSliceIndex } from "../topology/slice-index.ts";
 
 /** The cluster at one moment, as records. */
 export interface ClusterState {
@@ -45,8 +46,9 @@ export function holdGang(model: ClusterModel, gang: GangState): void {
   model.hold(gang.key, gang.gang?.namespace ?? "", held);
 }
 
-/** Node name → what it publishes. */
+/** Node name → the devices that it can use, of its own slices and of those that several nodes reach. */
 export function nodeInventories(state: Pick<ClusterState, "nodes" | "slices">): ReadonlyMap<string, NodeInventory> {
-  const slices = Map.groupBy(state.slices, (slice) => slice.nodeName ?? "");
-  return new Map(state.nodes.map((node) => [node.name, assembleInventory(node, slices.get(node.name) ?? [])]));
+  const slices = createSliceIndex();
+  for (const slice of state.slices) slices.set(slice);
+  return new Map(state.nodes.map((node) => [node.name, assembleInventory(node, slices.of(node.name))]));
 }

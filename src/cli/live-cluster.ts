@@ -5,9 +5,9 @@ import type { SingleRefusals } from "./placements.ts";
 import { assembleObjects } from "./plan/input.ts";
 import { readObjects } from "./snapshot/read-objects.ts";
 
-/** Reads the cluster as it is now. Objects that cannot be read are left out. */
-export async function readCluster(client: KubeClient): Promise<ClusterState> {
-  return assembleObjects((await readObjects(client)).objects);
+/** Reads the cluster as it is now. Objects that cannot be read are left out, and `warn` is told. */
+export async function readCluster(client: KubeClient, warn: (text: string) => void): Promise<ClusterState> {
+  return assembleObjects((await readObjects(client)).objects, warn);
 }
 
 /** Why the planner refused pods without a Gang: it says so in events on them, newest last. */

@@ -37,7 +37,7 @@ export const snapshotCommand = defineCommand({
     const warn = (text: string): void => void streams.stderr.write(`kllama snapshot: ${text}\n`);
     try {
       const { placementsText, snapshotText } = await import("./snapshot/texts.ts");
-      const text = values.placements === true ? await placementsText(client) : await snapshotText(client, warn);
+      const text = values.placements === true ? await placementsText(client, warn) : await snapshotText(client, warn);
       if (values.output === undefined) streams.stdout.write(text);
       else await writeFile(values.output, text);
       return 0;

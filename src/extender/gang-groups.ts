@@ -1,6 +1,7 @@
 import type { GangState } from "../gang/lifecycle/state.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { groupOf, roleIn } from "./pending-plans.ts";
+import { baseCounts } from "./role-counts.ts";
 
 /** PlacementGroups, and the gangs that belong to them. */
 export interface GangGroups {
@@ -51,9 +52,9 @@ export function createGangGroups(states: () => GangState[]): GangGroups {
       const group = of(state);
       if (group === undefined) return state.gang?.spec.placementGroup === undefined;
       const all = members(group).map((member) => (member.key === state.key ? state : member));
-      return group.spec.members.every((role) => {
-        const there = all.filter((member) => roleIn(group, member) === role.role && isAtBarrier(member));
-        return there.length >= role.minInstances;
+      return [...baseCounts(group.spec)].every(([role, count]) => {
+        const there = all.filter((member) => roleIn(group, member) === role && isAtBarrier(member));
+        return there.length >= count;
       });
     },
   };

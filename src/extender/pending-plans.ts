@@ -6,6 +6,7 @@ import { type GangRequest, type PlanUnit, singlePodGang } from "../gang/plan.ts"
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { PodRecord } from "../topology/records.ts";
+import { roleCounts } from "./role-counts.ts";
 
 /** Gangs that are planned together, or why none of them can be planned yet. */
 export type UnitAnswer = { unit: PlanUnit; keys: string[] } | { waiting: string };
@@ -31,7 +32,8 @@ export function groupOf(state: GangState, groups: readonly PlacementGroupRecord[
 
 /**
  * What has to be planned together with `state`: itself alone, or with the other gangs of its PlacementGroup's base set
- * (the minima per role, oldest first), beside the gangs of the group that are placed already.
+ * (the minima per role and what the pairings' ratios ask for besides, oldest first), or, where the base stands, with the
+ * gangs without which it would break a ratio; beside the gangs of the group that are placed already.
  * @param ready keys of gangs that are complete and ask for a plan
  * @param nodeFits whether a member may still go to the node that was planned for it
  */
@@ -48,36 +50,85 @@ export function unitFor(
       return { waiting: `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}` };
     return { unit: { gangs: [requestOf(state, nodeFits)] }, keys: [state.key] };
   }
-  const chosen = new Set<GangState>();
-  const context: GangState[] = [];
-  for (const role of group.spec.members) {
-    const gangs = members.filter((member) => roleIn(group, member) === role.role).sort(byAge);
-    const placed = gangs.filter((gang) => isPlaced(gang));
-    const waiting = gangs.filter((gang) => !isPlaced(gang) && ready.has(gang.key));
-    const lacking = Math.max(0, role.minInstances - placed.length);
-    if (waiting.length < lacking) {
-      const have = placed.length + waiting.length;
-      return {
-        waiting: `PlacementGroup ${group.name}: ${have} of ${role.minInstances} gangs of role ${role.role} are complete`,
-      };
-    }
-    for (const gang of waiting.slice(0, lacking)) chosen.add(gang);
-    context.push(...placed);
-  }
-  if (!chosen.has(state)) {
+  const roles = new Map(group.spec.members.map(({ role }) => [role, gangsOf(group, role, members, ready)]));
+  const base = new Map(
+    group.spec.members.map(({ role, minInstances }) => [role, Math.max(minInstances, roles.get(role)!.placed.length)]),
+  );
+  const chosen = choose(group, roles, base);
+  if ("waiting" in chosen) return chosen;
+  if (!chosen.gangs.has(state)) {
     // The base stands, or is made of older gangs: this one joins it once they are placed.
-    if (chosen.size > 0) return { waiting: `PlacementGroup ${group.name}: its base set is placed first` };
-    chosen.add(state);
+    if (chosen.gangs.size > 0) return { waiting: `PlacementGroup ${group.name}: its base set is placed first` };
+    // Members beyond those that it needs change no numbers.
+    const joined = isPlaced(state) ? { gangs: [state] } : join(state, group, roles);
+    if ("waiting" in joined) return joined;
+    for (const gang of joined.gangs) chosen.gangs.add(gang);
   }
-  const gangs = [...chosen, ...context.filter((gang) => !chosen.has(gang))];
+  const context = [...roles.values()].flatMap((gangs) => gangs.placed);
+  const gangs = [...chosen.gangs, ...context.filter((gang) => !chosen.gangs.has(gang))];
   const { namespace, name, spec } = group;
   return {
     unit: {
       gangs: gangs.map((gang) => requestOf(gang, nodeFits, roleIn(group, gang))),
       placementGroup: { namespace, name, spec },
     },
-    keys: [...chosen].map((gang) => gang.key),
+    keys: [...chosen.gangs].map((gang) => gang.key),
   };
+}
+
+interface RoleGangs {
+  readonly placed: readonly GangState[];
+  /** Complete and without places, oldest first. */
+  readonly waiting: readonly GangState[];
+}
+
+function gangsOf(
+  group: PlacementGroupRecord,
+  role: string,
+  members: readonly GangState[],
+  ready: ReadonlySet<string>,
+): RoleGangs {
+  const gangs = members.filter((member) => roleIn(group, member) === role).sort(byAge);
+  return { placed: gangs.filter(isPlaced), waiting: gangs.filter((gang) => !isPlaced(gang) && ready.has(gang.key)) };
+}
+
+/** The gangs that are to be placed so that so many are, and the bounds of the pairings are kept. */
+function choose(
+  { name, spec }: PlacementGroupRecord,
+  roles: ReadonlyMap<string, RoleGangs>,
+  wanted: ReadonlyMap<string, number>,
+  first?: GangState,
+): { gangs: Set<GangState> } | { waiting: string } {
+  const placed = new Map([...roles].map(([role, gangs]) => [role, gangs.placed.length]));
+  const needed = roleCounts(spec, placed, wanted);
+  if (needed === undefined) {
+    return { waiting: `PlacementGroup ${name}: the ratios of its pairing contradict each other, no numbers keep them` };
+  }
+  const chosen = new Set<GangState>();
+  for (const [role, { placed: there, waiting }] of roles) {
+    const count = needed.counts.get(role)!;
+    const lacking = Math.max(0, count - there.length);
+    if (waiting.length < lacking) {
+      const why = needed.because.get(role);
+      const have = `${there.length + waiting.length} of ${count} gangs of role ${role} are complete`;
+      return { waiting: `PlacementGroup ${name}: ${have}${why === undefined ? "" : ` (${why})`}` };
+    }
+    const order =
+      first !== undefined && waiting.includes(first) ? [first, ...waiting.filter((w) => w !== first)] : waiting;
+    for (const gang of order.slice(0, lacking)) chosen.add(gang);
+  }
+  return { gangs: chosen };
+}
+
+/** A gang beside those that are placed, with those without which it would break a ratio. */
+function join(
+  state: GangState,
+  group: PlacementGroupRecord,
+  roles: ReadonlyMap<string, RoleGangs>,
+): { gangs: Iterable<GangState> } | { waiting: string } {
+  const own = roleIn(group, state)!;
+  const wanted = new Map([...roles].map(([role, { placed }]) => [role, placed.length + (role === own ? 1 : 0)]));
+  return choose(group, roles, wanted, state);
 }
 
 const placedPhases: ReadonlySet<GangPhase> = new Set(["Preempting", "Reserved", "Binding", "Scheduled"]);

@@ -131,7 +131,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       return answer.keys;
     }
     const room = result.rejections.every(({ reason }) => wantsRoom.has(reason))
-      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat())
+      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), options)
       : undefined;
     if (room !== undefined) {
       ports.planned("placed", ports.nowMs() - startMs, result.explored, "");

@@ -1,6 +1,6 @@
 import type { PreemptedUnit } from "../api/gang.ts";
 import type { GangState } from "../gang/lifecycle/state.ts";
-import type { GangPlan, PlanUnit } from "../gang/plan.ts";
+import type { GangPlan, PlanOptions, PlanUnit } from "../gang/plan.ts";
 import { choosePreemption, preemptorPriority } from "../gang/preemption.ts";
 import type { Victim } from "../gang/victims.ts";
 import type { ClusterModel } from "../topology/model.ts";
@@ -17,6 +17,7 @@ export type RoomMaker = (
   unit: PlanUnit,
   keys: readonly string[],
   decided: readonly PreemptedUnit[],
+  options: PlanOptions,
 ) => { plans: readonly GangPlan[]; preempting: readonly PreemptedUnit[] } | undefined;
 
 /** The choice may not hold the event loop for longer: the best that is known by then is taken, or the gang waits. */
@@ -53,7 +54,7 @@ export function createRoomMaker(parts: {
     return (uid, attempts = 0) => doomed.has(`${uid}/${attempts}`);
   }
 
-  return (unit, keys, decided) => {
+  return (unit, keys, decided, options) => {
     const below = preemptorPriority(unit);
     // What runs already and lacks members preempts nobody for them.
     const isNew = keys.every((key) => (stateOf(key)?.gang?.status.phase ?? "Pending") === "Pending");
@@ -63,7 +64,7 @@ export function createRoomMaker(parts: {
     const inTime = (): boolean => nowMs() <= untilMs;
     const { candidates, leaving } = preemptibleIn(model, states(), groups.of, own, below, isDoomed(decided));
     if (candidates.length + leaving.length === 0) return undefined;
-    const found = choosePreemption(model, unit, candidates, { leaving, budgets: budgets() }, { inTime });
+    const found = choosePreemption(model, unit, candidates, { leaving, budgets: budgets() }, { ...options, inTime });
     if (found === undefined) return undefined;
     const nodes = new Set(found.plans.flatMap(({ placement }) => placement.pods.map(({ node }) => node)));
     const waitedFor = leaving.filter(({ leavers }) =>

@@ -3,7 +3,7 @@ import type { PlacedPod, PlacementCost } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
-import { attributeValue } from "../topology/inventory.ts";
+import { attributeValue, type DeviceEntry } from "../topology/inventory.ts";
 import type { ModelView } from "../topology/model.ts";
 import {
   assumesFigures,
@@ -60,19 +60,29 @@ export function narrowestShared(
   return levelsOf(fabric).findLast((ref) => usable(ref) && shares(view, ref, pods));
 }
 
-/** How fast the pods' GPUs reach each other where they are joined directly, and whether they can be: partitions cannot. */
+/**
+ * How fast the pods' GPUs reach each other where they are joined directly, and whether all pods can: with partitions they
+ * cannot, nor without a GPU. A device is a GPU unless its `type` says otherwise.
+ */
 export function gpusOf(view: ModelView, pods: readonly PodPlace[]): { peers: boolean; bandwidth: number } {
   const products = new Set<string>();
   let peers = true;
   for (const { node, devices } of pods) {
     const inventory = view.inventory(node);
-    for (const device of devices) {
-      const entry = inventory.devices[device]!;
-      products.add(productOf(entry));
-      peers &&= attributeValue(entry, `${entry.driver}/type`) !== "string:mig";
-    }
+    const types = devices.map((device) => typeOf(inventory.devices[device]!));
+    for (const [i, device] of devices.entries())
+      if (isGpu(types[i])) products.add(productOf(inventory.devices[device]!));
+    peers &&= types.some(isGpu) && !types.includes("string:mig");
   }
   return { peers, bandwidth: slowest(products) };
+}
+
+function typeOf(device: DeviceEntry): string | undefined {
+  return attributeValue(device, `${device.driver}/type`);
+}
+
+function isGpu(type: string | undefined): boolean {
+  return type === undefined || type === "string:gpu";
 }
 
 /** A ring all-reduce over so many ranks: every rank sends its part on, twice around; undefined: nobody knows the link. */

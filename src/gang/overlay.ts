@@ -32,7 +32,10 @@ export interface Overlay {
   readonly touched: boolean;
   /** Devices that were tried for several pods together, so far. */
   readonly trials: number;
-  /** Some choice of devices was given up for its budget: what was refused since may be possible. */
+  /**
+   * Some choice of devices was given up for its budget, or devices were missing that a pod on another node took, where
+   * others may have done: what was refused since may be possible.
+   */
   readonly unsure: boolean;
 }
 
@@ -89,6 +92,9 @@ export function createOverlay(view: ModelView): Overlay {
     layers.set(node, layer);
     return layer;
   };
+  /** Pods on other nodes took devices that this one can reach, too: they are not chosen anew for it. */
+  const lacksWide = (node: number): boolean =>
+    wide.size > 0 && view.inventory(node).wide && [...wide.values()].some((taken) => taken[0]!.node !== node);
   /** Nothing of the node differs from the model. */
   const isUntouched = (node: number) => !layers.has(node) && (wide.size === 0 || !view.inventory(node).wide);
   /** Lifts (`by` -1) or restores (1) a slot's own hold. */
@@ -172,6 +178,7 @@ export function createOverlay(view: ModelView): Overlay {
         choice = given ?? choose(node, shape, layer.usage, together);
         const steps = choice ? [] : movable(node, shape, layer, together);
         if (steps.length > 0) choice = rearrange(node, layer, steps, { shape, together, more: 1, commit: true });
+        if (!choice && lacksWide(node)) unsure = true;
       }
       if (!choice) {
         if (ownHere) changeOwn(layer, ownHere, 1);
@@ -214,6 +221,7 @@ export function createOverlay(view: ModelView): Overlay {
       const { record } = view.nodes[node]!;
       const most = roomOn(node, shape, layer);
       const found = countSlots(shape, record, most, view.inventory(node), () => layer.usage);
+      if (found < most && shape.claims.length > 0 && lacksWide(node)) unsure = true;
       const steps = found < most ? movable(node, shape, layer, []) : [];
       if (steps.length === 0) return found;
       const more = rearrange(node, layer, steps, { shape, together: [], more: found + 1, commit: false });

@@ -32,8 +32,8 @@ interface Frame {
  * Depth-first search with conflict-directed backjumping: first a domain for every group, broad levels and large groups
  * first, then a node with devices for every slot. When a step has no value left, the search returns to the latest step
  * that had a part in it, whatever lies between. Groups that look alike, and slots of one bundle, are tried in one order
- * only. Complete: without a found placement and within the budget, there is none (devices that the allocator chooses
- * for one pod are not reconsidered for another).
+ * only. Complete: without a found placement and within the budget, there is none. Devices are chosen anew for all pods
+ * of a node together, but not across nodes: where devices that several nodes reach are the trouble, the answer is `budget`.
  * @param budget bound of `spent`
  */
 export function search(problem: Problem, budget: number): SearchResult {

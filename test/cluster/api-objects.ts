@@ -139,6 +139,11 @@ const placementGroups: Omit<ObjectCase, "plural">[] = [
       "spec.pairing[0].minRatio: Invalid value: minRatio (10) must not exceed maxRatio (9); both count instances",
   },
   {
+    name: "a ratio that nothing keeps",
+    spec: { members, pairing: [{ from: "prefill", to: "decode", maxRatio: "0.0" }] },
+    refusal: "spec.pairing[0].maxRatio: Invalid value: maxRatio must be above 0; leave it out for no bound",
+  },
+  {
     name: "a ratio that is no number",
     spec: { members, pairing: [{ from: "prefill", to: "decode", minRatio: "1:2" }] },
     refusal: "spec.pairing[0].minRatio: Invalid value:",

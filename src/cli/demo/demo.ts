@@ -193,7 +193,7 @@ async function placeExamples(
 async function print(client: KubeClient, extender: ExtenderAccess, options: DemoOptions): Promise<string[]> {
   const { stdout } = options.streams;
   const [state, refusals, metrics] = await Promise.all([
-    readCluster(client),
+    readCluster(client, (text) => options.streams.stderr.write(`${text}\n`)),
     readRefusals(client),
     plannerMetrics(extender),
   ]);

@@ -37,8 +37,20 @@ export function checked(raw: RawObject): { object: RawObject; notes: Violation[]
   if (schema === undefined) return { object, notes: [] };
   const parsed = schema.safeParse(object);
   if (!parsed.success) return { violations: parsed.error.issues.map(toViolation) };
-  const violations = [...quantityFaults(object), ...selectorFaults(object)];
-  return violations.length > 0 ? { violations } : { object: parsed.data as RawObject, notes: [] };
+  const selectors = selectorFaults(object);
+  // What it holds it holds, whatever it asked for in words that are not known here.
+  const kept = isAllocated(object) ? selectors.map((fault) => ({ ...fault, reason: keptReason(fault.reason) })) : [];
+  const violations = [...quantityFaults(object), ...(kept.length > 0 ? [] : selectors)];
+  return violations.length > 0 ? { violations } : { object: parsed.data as RawObject, notes: kept };
+}
+
+function isAllocated(object: RawObject): boolean {
+  const { status } = object as { status?: { allocation?: unknown } };
+  return object.kind === "ResourceClaim" && status?.allocation !== undefined;
+}
+
+function keptReason(reason: string): string {
+  return `${reason}; the claim keeps the devices that it holds`;
 }
 
 function checkedCustom(raw: RawObject & { spec?: unknown }): ReturnType<typeof checked> {

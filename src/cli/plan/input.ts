@@ -47,10 +47,12 @@ export interface Origin {
   readonly planned: boolean;
 }
 
-/** Objects of a live cluster as records; what cannot be read is left out. */
-export function assembleObjects(objects: readonly KindedObject[]): ClusterState {
+/** Objects of a live cluster as records; what cannot be read is left out, and `warn` is told. */
+export function assembleObjects(objects: readonly KindedObject[], warn: (text: string) => void): ClusterState {
   const sources = objects.map((object): SourceObject => ({ object, file: "", line: () => 0 }));
-  return assembleInput([{ objects: sources, planned: false }], []).state;
+  const { state, problems } = assembleInput([{ objects: sources, planned: false }], []);
+  for (const { reason } of problems) warn(`${reason}; it is left out`);
+  return state;
 }
 
 /** Kind → API groups whose kind of that name is meant. */

@@ -19,6 +19,7 @@ import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
 import type { GangRequest, PlanResult, PlanUnit } from "../../gang/plan.ts";
 import { preemptorPriority } from "../../gang/preemption.ts";
+import { expectedWorkload } from "../../gang/workload.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
 import type { ClusterModel } from "../../topology/model.ts";
 import type { PodRecord } from "../../topology/records.ts";
@@ -77,7 +78,7 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
   const refusedUnits = new Map<string, PlanUnit>();
   const queue = queueOf(cluster, states, refused, rejections);
 
-  const batch = createBatch(model, { take, giveBack });
+  const batch = createBatch(model, { take, giveBack }, { workload: expectedWorkload(model) });
 
   function search(unit: PlanUnit): PlanResult {
     const startMs = nowMs();

@@ -16,7 +16,7 @@ export async function snapshotText(client: KubeClient, warn: (text: string) => v
 }
 
 /** What became of every gang, as `plan -o json` prints it. */
-export async function placementsText(client: KubeClient): Promise<string> {
-  const [state, refusals] = await Promise.all([readCluster(client), readRefusals(client)]);
+export async function placementsText(client: KubeClient, warn: (text: string) => void): Promise<string> {
+  const [state, refusals] = await Promise.all([readCluster(client, warn), readRefusals(client)]);
   return `${JSON.stringify(placementsOf(state, { refusals }), undefined, 2)}\n`;
 }

@@ -153,6 +153,28 @@ describe("devices that several nodes can reach", () => {
     expect(rejectionsOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
   });
 
+  test("taken by a pod that could have had others: no proof that there is no place", () => {
+    const model = network(2);
+    const only = (pod: PodRecord, node: string): PodRecord => ({
+      ...pod,
+      nodeSelector: { "kubernetes.io/hostname": node },
+    });
+    for (const node of ["a-0", "a-1"]) {
+      const labels = { ...model.node(node)!.labels, "kubernetes.io/hostname": node };
+      model.upsertNode({ ...model.node(node)!, labels });
+    }
+    const gang = gangIn(model, "g", { any: { count: 1, gpus: 1 }, first: { count: 1, gpus: 1 } });
+    const picky = gang.pods.find(({ podSet }) => podSet === "first")!;
+    const claim = model.claim(picky.namespace, picky.claims[0]!.claimName!)!;
+    const [request] = claim.spec.devices!.requests!;
+    const selectors = [{ cel: { expression: `device.attributes["gpu.kllama.ai"].index == 0` } }];
+    const exactly = { ...request!.exactly!, selectors };
+    model.upsertClaim({ ...claim, spec: { devices: { requests: [{ ...request!, exactly }] } } });
+    const pods = gang.pods.map((pod) => only(pod, pod === picky ? "a-1" : "a-0"));
+    const [rejection] = rejectionsOf(plan(model, { gangs: [{ ...gang, pods }] }));
+    expect(rejection!.reason).toBe("BudgetExceeded");
+  });
+
   test("in parts: as many as fit, over all nodes", () => {
     const parts = {
       allowMultipleAllocations: true,
@@ -1121,6 +1143,21 @@ describe("two GB200 racks with built-in levels", () => {
       "nvlink-domain: 900 GB/s per GPU and direction, 2 µs (assumed, since no ClusterTopology says)",
       "KV cache of 1130000000 bytes per request, one stream per pair of gangs",
     ]);
+  });
+
+  test("pods without GPUs are not joined by NVLink, though their nodes are", () => {
+    const prefill = gangIn(model, "p", { w: { count: 2, gpus: 4 } }, { role: "prefill" });
+    const decode = gangIn(model, "d", { w: { count: 2, gpus: 0 } }, { role: "decode" });
+    const spec: PlacementGroupSpec = {
+      members: ["prefill", "decode"].map((role) => ({ role, minInstances: 1 })),
+      constraints: [{ type: "colocate", level: "nvlink-domain", mode: "required" }],
+      pairing: [{ from: "prefill", to: "decode" }],
+      topology: "default",
+    };
+    const group = { namespace: "team", name: "llama", spec };
+    const [plan0] = plansOf(plan(model, { gangs: [prefill, decode], placementGroup: group }));
+    expect(plan0!.placement.domains["nvlink-domain"]).toBe("z/nvl-a.1");
+    expect(plan0!.placement.cost.byLink.find(({ to }) => to === "d")).toMatchObject({ level: "zone" });
   });
 
   test("more than a domain holds is refused with the room of the best", () => {

@@ -55,6 +55,13 @@ describe("what cannot be used is named with file, line, object, field and reason
       /ResourceSlice s1: pool gpu\.kllama\.ai\/p: .*\bd\b/,
     ],
     [
+      "slices for all nodes that disagree",
+      [1, 2]
+        .map((i) => slice(`s${i}`, { nodeName: undefined, allNodes: true, pool: { ...pool, resourceSliceCount: i } }))
+        .join(""),
+      /ResourceSlice s1: pool gpu\.kllama\.ai\/p: the slices of generation 1 disagree about their number/,
+    ],
+    [
       "an old version of DRA",
       slice("s", { pool }).replace("resource.k8s.io/v1", "resource.k8s.io/v1beta1"),
       "apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",

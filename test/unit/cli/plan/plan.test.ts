@@ -61,6 +61,70 @@ describe("where things go", () => {
     expect(output.code).toBe(3);
   });
 
+  /** A claim that holds these devices of the node's pool. */
+  const holding = (name: string, on: string, devices: readonly string[], selectors: object[] = []) =>
+    json({
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name },
+      spec: {
+        devices: {
+          requests: [{ name: "r", exactly: { deviceClassName: "gpu.kllama.ai", count: devices.length, selectors } }],
+        },
+      },
+      status: {
+        allocation: {
+          devices: {
+            results: devices.map((device) => ({ request: "r", driver: "gpu.kllama.ai", pool: on, device })),
+          },
+        },
+      },
+    });
+
+  test("a claim that holds devices holds them, also where what it asked for is not understood", async () => {
+    const held = holding("held", "a", ["gpu-0", "gpu-1"], [{ cel: { expression: "device.nonsense(" } }]);
+    const output = await plan(`${node("a")}${held}${template("three", 3)}${pod("p", { template: "three" })}`);
+    expect(places(output)).toEqual({ p: "InsufficientDevices" });
+    expect(output.stderr).toMatch(
+      /ResourceClaim default\/held: spec\.devices\..*does not compile: .*; the claim keeps the devices that it holds/,
+    );
+    expect(output.code).toBe(3);
+  });
+
+  test("a pod leaves nodes to what most pods of the cluster ask for, as in the planner", async () => {
+    const gpus = ["gpu-0", "gpu-1", "gpu-2", "gpu-3"];
+    const others = [0, 1, 2].map((i) => {
+      const spec = { nodeName: `full-${i}`, resourceClaims: [{ name: "gpus", resourceClaimName: `four-${i}` }] };
+      return `${node(`full-${i}`)}${holding(`four-${i}`, `full-${i}`, gpus)}${pod(`four-${i}`, { spec })}`;
+    });
+    const part = `${node("part", { gpus: 8 })}${holding("one", "part", ["gpu-0"])}`;
+    const output = await plan(
+      `${node("whole")}${part}${others.join("")}${template("two", 2)}${pod("p", { template: "two" })}`,
+    );
+    expect(places(output)).toEqual({ p: "part" });
+  });
+
+  test("a pool may be spread over nodes: each gives what is its own", async () => {
+    const half = (on: string) =>
+      json({
+        apiVersion: "resource.k8s.io/v1",
+        kind: "ResourceSlice",
+        metadata: { name: `half-${on}` },
+        spec: {
+          driver: "gpu.kllama.ai",
+          nodeName: on,
+          pool: { name: "both", generation: 1, resourceSliceCount: 2 },
+          devices: [0, 1].map((i) => ({
+            name: `${on}-${i}`,
+            attributes: { "gpu.kllama.ai/type": { string: "gpu" } },
+          })),
+        },
+      });
+    const nodes = ["a", "b"].map((name) => `${node(name, { gpus: 0 })}${half(name)}`).join("");
+    const output = await plan(`${nodes}${template("two", 2)}${gangOf("g", 2, "two")}`);
+    expect([output.code, places(output)]).toEqual([0, { g: "a b" }]);
+  });
+
   test("nodes count as kube-scheduler counts them", async () => {
     const notReady = { conditions: [{ type: "Ready", status: "False" }] };
     const taints = [{ key: "dedicated", effect: "NoSchedule" }];
@@ -140,6 +204,61 @@ describe("where things go", () => {
     const lacking = await plan(`${rack("x", 3)}${work}${group(2)}`);
     expect(places(lacking)).toEqual({ d1: "WaitingForPlacementGroup", p1: "WaitingForPlacementGroup", first: "x-0" });
     expect(lacking.rejections[0]!.message).toBe("PlacementGroup pd: 1 of 2 gangs of role decode are complete");
+  });
+
+  const paired = (ratios: object, members = [1, 1]) =>
+    json({
+      apiVersion: "scheduling.kllama.ai/v1alpha1",
+      kind: "PlacementGroup",
+      metadata: { name: "pd" },
+      spec: {
+        members: ["prefill", "decode"].map((role, i) => ({ role, minInstances: members[i] })),
+        pairing: [{ from: "prefill", to: "decode", ...ratios }],
+      },
+    });
+  const gangsOf = (role: string, count: number) =>
+    Array.from({ length: count }, (_, i) => gangOf(`${role[0]}${i}`, 1, "one", { placementGroup: "pd", role })).join(
+      "",
+    );
+
+  test.for([
+    ["two per decode at most", { maxRatio: "2" }, [4, 1], ["d0", "p0", "p1"]],
+    ["two per decode at least", { minRatio: "2" }, [3, 2], ["d0", "p0", "p1", "p2"]],
+    [
+      "two per decode, no more and no less",
+      { minRatio: "2", maxRatio: "2" },
+      [4, 2],
+      ["d0", "d1", "p0", "p1", "p2", "p3"],
+    ],
+    ["an odd one waits", { minRatio: "2", maxRatio: "2" }, [5, 2], ["d0", "d1", "p0", "p1", "p2", "p3"]],
+    ["a third of a prefill per decode", { minRatio: "0.333333" }, [1, 4], ["d0", "d1", "d2", "p0"]],
+    ["no bound", {}, [4, 1], ["d0", "p0", "p1", "p2", "p3"]],
+  ] as const)(
+    "gangs of a pair of roles are placed as far as its ratio goes: %s",
+    async ([, ratios, [prefill, decode], placed]) => {
+      const work = `${template("one", 1)}${gangsOf("prefill", prefill)}${gangsOf("decode", decode)}`;
+      const output = await plan(`${node("a")}${node("b")}${work}${paired(ratios)}`);
+      expect(output.placements.map(({ gang: name }) => name).sort()).toEqual(placed);
+      expect(new Set(output.rejections.map(({ reason }) => reason))).toEqual(
+        new Set(placed.length === prefill + decode ? [] : ["WaitingForPlacementGroup"]),
+      );
+    },
+  );
+
+  test("who waits for the other role of a pair is told how many of it and why", async () => {
+    const work = `${template("one", 1)}${gangsOf("prefill", 3)}${gangsOf("decode", 1)}`;
+    const output = await plan(`${node("a")}${work}${paired({ maxRatio: "2" })}`);
+    expect(output.rejections.map(({ gang: name, message }) => [name, message])).toEqual([
+      [
+        "p2",
+        "PlacementGroup pd: 1 of 2 gangs of role decode are complete (at most 2 prefill per decode: pairing's maxRatio)",
+      ],
+    ]);
+    const base = await plan(`${node("a")}${work}${paired({ maxRatio: "2" }, [3, 1])}`);
+    expect(base.placements).toEqual([]);
+    expect(base.rejections[0]!.message).toBe(
+      "PlacementGroup pd: 1 of 2 gangs of role decode are complete (at most 2 prefill per decode: pairing's maxRatio)",
+    );
   });
 
   test("surplus beyond minCount is placed when it fits, and no reason to refuse when it does not", async () => {
