@@ -143,7 +143,7 @@ export function createPlannerMetrics(): PlannerMetrics {
     }),
     largestFreeDomain: new Gauge({
       name: "kllama_largest_free_domain_devices",
-      help: "Free devices of the domain that has most of them, by level of the default topology, class and product.",
+      help: "Free devices of the domain that has most of them, by level of the default topology down to hosts, class and product.",
       labelNames: ["level", "device_class", "product"],
       registers,
     }),

@@ -62,6 +62,7 @@ test("gauges show it, and show nothing that is not known", async () => {
   const text = await metrics.registry.metrics();
   expect(sumSeries(text, "kllama_free_devices")).toBe(20);
   expect(sumSeries(text, "kllama_largest_free_domain_devices", 'level="rack"')).toBe(12);
+  expect(sumSeries(text, "kllama_largest_free_domain_devices", 'level="host"')).toBe(8);
   expect(sumSeries(text, "kllama_stranded_devices")).toBe(4);
   expect(sumSeries(text, "kllama_fragmentation_ratio")).toBeCloseTo(0.2, 9);
   showCapacity(metrics, undefined);
