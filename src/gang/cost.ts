@@ -23,6 +23,8 @@ export interface PodPlace {
   readonly index: number;
   readonly node: number;
   readonly devices: readonly number[];
+  /** Tells apart who sends to whom; pods of one tensor-parallel group are one end. */
+  readonly end?: number;
 }
 
 /** Where a placed pod is; undefined: its node is gone. Devices that the node no longer publishes are left out. */
@@ -61,20 +63,22 @@ export function narrowestShared(
 }
 
 /**
- * How fast the pods' GPUs reach each other where they are joined directly, and whether all pods can: with partitions they
- * cannot, nor without a GPU. A device is a GPU unless its `type` says otherwise.
+ * How fast the pods' GPUs reach each other where they are joined directly, and whether they can be: with partitions they
+ * cannot, nor where an end has no GPU. A device is a GPU unless its `type` says otherwise.
  */
 export function gpusOf(view: ModelView, pods: readonly PodPlace[]): { peers: boolean; bandwidth: number } {
   const products = new Set<string>();
-  let peers = true;
-  for (const { node, devices } of pods) {
+  const ends = new Map<number, boolean>();
+  let whole = true;
+  for (const { node, devices, end = 0 } of pods) {
     const inventory = view.inventory(node);
     const types = devices.map((device) => typeOf(inventory.devices[device]!));
     for (const [i, device] of devices.entries())
       if (isGpu(types[i])) products.add(productOf(inventory.devices[device]!));
-    peers &&= types.some(isGpu) && !types.includes("string:mig");
+    whole &&= !types.includes("string:mig");
+    ends.set(end, ends.get(end) === true || types.some(isGpu));
   }
-  return { peers, bandwidth: slowest(products) };
+  return { peers: whole && [...ends.values()].every((has) => has), bandwidth: slowest(products) };
 }
 
 function typeOf(device: DeviceEntry): string | undefined {
@@ -199,7 +203,7 @@ function pairingCost(
   const byLink: PlacementCost["byLink"] = [];
   const links: LevelLink[] = [];
   for (const to of receivers) {
-    const found = narrowestLink(view, fabric, [...from.pods, ...to.pods]);
+    const found = narrowestLink(view, fabric, [...atEnd(0, from.pods), ...atEnd(1, to.pods)]);
     const milliseconds = linkMilliseconds(found.link, bytes);
     if (milliseconds === undefined) continue;
     links.push(found);
@@ -207,6 +211,10 @@ function pairingCost(
   }
   const what = `KV cache of ${bytes} bytes per request, one stream per pair of gangs`;
   return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links)] : []);
+}
+
+function atEnd(end: number, pods: readonly PodPlace[]): PodPlace[] {
+  return pods.map((pod) => ({ ...pod, end }));
 }
 
 function levelName({ ref }: LevelLink): string {

@@ -123,15 +123,16 @@ export function carry(view: ModelView, traffic: Traffic, pods: readonly PodPlace
 /** Where the pods of some traffic are: running ones, those placed before, and those that a search placed. */
 export function podsOf(problem: Problem, places: readonly Place[], { slots, pins }: Traffic): PodPlace[] {
   const pinned = pins.flatMap((i): PodPlace | readonly PodPlace[] => {
-    const { podSet, index, node, devices, placed } = problem.pins[i]!;
-    if (devices) return { podSet, index, node, devices };
-    return placed ? (podPlace(problem.view, placed) ?? []) : [];
+    const { gang: end, podSet, index, node, devices, placed } = problem.pins[i]!;
+    if (devices) return { podSet, index, node, devices, end };
+    const place = placed && podPlace(problem.view, placed);
+    return place === undefined ? [] : { ...place, end };
   });
   const found = slots.map((i): PodPlace => {
-    const { podSet, index } = problem.slots[i]!;
+    const { gang: end, podSet, index } = problem.slots[i]!;
     const { node, choice } = places[i]!;
     const devices = choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
-    return { podSet, index, node, devices };
+    return { podSet, index, node, devices, end };
   });
   return [...pinned, ...found];
 }
