@@ -1,5 +1,6 @@
 import type { Fabric } from "../topology/fabric.ts";
 import type { ShapeTable } from "./fit.ts";
+import { createHeap } from "./heap.ts";
 import { compareSurroundings, type LazyOrder } from "./score.ts";
 
 /** Which nodes an order has, and what it looks at before it looks at the domains around them. */
@@ -131,38 +132,4 @@ function divide(
       divide(fabric, inner, inside, level + 1, partOf);
     }
   }
-}
-
-/** A binary heap, smallest first. */
-function createHeap<T>(compare: (a: T, b: T) => number) {
-  const items: T[] = [];
-  const swap = (i: number, j: number) => {
-    [items[i], items[j]] = [items[j]!, items[i]!];
-  };
-  return {
-    push(item: T): void {
-      let i = items.push(item) - 1;
-      while (i > 0) {
-        const parent = (i - 1) >> 1;
-        if (compare(items[i]!, items[parent]!) >= 0) break;
-        swap(i, parent);
-        i = parent;
-      }
-    },
-    pop(): T | undefined {
-      const top = items[0];
-      const last = items.pop();
-      if (items.length === 0) return top;
-      items[0] = last!;
-      for (let i = 0; ; ) {
-        let smallest = i;
-        for (const child of [2 * i + 1, 2 * i + 2]) {
-          if (child < items.length && compare(items[child]!, items[smallest]!) < 0) smallest = child;
-        }
-        if (smallest === i) return top;
-        swap(i, smallest);
-        i = smallest;
-      }
-    },
-  };
 }

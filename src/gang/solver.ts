@@ -1,0 +1,179 @@
+import type { ModelView } from "../topology/model.ts";
+import { exchanges } from "./exchange.ts";
+import { narrow } from "./narrow.ts";
+import { type Attempts, type Found, optimize } from "./optimize.ts";
+import type { PlanUnit } from "./plan.ts";
+import { polish } from "./polish.ts";
+import type { PreparedUnit } from "./prepare.ts";
+import { buildProblem, type Decided, type Problem, type Rule, type Slot } from "./problem.ts";
+import { inRankOrder } from "./rank-order.ts";
+import { type SearchResult, search } from "./search.ts";
+import { type Traffic, trafficOf } from "./traffic.ts";
+
+/** Finds the best places for some slots of a unit. */
+export interface Solver {
+  /** Best placement of the slots beside what is decided; `limit`: steps at most. */
+  best(slots: readonly Slot[], decided: readonly Decided[], limit: number): Attempt;
+  feasible(slots: readonly Slot[]): boolean;
+  /** Can the slots be placed if spreads do not matter? What cannot, cannot with more slots either. */
+  feasibleUneven(slots: readonly Slot[]): boolean;
+  explored(): number;
+}
+
+/** `impossible` is proved; `budget`: the search was stopped before it knew. */
+export type Attempt = { readonly kind: "found"; readonly decided: readonly Decided[] } | { readonly kind: Failure };
+
+type Failure = "impossible" | "budget";
+
+/** What one attempt at something that is merely wished for may spend. */
+export const wishBudget = 2_000;
+
+/** What all attempts at cheaper traffic may spend together; and those at cheaper traffic of one or two gangs. */
+const trafficBudget = 3_000;
+const moveBudget = 100;
+
+type ProblemUnder = (rules: readonly Rule[]) => Problem;
+
+/** Where places are looked for, and what that has taken so far. */
+interface Task {
+  readonly unit: PreparedUnit;
+  readonly group: PlanUnit["placementGroup"];
+  readonly effort: Effort;
+  problemOf(slots: readonly Slot[], decided: readonly Decided[], rules: readonly Rule[]): Problem;
+}
+
+export function createSolver(
+  view: ModelView,
+  unit: PreparedUnit,
+  group: PlanUnit["placementGroup"],
+  budget: number,
+): Solver {
+  const effort = createEffort(budget);
+  const { pins, fabric, tableOf } = unit;
+  const problemOf: Task["problemOf"] = (slots, decided, rules) =>
+    buildProblem({ view, slots, pins, decided, rules, fabric, tableOf });
+  const task: Task = { unit, group, effort, problemOf };
+  const required = unit.rules.filter((rule) => rule.required);
+  return {
+    explored: effort.explored,
+    feasible: (slots) => effort.attempt(problemOf(slots, [], required), wishBudget).kind === "found",
+    feasibleUneven(slots) {
+      const monotone = required.filter(({ kind }) => kind !== "spread");
+      return effort.attempt(problemOf(slots, [], monotone), wishBudget).kind !== "impossible";
+    },
+    best(slots, decided, limit) {
+      const kept = keepMost(unit.rules, (rules) => problemOf(slots, decided, rules), effort, limit);
+      if (typeof kept === "string") return { kind: kept };
+      const found = makeMost(kept, slots, decided, task);
+      const places = inRankOrder(found.problem, found.places);
+      const { tables } = found.problem;
+      return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };
+    },
+  };
+}
+
+/** Counts what the searches of one plan take together. */
+interface Effort {
+  attempt(problem: Problem, limit: number): SearchResult;
+  explored(): number;
+  /** Is there budget left? */
+  left(): boolean;
+}
+
+function createEffort(budget: number): Effort {
+  let explored = 0;
+  let spent = 0;
+  return {
+    attempt(problem, limit) {
+      const result = search(problem, Math.min(limit, budget - spent));
+      explored += result.explored;
+      spent += result.spent;
+      return result;
+    },
+    explored: () => explored,
+    left: () => spent < budget,
+  };
+}
+
+/** The required rules, and of the preferred ones, in their order, each that can be kept beside those before it. */
+function keepMost(wanted: readonly Rule[], problem: ProblemUnder, effort: Effort, limit: number): Found | Failure {
+  const required = wanted.filter((rule) => rule.required);
+  const preferred = wanted.filter((rule) => !rule.required);
+  const tried = (rules: readonly Rule[], steps: number): Found | Failure => {
+    const made = problem(rules);
+    const result = effort.attempt(made, steps);
+    return result.kind === "found" ? { rules, problem: made, places: result.places } : result.kind;
+  };
+  const all = preferred.length > 0 ? tried(wanted, Math.min(limit, wishBudget)) : tried(required, limit);
+  if (typeof all !== "string" || preferred.length === 0) return all;
+  let best = tried(required, limit);
+  if (typeof best === "string") return best;
+  for (const rule of preferred) {
+    const next = tried([...best.rules, rule], wishBudget);
+    if (typeof next !== "string") best = next;
+  }
+  return best;
+}
+
+/** Attempts at more than is asked for, with a budget of their own. */
+function attemptsAt(problem: ProblemUnder, effort: Effort, allowed: number): Attempts {
+  let left = allowed;
+  return {
+    problemOf: problem,
+    left: () => left > 0 && effort.left(),
+    attempt(rules, steps = left) {
+      const made = problem(rules);
+      const result = effort.attempt(made, Math.min(steps, left));
+      left -= result.explored;
+      return result.kind === "found" ? { rules, problem: made, places: result.places } : result.kind;
+    },
+  };
+}
+
+/** Traffic that costs least, and domains no broader than they have to be. */
+function makeMost(kept: Found, slots: readonly Slot[], decided: readonly Decided[], task: Task): Found {
+  const { unit, group, effort } = task;
+  const problem: ProblemUnder = (rules) => task.problemOf(slots, decided, rules);
+  const traffic = trafficOf(unit, group, kept.problem);
+  // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
+  const compact = narrow(kept, unit, traffic, attemptsAt(problem, effort, wishBudget));
+  const start = { ...compact, rules: kept.rules };
+  const cheap = cheapest(start, problem, traffic, trafficBudget, task);
+  const before = effort.explored();
+  const left = () => effort.left() && effort.explored() - before < trafficBudget;
+  const move = (from: Found, gangs: ReadonlySet<number>) => moveGangs(from, gangs, kept, slots, decided, task);
+  const polished = cheap.proven ? cheap.found : polish(cheap.found, traffic, move, left);
+  return narrow(polished, unit, traffic, attemptsAt(problem, effort, wishBudget));
+}
+
+function cheapest(
+  start: Found,
+  problem: ProblemUnder,
+  traffic: readonly Traffic[],
+  allowed: number,
+  { unit, effort }: Task,
+) {
+  return optimize(start, traffic, exchanges(unit, start.problem, traffic), attemptsAt(problem, effort, allowed));
+}
+
+/** Makes traffic of some gangs cheaper by other places for them alone: everything else counts as decided. */
+function moveGangs(
+  from: Found,
+  gangs: ReadonlySet<number>,
+  kept: Found,
+  slots: readonly Slot[],
+  decided: readonly Decided[],
+  task: Task,
+): Found {
+  const moving = [...slots.keys()].filter((i) => gangs.has(slots[i]!.gang));
+  const others = slots.flatMap((slot, i) =>
+    gangs.has(slot.gang) ? [] : [{ slot, table: from.problem.tables[i]!, place: from.places[i]! }],
+  );
+  const movingSlots = moving.map((i) => slots[i]!);
+  const part: ProblemUnder = (under) => task.problemOf(movingSlots, [...decided, ...others], under);
+  const made = part(kept.rules);
+  const start = { rules: kept.rules, problem: made, places: moving.map((i) => from.places[i]!) };
+  const { places } = cheapest(start, part, trafficOf(task.unit, task.group, made), moveBudget, task).found;
+  const to = new Map(moving.map((i, at) => [i, places[at]!]));
+  return { ...kept, places: from.places.map((place, i) => to.get(i) ?? place) };
+}
