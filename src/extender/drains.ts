@@ -1,11 +1,13 @@
 import type { Rejection } from "../api/placement.ts";
 import { wantsRoom } from "../gang/batch.ts";
-import { drainText, isDrainText, leaversOf, type Room, roomStands, soonestRoom } from "../gang/drain.ts";
+import { drainText, isDrainText, leaversOf, type Room, roomStands } from "../gang/drain.ts";
+import { goOn, type Steps } from "../gang/in-slices.ts";
 import { drainKey } from "../gang/keys.ts";
 import { livePods } from "../gang/lifecycle/members.ts";
 import { type GangState, memberKey } from "../gang/lifecycle/state.ts";
 import { minCountOf } from "../gang/members.ts";
 import type { PlanOptions, PlanUnit } from "../gang/plan.ts";
+import { soonestRoom } from "../gang/soonest-room.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { createAlarms } from "./alarms.ts";
 import { byQueueOrder, type Queued } from "./pending-plans.ts";
@@ -18,7 +20,10 @@ import { byQueueOrder, type Queued } from "./pending-plans.ts";
  * of the refusal is in the Gang's status.
  */
 export interface Drains {
-  /** Ends the reservation of a unit that was deleted or changed. @returns gangs that have waited long enough by now */
+  /**
+   * Ends the reservation of a unit that was deleted or changed, and goes on with the search for a room.
+   * @returns gangs that have waited long enough by now, or whose room was found
+   */
   review(): string[];
   /** `act` plans one unit: with the reserved room free to it if it is the unit's own or stands before it. */
   turn(each: Queued, act: () => void): void;
@@ -65,6 +70,21 @@ interface Waiting {
   vainAt: number | undefined;
 }
 
+/** A search for a room, which takes several turns. */
+interface Search {
+  readonly unit: string;
+  readonly first: Queued;
+  readonly members: string;
+  readonly steps: Steps<Room | undefined>;
+  /** Of the model when it began. */
+  readonly version: number;
+  /** Once it has come to its end. */
+  found?: { readonly result: Room | undefined };
+}
+
+/** A search gets so much of a turn, or one step. */
+const searchSliceMs = 10;
+
 /** Where no room could be found, the next search is not made sooner. */
 const searchPauseMs = 5_000;
 /** A room that nobody leaves is kept as long as the bound, and at least so long, the first time. */
@@ -85,6 +105,9 @@ export function createDrains(parts: {
   const alarms = createAlarms();
   let pruneAt = minPruned;
   let current: Reservation | undefined;
+  let search: Search | undefined;
+  /** Units whose turn it would be if none before them had one searched. */
+  const postponed = new Set<string>();
   /** How often rooms that ended were what became free. */
   let ended = 0;
 
@@ -147,9 +170,44 @@ export function createDrains(parts: {
     alarms.set(unit, undefined);
   }
 
+  /** @returns units for which its end is news */
+  function goOnSearching(): string[] {
+    if (search === undefined || search.found !== undefined) return [];
+    const startMs = nowMs();
+    const found = goOn(search.steps, () => nowMs() - startMs < searchSliceMs);
+    if (found === undefined) return [];
+    search.found = found;
+    const units = [search.unit, ...postponed];
+    postponed.clear();
+    return units;
+  }
+
+  /** What the search for a room for the unit has found; undefined: nothing yet. */
+  function searchedRoom(unit: string, members: string, first: Queued, refused: RefusedUnit): Search["found"] {
+    if (search?.unit !== unit || search.members !== members) {
+      if (search !== undefined && search.found === undefined) {
+        if (search.unit !== unit && byQueueOrder(search.first, first) < 0) {
+          postponed.add(unit);
+          return undefined;
+        }
+        if (search.unit !== unit) postponed.add(search.unit);
+      }
+      const steps = soonestRoom(model, refused.unit, refused.options);
+      search = { unit, first, members, steps, version: model.version };
+      goOnSearching();
+    }
+    const { found, version } = search;
+    if (found === undefined) return undefined;
+    search = undefined;
+    // What was found in earlier turns may be gone.
+    const stands =
+      found.result === undefined || version === model.version || roomStands(model, refused.unit, found.result);
+    return stands ? found : { result: undefined };
+  }
+
   /** The room that stands for the unit, or now comes to stand. */
   function reserve(refused: RefusedUnit): Reservation | undefined {
-    const { gangs, options } = refused;
+    const { gangs } = refused;
     const states = gangs.map(({ state }) => state);
     const [unit, members] = [unitOf(gangs), membersOf(states)];
     const roomMatters = refused.rejections.some(({ reason }) => wantsRoom.has(reason));
@@ -159,12 +217,15 @@ export function createDrains(parts: {
       if (mine) end();
       return undefined;
     }
-    if (mine && current!.members === members && stillStands(current!, refused.unit)) return current;
+    const searching = search?.unit === unit;
+    if (mine && !searching && current!.members === members && stillStands(current!, refused.unit)) return current;
     const first = gangs.toSorted(byQueueOrder)[0]!;
     const entry = entryOf(unit, members, first, states);
     if (!isDue(unit, entry, states)) return undefined;
     if (current !== undefined && !mine && byQueueOrder(current.first, first) < 0) return undefined;
-    const room = soonestRoom(model, refused.unit, options);
+    const found = searchedRoom(unit, members, first, refused);
+    if (found === undefined) return undefined;
+    const room = found.result;
     if (room === undefined) entry.notBeforeMs = nowMs() + searchPauseMs;
     if (room !== undefined || mine) end();
     if (room === undefined) return undefined;
@@ -204,7 +265,7 @@ export function createDrains(parts: {
       const mayHave = (unit: string) =>
         current === undefined || byQueueOrder(waiting.get(unit)!.first, current.first) < 0;
       const due = rang.filter((unit) => isRefused(unit) && mayHave(unit));
-      return due.flatMap((unit) => unit.split(","));
+      return [...due, ...goOnSearching().filter(isRefused)].flatMap((unit) => unit.split(","));
     },
     turn(each, act) {
       const reserved = current;
@@ -225,7 +286,7 @@ export function createDrains(parts: {
       forget(keys.toSorted().join());
       if (keys.some((key) => current?.seen.has(key))) end();
     },
-    nextMs: alarms.next,
+    nextMs: () => (search === undefined || search.found !== undefined ? alarms.next() : nowMs()),
     get size() {
       return current?.seen.size ?? 0;
     },

@@ -101,16 +101,21 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       }
       drains.turn(each, () => {
         if ("uid" in each) singles.planOne(each.uid, batch);
-        else if (wantsPlan.has(each.key))
-          unmoved.push(...planOne(each.state, { batch, batchHolds, options, preempting }));
+        else if (wantsPlan.has(each.key)) {
+          const planned = planOne(each.state, { batch, batchHolds, options, preempting, inTime });
+          if (planned === "later") done = false;
+          else unmoved.push(...planned);
+        }
       });
+      // Who stands behind it in the queue waits: it could take what the other is about to be given.
+      if (!done) break;
     }
     for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key), preempting.get(key));
     return done;
   }
 
-  /** @returns gangs that were planned; those that got nothing new keep what they have. */
-  function planOne(state: GangState, { batch, batchHolds, options, preempting }: Turn): string[] {
+  /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
+  function planOne(state: GangState, { batch, batchHolds, options, preempting, inTime }: Turn): string[] | "later" {
     const members = groups.companions(state);
     const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
@@ -131,8 +136,12 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       return answer.keys;
     }
     const room = result.rejections.every(({ reason }) => wantsRoom.has(reason))
-      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), options)
+      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), { ...options, inTime })
       : undefined;
+    if (room === "later") {
+      wantsPlan.add(state.key);
+      return "later";
+    }
     if (room !== undefined) {
       ports.planned("placed", ports.nowMs() - startMs, result.explored, "");
       drains.placed(answer.keys);
@@ -240,6 +249,7 @@ interface Turn {
   options: PlanOptions;
   /** Gang → whom it preempts. */
   preempting: Map<string, readonly PreemptedUnit[]>;
+  inTime(): boolean;
 }
 
 /** It waits for places, or runs and may have more. */

@@ -1,6 +1,7 @@
 import type { GangPhase } from "../api/gang.ts";
+import type { Steps } from "../gang/in-slices.ts";
 import type { GangState } from "../gang/lifecycle/state.ts";
-import { gangVictim, podVictim, type Victim } from "../gang/victims.ts";
+import { gangVictim, podVictim, podVictimId, type Victim } from "../gang/victims.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { PodRecord } from "../topology/records.ts";
@@ -13,48 +14,68 @@ export interface Preemptible {
 
 const holding: ReadonlySet<GangPhase> = new Set(["Preempting", "Reserved", "Scheduled"]);
 
+interface Question {
+  /** Gangs for which room is wanted, which are no victims, nor is their group. */
+  readonly keys: ReadonlySet<string>;
+  /** Victims have a lower priority. */
+  readonly below: number;
+  /** Does somebody with that UID (and, of a Gang, `status.attempts`) leave by an earlier decision? Default: nobody does. */
+  isDoomed?(uid: string, attempts?: number): boolean;
+  /** Of others it need not be known whether they could leave, by their `Victim.id`. Default: of everybody. */
+  mayLeave?(id: string): boolean;
+}
+
+/** So many units are looked at in one step. */
+const unitsPerStep = 512;
+
 /**
  * Everybody of lower priority that kllama placed: gangs whole, the gangs of a PlacementGroup together, because none is of use
  * without the others, and pods without a gang. Gangs that are being bound are left alone until they are.
- * @param keys gangs for which room is wanted, which are no victims, nor is their group
- * @param below victims have a lower priority
- * @param isDoomed whether somebody with that UID (and, of a Gang, `status.attempts`) leaves by an earlier decision
  */
-export function preemptibleIn(
+export function* preemptibleIn(
   model: ClusterModel,
   states: Iterable<GangState>,
   groupOf: (state: GangState) => PlacementGroupRecord | undefined,
-  keys: ReadonlySet<string>,
-  below: number,
-  isDoomed: (uid: string, attempts?: number) => boolean = () => false,
-): Preemptible {
+  { keys, below, isDoomed = () => false, mayLeave = () => true }: Question,
+): Steps<Preemptible> {
+  const result: Preemptible = { candidates: [], leaving: [] };
+  const leaves = (state: GangState): boolean =>
+    phaseOf(state) === "Preempted" || isDoomed(state.gang?.uid ?? "", state.gang?.status.attempts);
+  let looked = 0;
+  for (const [id, all] of unitsOf(states, groupOf)) {
+    if (++looked % unitsPerStep === 0) yield;
+    for (const state of all) {
+      if (leaves(state) && isBelow(state, below)) result.leaving.push(gangVictim(model, state.key, [state]));
+    }
+    if (!mayLeave(id) || all.some((state) => keys.has(state.key) || phaseOf(state) === "Binding")) continue;
+    const there = all.filter((state) => holding.has(phaseOf(state)) && !leaves(state));
+    if (there.length === 0 || there.some((state) => !isBelow(state, below))) continue;
+    result.candidates.push(gangVictim(model, id, there));
+  }
+  for (const pod of model.pods.values()) {
+    if (++looked % unitsPerStep === 0) yield;
+    if (pod.priority >= below || !isPlacedAlone(model, pod)) continue;
+    if (pod.deleting || isDoomed(pod.uid)) result.leaving.push(podVictim(model, pod));
+    else if (mayLeave(podVictimId(pod))) result.candidates.push(podVictim(model, pod));
+  }
+  return result;
+}
+
+/** What leaves together, by what the victim is called. */
+function unitsOf(
+  states: Iterable<GangState>,
+  groupOf: (state: GangState) => PlacementGroupRecord | undefined,
+): Map<string, GangState[]> {
   const units = new Map<string, GangState[]>();
   for (const state of states) {
     if (state.gang === undefined || state.gang.deleting) continue;
     const group = groupOf(state);
     const id = group === undefined ? state.key : `group:${group.namespace}/${group.name}`;
-    units.set(id, [...(units.get(id) ?? []), state]);
+    const unit = units.get(id);
+    if (unit === undefined) units.set(id, [state]);
+    else unit.push(state);
   }
-  const result: Preemptible = { candidates: [], leaving: [] };
-  for (const [id, all] of units) {
-    for (const state of all) {
-      const leaves = phaseOf(state) === "Preempted" || isDoomed(state.gang?.uid ?? "", state.gang?.status.attempts);
-      if (leaves && isBelow(state, below)) {
-        result.leaving.push(gangVictim(model, state.key, [state]));
-      }
-    }
-    if (all.some(({ key }) => keys.has(key)) || all.some((state) => phaseOf(state) === "Binding")) continue;
-    const there = all.filter(
-      (state) => holding.has(phaseOf(state)) && !isDoomed(state.gang?.uid ?? "", state.gang?.status.attempts),
-    );
-    if (there.length === 0 || there.some((state) => !isBelow(state, below))) continue;
-    result.candidates.push(gangVictim(model, id, there));
-  }
-  for (const pod of model.pods.values()) {
-    if (pod.priority >= below || !isPlacedAlone(model, pod)) continue;
-    result[pod.deleting || isDoomed(pod.uid) ? "leaving" : "candidates"].push(podVictim(model, pod));
-  }
-  return result;
+  return units;
 }
 
 function phaseOf({ gang }: GangState): GangPhase {

@@ -1,4 +1,5 @@
 import type { PreemptedUnit } from "../api/gang.ts";
+import { atOnce, goOn, type Steps } from "../gang/in-slices.ts";
 import type { GangState } from "../gang/lifecycle/state.ts";
 import type { GangPlan, PlanOptions, PlanUnit } from "../gang/plan.ts";
 import { choosePreemption, preemptorPriority } from "../gang/preemption.ts";
@@ -8,20 +9,38 @@ import type { BudgetRecord } from "../topology/records.ts";
 import type { GangGroups } from "./gang-groups.ts";
 import { preemptibleIn } from "./preemptible.ts";
 
+/** Who has to leave for a unit, and the places that it gets then. */
+interface MadeRoom {
+  plans: readonly GangPlan[];
+  preempting: readonly PreemptedUnit[];
+}
+
 /**
- * Whom a unit of gangs that found no room preempts, and the places that it gets then; undefined: nobody, and none.
+ * Whom a unit of gangs that found no room preempts. `later`: the choice takes more than is left of this turn; asked again
+ * for the same unit, it goes on.
  * @param keys gangs of the unit that are to be placed
  * @param decided who has to leave by decisions of this moment, which no Gang's status shows yet
+ * @returns undefined: nobody leaves for it
  */
 export type RoomMaker = (
   unit: PlanUnit,
   keys: readonly string[],
   decided: readonly PreemptedUnit[],
-  options: PlanOptions,
-) => { plans: readonly GangPlan[]; preempting: readonly PreemptedUnit[] } | undefined;
+  options: PlanOptions & { inTime(): boolean },
+) => MadeRoom | "later" | undefined;
 
-/** The choice may not hold the event loop for longer: the best that is known by then is taken, or the gang waits. */
-const longestMs = 250;
+/** A choice that took no end in one turn. */
+interface Choice {
+  readonly unit: string;
+  readonly steps: Steps<MadeRoom | undefined>;
+  /** When it was last gone on with. */
+  atMs: number;
+}
+
+/** A choice that nobody asked for in so long is begun anew. */
+const keptMs = 1_000;
+/** Of those who were chosen in earlier turns, whether all still have to leave is tried so often, in one turn. */
+const triesOnceMore = 4;
 /** As many as a Gang's status names. */
 const maxUnits = 1024;
 
@@ -34,6 +53,10 @@ export function createRoomMaker(parts: {
   nowMs(): number;
 }): RoomMaker {
   const { model, groups, states, stateOf, budgets, nowMs } = parts;
+  /** Calls so far, and what was decided before the latest one. */
+  let turn = 0;
+  let decided: readonly PreemptedUnit[] = [];
+  let choice: Choice | undefined;
 
   function unitsOf(victim: Victim): PreemptedUnit[] {
     return victim.leavers.flatMap(({ key, pods }): PreemptedUnit[] => {
@@ -46,7 +69,7 @@ export function createRoomMaker(parts: {
   }
 
   /** Whom earlier decisions send away: they cost nothing more. */
-  function isDoomed(decided: readonly PreemptedUnit[]): (uid: string, attempts?: number) => boolean {
+  function isDoomed(): (uid: string, attempts?: number) => boolean {
     const units = states().flatMap(({ gang, preempting = [] }) => {
       return gang?.status.phase === "Preempting" ? [...preempting, ...(gang.status.preempting ?? [])] : preempting;
     });
@@ -54,17 +77,21 @@ export function createRoomMaker(parts: {
     return (uid, attempts = 0) => doomed.has(`${uid}/${attempts}`);
   }
 
-  return (unit, keys, decided, options) => {
-    const below = preemptorPriority(unit);
-    // What runs already and lacks members preempts nobody for them.
-    const isNew = keys.every((key) => (stateOf(key)?.gang?.status.phase ?? "Pending") === "Pending");
-    if (below === undefined || !isNew) return undefined;
-    const own = new Set(unit.gangs.map(({ namespace, name }) => `${namespace}/${name}`));
-    const untilMs = nowMs() + longestMs;
-    const inTime = (): boolean => nowMs() <= untilMs;
-    const { candidates, leaving } = preemptibleIn(model, states(), groups.of, own, below, isDoomed(decided));
+  function* choose(unit: PlanUnit, below: number, options: PlanOptions): Steps<MadeRoom | undefined> {
+    const begun = turn;
+    const keys = new Set(unit.gangs.map(({ namespace, name }) => `${namespace}/${name}`));
+    const question = { keys, below, isDoomed: isDoomed() };
+    let { candidates, leaving } = yield* preemptibleIn(model, states(), groups.of, question);
     if (candidates.length + leaving.length === 0) return undefined;
-    const found = choosePreemption(model, unit, candidates, { leaving, budgets: budgets() }, { ...options, inTime });
+    let found = yield* choosePreemption(model, unit, candidates, { leaving, budgets: budgets() }, options);
+    if (found !== undefined && turn !== begun) {
+      // Since it began some may have gone, or must not go any more; then others do not have to.
+      const chosen = new Set(found.victims.map(({ id }) => id));
+      const now = { ...question, isDoomed: isDoomed(), mayLeave: (id: string) => chosen.has(id) };
+      ({ candidates, leaving } = atOnce(preemptibleIn(model, states(), groups.of, now)));
+      const few = { ...options, tries: triesOnceMore };
+      found = atOnce(choosePreemption(model, unit, candidates, { leaving, budgets: budgets() }, few));
+    }
     if (found === undefined) return undefined;
     const nodes = new Set(found.plans.flatMap(({ placement }) => placement.pods.map(({ node }) => node)));
     const waitedFor = leaving.filter(({ leavers }) =>
@@ -72,5 +99,29 @@ export function createRoomMaker(parts: {
     );
     const preempting = [...found.victims, ...waitedFor].flatMap(unitsOf);
     return preempting.length > maxUnits ? undefined : { plans: found.plans, preempting };
+  }
+
+  return (unit, keys, decidedNow, { inTime, ...options }) => {
+    const below = preemptorPriority(unit);
+    // What runs already and lacks members preempts nobody for them.
+    const isNew = keys.every((key) => (stateOf(key)?.gang?.status.phase ?? "Pending") === "Pending");
+    if (below === undefined || !isNew) return undefined;
+    turn++;
+    decided = decidedNow;
+    const name = nameOf(unit);
+    if (choice?.unit !== name || nowMs() - choice.atMs > keptMs) {
+      choice = { unit: name, steps: choose(unit, below, options), atMs: nowMs() };
+    }
+    const done = goOn(choice.steps, inTime);
+    choice.atMs = nowMs();
+    if (done === undefined) return "later";
+    choice = undefined;
+    return done.result;
   };
+}
+
+/** Differs when anything about the unit does. */
+function nameOf({ gangs, placementGroup }: PlanUnit): string {
+  const members = gangs.map(({ pods, placed, ...rest }) => [rest, pods.map(({ uid }) => uid), placed]);
+  return JSON.stringify([members, placementGroup ?? null]);
 }

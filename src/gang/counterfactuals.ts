@@ -3,6 +3,7 @@ import type { ClusterModel } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { problemOf } from "./conflict.ts";
 import { fitCache } from "./fit.ts";
+import { atOnce, type Steps } from "./in-slices.ts";
 import { nameOf, namespaceOf } from "./keys.ts";
 import type { PlanUnit } from "./plan.ts";
 import { choosePreemption } from "./preemption.ts";
@@ -25,6 +26,11 @@ const maxDomains = 4;
  * also where no search was made.
  */
 export function counterfactualsOf(model: ClusterModel, unit: PlanUnit): string[] {
+  return atOnce(counterfactualSteps(model, unit));
+}
+
+/** The same, in steps of one search each. */
+function* counterfactualSteps(model: ClusterModel, unit: PlanUnit): Steps<string[]> {
   const prepared = prepareUnit(model, unit);
   if (Array.isArray(prepared) || prepared.base.length === 0) return [];
   let tries = 0;
@@ -36,12 +42,12 @@ export function counterfactualsOf(model: ClusterModel, unit: PlanUnit): string[]
   };
   const fits = ({ model: other, changed }: WhatIf): boolean =>
     ++tries <= maxTries && fitCache(model).lend(other.view, changed, () => fitsIn(other));
-  const texts = leaving(model, unit, fits);
+  const texts = yield* leaving(model, unit, fits);
   for (const [makeOther, candidates, text] of [
     [withReturned, downNodes(model), returnText],
     [withEmptied, busyNodes(model, unit, prepared), freeText],
   ] as const) {
-    const found = fewest(prepared, candidates, (nodes) => fits(makeOther(model, nodes)));
+    const found = yield* fewest(prepared, candidates, (nodes) => fits(makeOther(model, nodes)));
     if (found) texts.push(text(found));
   }
   return texts;
@@ -68,7 +74,7 @@ function freeText({ count, where }: Fewest): string {
  * the unit's namespaces. Nothing where it would preempt nobody.
  */
 export function preemptionOutlook(model: ClusterModel, unit: PlanUnit, candidates: readonly Victim[]): string[] {
-  const found = choosePreemption(model, unit, candidates, {});
+  const found = atOnce(choosePreemption(model, unit, candidates, {}));
   if (found === undefined || found.victims.length === 0) return [];
   const namespaces = new Set(unit.gangs.map(({ namespace }) => namespace));
   const keys = found.victims.flatMap(({ leavers }) => leavers.flatMap(({ key }) => key ?? []));
@@ -88,7 +94,7 @@ export function preemptionOutlook(model: ClusterModel, unit: PlanUnit, candidate
 }
 
 /** Other gangs of the namespace, those that hold least first. */
-function leaving(model: ClusterModel, unit: PlanUnit, fits: (other: WhatIf) => boolean): string[] {
+function* leaving(model: ClusterModel, unit: PlanUnit, fits: (other: WhatIf) => boolean): Steps<string[]> {
   const own = new Set(unit.gangs.map(({ namespace, name }) => `${namespace}/${name}`));
   const namespaces = new Set(unit.gangs.map(({ namespace }) => namespace));
   const others = [...namespaces]
@@ -96,8 +102,11 @@ function leaving(model: ClusterModel, unit: PlanUnit, fits: (other: WhatIf) => b
     .filter((key) => !own.has(key))
     .map((key) => ({ key, pods: model.view.heldUnder(key).length }))
     .sort((a, b) => a.pods - b.pods || comparePlain(a.key, b.key));
-  const found = others.slice(0, maxGangs).find(({ key }) => fits(withoutGang(model, key)));
-  return found ? [`if gang ${nameOf(found.key)} leaves`] : [];
+  for (const { key } of others.slice(0, maxGangs)) {
+    yield;
+    if (fits(withoutGang(model, key))) return [`if gang ${nameOf(key)} leaves`];
+  }
+  return [];
 }
 
 /** Cordoned nodes and those that are not ready. */
@@ -129,31 +138,44 @@ export function busyNodes({ view }: ClusterModel, unit: PlanUnit, prepared: Prep
  * So few of the nodes are enough: of one domain of a level that the pods have to share, narrow levels first, else of
  * the whole cluster.
  */
-function fewest(
+function* fewest(
   prepared: PreparedUnit,
   candidates: readonly number[],
   fits: (nodes: readonly number[]) => boolean,
-): Fewest | undefined {
+): Steps<Fewest | undefined> {
   if (candidates.length === 0) return undefined;
   for (const level of sharedLevels(prepared)) {
     let best: Fewest | undefined;
     for (const { path, nodes } of likeliestDomains(prepared, level, candidates)) {
-      const count = fewestOf(nodes, fits);
+      const count = yield* fewestOf(nodes, fits);
       if (count !== undefined && (!best || count < best.count)) best = { count, where: `${level.name} ${path}` };
     }
     if (best) return best;
   }
-  const count = fewestOf(candidates, fits);
+  const count = yield* fewestOf(candidates, fits);
   return count === undefined ? undefined : { count, where: undefined };
 }
 
-/** So many leading nodes are enough; undefined: not even all. */
-export function fewestOf(nodes: readonly number[], fits: (nodes: readonly number[]) => boolean): number | undefined {
-  if (!fits(nodes)) return undefined;
-  let enough = nodes.length;
-  let tooFew = 0;
+/**
+ * So many leading nodes are enough; undefined: not even all.
+ * @param least fewer are not, that is known: then that many are tried first, and more if need be, since trying takes time
+ *   by their number
+ */
+export function* fewestOf(
+  nodes: readonly number[],
+  fits: (nodes: readonly number[]) => boolean,
+  least?: number,
+): Steps<number | undefined> {
+  let tooFew = (least ?? 1) - 1;
+  let enough = least ?? nodes.length;
+  for (yield; !fits(nodes.slice(0, enough)); yield) {
+    if (enough >= nodes.length) return undefined;
+    tooFew = enough;
+    enough = Math.min(nodes.length, 2 * enough);
+  }
   while (enough - tooFew > 1) {
     const middle = Math.floor((enough + tooFew) / 2);
+    yield;
     if (fits(nodes.slice(0, middle))) enough = middle;
     else tooFew = middle;
   }

@@ -1,13 +1,11 @@
 import type { PlacedDevice, PlacedPod } from "../api/placement.ts";
 import { deviceKey } from "../topology/held.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import { comparePlain } from "../topology/natural-order.ts";
 import { problemOf } from "./conflict.ts";
-import { busyNodes, fewestOf, likeliestDomains, sharedLevels } from "./counterfactuals.ts";
 import { fitCache } from "./fit.ts";
 import { onlyWaits } from "./keys.ts";
-import { type GangPlan, type PlanOptions, type PlanUnit, plan } from "./plan.ts";
-import { type PreparedUnit, prepareUnit } from "./prepare.ts";
+import type { GangPlan, PlanUnit } from "./plan.ts";
+import { prepareUnit } from "./prepare.ts";
 import { search } from "./search.ts";
 import { type WhatIf, withEmptied } from "./what-if.ts";
 
@@ -25,45 +23,8 @@ export interface Leavers {
   readonly devices: number;
 }
 
-/** Clusters that differ from the present one and are searched at most, and what each search may spend. */
-const maxTries = 48;
+/** What a search may spend. */
 const searchBudget = 1_000;
-const planBudget = 5_000;
-
-/**
- * The room that has fewest devices to be left, among the likeliest domains of the narrowest level that will do; undefined
- * where the unit would not even fit if all left whom kllama gave a place. Pods that belong to no gang and name no claim
- * stay: nobody who plans them can be kept from coming back.
- */
-export function soonestRoom(model: ClusterModel, unit: PlanUnit, options: PlanOptions = {}): Room | undefined {
-  const prepared = prepareUnit(model, unit);
-  if (Array.isArray(prepared) || prepared.base.length === 0) return undefined;
-  const stays = staying(model);
-  let tries = 0;
-  const fits = (nodes: readonly number[]): boolean =>
-    ++tries <= maxTries && fitsIn(model, unit, withEmptied(model, nodes, stays));
-  const roomOn = (nodes: readonly number[], where: string | undefined): (Room & Leavers) | undefined => {
-    const count = fewestOf(nodes, fits);
-    if (count === undefined) return undefined;
-    const other = withEmptied(model, nodes.slice(0, count), stays);
-    const result = fitCache(model).lend(other.model.view, other.changed, () =>
-      plan(other.model, unit, { ...options, budget: planBudget }),
-    );
-    if (!("plans" in result)) return undefined;
-    const plans = neededOf(prepared, result.plans);
-    return { where, plans, ...leaversOf(model, plans) };
-  };
-  const candidates = busyNodes(model, unit, prepared);
-  for (const level of sharedLevels(prepared)) {
-    const rooms = likeliestDomains(prepared, level, candidates).flatMap(
-      ({ path, nodes }) => roomOn(nodes, `${level.name} ${path}`) ?? [],
-    );
-    const [soonest] = rooms.sort((a, b) => a.devices - b.devices || comparePlain(a.where ?? "", b.where ?? ""));
-    if (soonest !== undefined) return { where: soonest.where, plans: soonest.plans };
-  }
-  const anywhere = roomOn(candidates, undefined);
-  return anywhere && { where: undefined, plans: anywhere.plans };
-}
 
 /** Would the unit still fit on the nodes of the room, and are its devices still there? */
 export function roomStands(model: ClusterModel, unit: PlanUnit, { plans }: Room): boolean {
@@ -107,21 +68,12 @@ export function isDrainText(message: string): boolean {
   return message.includes("; draining ");
 }
 
-/** Members beyond `minCount` are no reason to keep others off. */
-function neededOf({ base }: PreparedUnit, plans: readonly GangPlan[]): GangPlan[] {
-  const needed = new Set(base.map(({ pod }) => `${pod.namespace}/${pod.name}`));
-  return plans.flatMap((each) => {
-    const { placement } = each;
-    const pods = placement.pods.filter(({ pod }) => needed.has(`${placement.namespace}/${pod}`));
-    return pods.length === 0 ? [] : [{ ...each, placement: { ...placement, pods } }];
-  });
-}
-
 function counted(count: number, what: string): string {
   return count === 1 ? `1 ${what}` : `${count} ${what}s`;
 }
 
-function fitsIn(model: ClusterModel, unit: PlanUnit, { model: other, changed }: WhatIf): boolean {
+/** Does the unit fit there? */
+export function fitsIn(model: ClusterModel, unit: PlanUnit, { model: other, changed }: WhatIf): boolean {
   return fitCache(model).lend(other.view, changed, () => {
     const there = prepareUnit(other, unit);
     if (Array.isArray(there)) return false;
@@ -130,8 +82,10 @@ function fitsIn(model: ClusterModel, unit: PlanUnit, { model: other, changed }: 
   });
 }
 
-/** What pods that kllama does not plan ask of each node. */
-function staying(model: ClusterModel): Map<string, Record<string, number>> {
+/** Node name → the sum of what pods ask there that kllama does not plan. */
+export type Stays = ReadonlyMap<string, Readonly<Record<string, number>>>;
+
+export function staying(model: ClusterModel): Stays {
   const sums = new Map<string, Record<string, number>>();
   for (const { nodeName, terminal, gang, claims, requests } of model.pods.values()) {
     if (nodeName === undefined || terminal || gang !== undefined || claims.length > 0) continue;

@@ -180,6 +180,8 @@ export interface FitCache {
   compile(claim: ClaimRecord): CompiledClaim | ClaimProblem;
   /** The shape's table, up to date with the model. */
   table(shape: Shape): ShapeTable;
+  /** How many pods of a table's shape fit on a node as another view has it, which admits the same pods there. */
+  slotsIn(other: ModelView, table: ShapeTable, node: number): number;
   /** What pods to come will ask for, for all tables from now on; undefined: nothing is known of it. */
   expect(workload: Workload | undefined): void;
   /** By that; undefined: nothing is known of it. */
@@ -242,6 +244,9 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
       if (table.seen !== model.version) refresh(table, view, model.version, counts);
       setFragmentation(table, expected?.fragmentation);
       return table;
+    },
+    slotsIn(other, { shape, admits }, node) {
+      return admits[node] === 1 && other.nodes[node] !== undefined ? slotsOn(other, node, shape, counts) : 0;
     },
     fragmentation: () => expected?.fragmentation,
     expect(workload) {

@@ -38,11 +38,16 @@ export function gangVictim(model: ClusterModel, id: string, states: readonly Gan
   };
 }
 
+/** As what a pod of its own leaves. */
+export function podVictimId({ uid }: Pick<PodRecord, "uid">): string {
+  return `pod:${uid}`;
+}
+
 /** A pod without a gang whose claims are allocated. */
 export function podVictim(model: ClusterModel, pod: PodRecord): Victim {
   const claims = claimsOf(model, [pod]);
   return {
-    id: `pod:${pod.uid}`,
+    id: podVictimId(pod),
     priority: pod.priority,
     createdAtMs: pod.createdAtMs,
     pods: pod.deleting ? [] : [pod],

@@ -128,17 +128,19 @@ function homesOf(view: ModelView, device: string, likely: Iterable<number>): num
   return view.nodes.flatMap((node) => (node !== undefined && has(node.index) ? [node.index] : []));
 }
 
-/** The cluster as if nothing ran on the nodes, but for what stays there: node name → its sum of requests. */
+/** The cluster as if nothing ran on those of the nodes that exist, but for what stays there: node name → its sum of requests. */
 export function withEmptied(
   model: ClusterModel,
   nodes: readonly number[],
   stays?: ReadonlyMap<string, Readonly<Record<string, number>>>,
 ): WhatIf {
   const { view } = model;
-  const emptied = nodes.map((index) => {
+  const emptied = nodes.flatMap((index) => {
+    const node = view.nodes[index];
+    if (node === undefined) return [];
     const inventory = view.inventory(index);
-    const used = stays?.get(view.nodes[index]?.record.name ?? "") ?? {};
-    return [index, { used, usage: inventory.wide ? view.usage(index) : emptyUsage(inventory) }] as const;
+    const used = stays?.get(node.record.name) ?? {};
+    return [[index, { used, usage: inventory.wide ? view.usage(index) : emptyUsage(inventory) }] as const];
   });
   return readAs(model, new Map(emptied));
 }
@@ -154,10 +156,12 @@ export function isDown({ unschedulable, ready }: NodeRecord): boolean {
 
 /** The cluster as if the nodes were ready and not cordoned. */
 export function withReturned(model: ClusterModel, nodes: readonly number[]): WhatIf {
-  const returned = nodes.map((index) => {
-    const { record } = model.view.nodes[index]!;
+  const returned = nodes.flatMap((index) => {
+    const node = model.view.nodes[index];
+    if (node === undefined) return [];
+    const { record } = node;
     const taints = record.taints.filter(({ key }) => !downTaints.has(key));
-    return [index, { record: { ...record, taints, unschedulable: false, ready: true } }] as const;
+    return [[index, { record: { ...record, taints, unschedulable: false, ready: true } }] as const];
   });
   return readAs(model, new Map(returned));
 }

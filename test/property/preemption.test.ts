@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { gangSpec } from "../../src/api/gang.ts";
+import { atOnce } from "../../src/gang/in-slices.ts";
 import { type GangState, newGangState } from "../../src/gang/lifecycle/state.ts";
 import { type PlanUnit, plan } from "../../src/gang/plan.ts";
 import { choosePreemption } from "../../src/gang/preemption.ts";
@@ -214,7 +215,9 @@ describe("who has to leave", () => {
           seen.placed++;
           return;
         }
-        const found = choosePreemption(model, unit, victims, { budgets: budgetRecords(sample) }, { tries: 1000 });
+        const found = atOnce(
+          choosePreemption(model, unit, victims, { budgets: budgetRecords(sample) }, { tries: 1000 }),
+        );
         const best = cheapestPrice(sample, running);
         if (found === undefined) {
           expect(best).toBeUndefined();
@@ -251,7 +254,7 @@ describe("who has to leave", () => {
         const { model, victims } = clusterWith(sample, running);
         const unit = newcomer(model, sample);
         if ("plans" in plan(model, unit)) return;
-        const found = choosePreemption(model, unit, victims, {}, { tries });
+        const found = atOnce(choosePreemption(model, unit, victims, {}, { tries }));
         if (found === undefined) return;
         expect(found.victims.every(({ priority }) => priority < 5)).toBe(true);
         const stay = (gone: readonly Victim[]) => running.filter((_, i) => !gone.includes(victims[i]!));

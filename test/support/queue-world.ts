@@ -57,6 +57,8 @@ export interface QueueWorld {
   /** Places that a waiting gang has reserved. */
   reserved(name: string): readonly PlacedPod[];
   readonly queue: PlanQueue;
+  /** So long takes each look of the planner at the clock; default 0: it has all the time in a moment. */
+  lookMs: number;
   /** Told whenever all that waits was planned. */
   onPlanned: () => void;
 }
@@ -88,7 +90,10 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
       write: () => undefined,
       event: () => undefined,
       answer: () => undefined,
-      nowMs: () => nowMs,
+      nowMs: () => {
+        nowMs += world.lookMs;
+        return nowMs;
+      },
       nowIso: () => "",
       schedule: () => undefined,
       planned: () => undefined,
@@ -220,6 +225,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
     get queue() {
       return queue;
     },
+    lookMs: 0,
     onPlanned: () => undefined,
     submit(...jobs) {
       submit(jobs);

@@ -12,6 +12,7 @@ import {
 import { preemptibleIn } from "../../extender/preemptible.ts";
 import { createBatch } from "../../gang/batch.ts";
 import { counterfactualsOf, preemptionOutlook } from "../../gang/counterfactuals.ts";
+import { atOnce } from "../../gang/in-slices.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
@@ -162,7 +163,8 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
     const below = preemptorPriority(unit);
     const keys = new Set(unit.gangs.map(({ namespace, name }) => `${namespace}/${name}`));
     const groupOfState = (state: GangState) => groupNamed(cluster.groups, state);
-    const others = below === undefined ? undefined : preemptibleIn(model, states.values(), groupOfState, keys, below);
+    const others =
+      below === undefined ? undefined : atOnce(preemptibleIn(model, states.values(), groupOfState, { keys, below }));
     return [...preemptionOutlook(model, unit, others?.candidates ?? []), ...counterfactualsOf(model, unit)];
   }
 

@@ -125,6 +125,82 @@ describe("a gang that is refused for want of room", () => {
   });
 });
 
+describe("the search for a room", () => {
+  /** Some time after the bound, on a planner of which each step of the search takes longer than a turn may. */
+  function searching(...names: string[]): Scene {
+    const scene = full();
+    const { world } = scene;
+    for (const name of names) world.submit({ ...big, name, pods: name === "huge" ? 3 : 2 });
+    world.pass(299);
+    world.lookMs = 20;
+    world.pass(1);
+    for (const name of names) expect(scene.reserved(name)).toEqual([]);
+    return scene;
+  }
+
+  /** Turns of the planner until a room is reserved. */
+  function turnsUntil(found: () => boolean, { world }: Scene): number {
+    for (let turns = 0; turns < 200; turns++) {
+      if (found()) return turns;
+      world.leap(1);
+    }
+    throw new Error("no room was reserved in 200 turns");
+  }
+
+  test("goes on over many turns, in which others are planned", () => {
+    const scene = searching("big");
+    const { world, running, reserved } = scene;
+    expect(world.queue.nextMs()).toBeLessThanOrEqual(world.nowMs);
+    world.leave("z");
+    world.submit({ name: "later", pods: 1, gpus: 4 });
+    expect(reserved()).toEqual([]);
+    expect(running()).toContain("later@b1");
+    expect(turnsUntil(() => reserved().length > 0, scene)).toBeGreaterThan(2);
+    expect(reserved()).toEqual(["a0", "a1"]);
+    expect(world.message("big")).toMatch(/; draining rack z\/a: waits for 2 pods to leave$/);
+  });
+
+  test.each(["is cordoned", "is gone"])("finds another one when a node of the first %s meanwhile", (how) => {
+    const scene = searching("big");
+    const { world, model, reserved } = scene;
+    world.leap(0);
+    if (how === "is gone") model.removeNode("a1");
+    else {
+      const labels = { zone: "z", rack: "a", "kubernetes.io/hostname": "a1" };
+      model.upsertNode(nodeRecord("a1", { labels, unschedulable: true }));
+    }
+    turnsUntil(() => reserved().length > 0, scene);
+    expect(reserved()).toEqual(["b0", "b1"]);
+  });
+
+  test("ends with the gang that it is for", () => {
+    const { world, reserved } = searching("big");
+    world.leave("big");
+    for (let turns = 0; turns < 20; turns++) world.leap(0);
+    world.lookMs = 0;
+    expect(reserved()).toEqual([]);
+    expect(world.queue.nextMs()).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  test("is the next one's turn when the first of the queue would not even fit in the empty cluster", () => {
+    const scene = searching("huge", "big");
+    turnsUntil(() => scene.reserved().length > 0, scene);
+    expect([scene.reserved("huge"), scene.reserved()]).toEqual([[], ["a0", "a1"]]);
+  });
+
+  test("leaves its turn to one of higher priority, and comes back to it", () => {
+    const scene = searching("big");
+    const { world, reserved } = scene;
+    world.lookMs = 0;
+    world.submit({ ...big, name: "urgent", priority: 10 });
+    expect(reserved("urgent")).toEqual([]);
+    world.pass(1);
+    expect(reserved("big")).toEqual(["a0", "a1"]);
+    world.pass(300);
+    expect([reserved("big"), reserved("urgent")]).toEqual([[], ["a0", "a1"]]);
+  });
+});
+
 describe("while a room is reserved", () => {
   test("what stands behind in the queue is kept off, and goes elsewhere", () => {
     const { world, running } = full();
