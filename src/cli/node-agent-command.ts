@@ -149,6 +149,7 @@ async function openMachine(values: FlagValues<typeof flags>, nodeName: string, h
       kind: inventory,
       root: values["host-root"],
       nvmlLibrary: values["nvml-library"],
+      stateFolder: values["state-dir"],
       partitionable: (values["partition-gpus"] ?? "").split(",").filter((name) => name !== ""),
       onWarning: hooks.onWarning,
     });

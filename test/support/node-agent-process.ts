@@ -15,6 +15,7 @@ export interface NodeAgentProcess {
   /** Name → what the API server says, in namespace `team`. */
   claims: Map<string, ResourceClaim>;
   stateFolder: string;
+  pid(): number | undefined;
   /** Megabytes (10⁶ bytes) of resident memory: now, and the most that it ever was. */
   memory(): { nowMb: number; peakMb: number };
   /** Ends it, and starts it again on what it left. */
@@ -25,7 +26,11 @@ export interface NodeAgentProcess {
   remove(): Promise<void>;
 }
 
-export async function startNodeAgentProcess(flags: readonly string[]): Promise<NodeAgentProcess> {
+/** `environment`: variables beside those of this process. */
+export async function startNodeAgentProcess(
+  flags: readonly string[],
+  environment: Record<string, string | undefined> = {},
+): Promise<NodeAgentProcess> {
   const claims = new Map<string, ResourceClaim>();
   const server = createServer((request, response) => void answer(request, response, claims));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -38,7 +43,12 @@ export async function startNodeAgentProcess(flags: readonly string[]): Promise<N
     ...["--kubelet-dir", at("kubelet"), "--cdi-dir", at("cdi"), "--state-dir", at("state"), ...flags],
   ];
   const start = async (): Promise<Child> => {
-    const started = startChild({ name: "node-agent", flags: all, logDir: folder });
+    const started = startChild({
+      name: "node-agent",
+      flags: all,
+      logDir: folder,
+      environment: environment as Record<string, string>,
+    });
     await started.ready;
     return started;
   };
@@ -48,6 +58,7 @@ export async function startNodeAgentProcess(flags: readonly string[]): Promise<N
     registrationSocket: at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"),
     claims,
     stateFolder: at("state"),
+    pid: () => child.pid,
     memory() {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
       const figure = (name: string): number =>

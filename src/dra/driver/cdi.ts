@@ -64,14 +64,13 @@ export function cdiDeviceId(claimUid: string, request: string): string {
 }
 
 export function cdiSpec(claim: PreparedClaim): CdiSpec {
-  const requests = [...new Set(claim.devices.map(({ request }) => request))];
   return {
     cdiVersion,
     kind,
     annotations: { [claimAnnotation]: `${claim.namespace}/${claim.name}` },
-    devices: requests.map((request) => ({
+    devices: requestsOf(claim).map(([request, devices]) => ({
       name: cdiDeviceName(claim.uid, request),
-      containerEdits: containerEdits(claim.devices.filter((device) => device.request === request)),
+      containerEdits: containerEdits(devices),
     })),
   };
 }
@@ -96,15 +95,15 @@ function containerEdits(devices: readonly PreparedDevice[]): ContainerEdits {
 }
 
 /**
- * Devices in rank order. CUDA shows a container the one partition that is named, as device 0: MIG UUIDs are no IREE
- * device names. `void` keeps NVIDIA's container runtime from adding devices of its own.
+ * Devices in rank order. `void` keeps NVIDIA's container runtime from adding devices of its own. Of the partitions that a
+ * container may use, CUDA shows each of its processes one, the first that is visible, as device 0: MIG UUIDs are no IREE
+ * device names. So only that one is a device of IREE's; the others stand where a process may be told to look.
  */
 function nvidia(devices: readonly PreparedDevice[]): string[] {
   const visible = devices.map(({ gpu, partition }) => partition?.uuid ?? gpu.uuid);
-  const uris = devices.map(({ gpu, partition }, rank) =>
-    partition === undefined ? `cuda://${gpu.uuid}` : `cuda://${rank}`,
-  );
-  const targets = devices.map(({ gpu }) => `sm_${shortVersion(gpu.cudaComputeCapability)?.replace(".", "")}`);
+  const shown = shownByCuda(devices);
+  const uris = shown.map(({ gpu, partition }) => (partition === undefined ? `cuda://${gpu.uuid}` : "cuda://0"));
+  const targets = shown.map(({ gpu }) => `sm_${shortVersion(gpu.cudaComputeCapability)?.replace(".", "")}`);
   return [
     `IREE_DEVICE=${uris.join(",")}`,
     `CUDA_VISIBLE_DEVICES=${visible.join(",")}`,
@@ -112,6 +111,25 @@ function nvidia(devices: readonly PreparedDevice[]): string[] {
     `KLLAMA_DEVICE_TARGETS=${targets.join(",")}`,
     `KLLAMA_DEVICE_CUDA=${shortVersion(devices[0]?.gpu.cudaDriverVersion)}`,
   ];
+}
+
+/** One process sees either whole GPUs or one partition (`docs.nvidia.com/datacenter/tesla/mig-user-guide`). */
+function shownByCuda(devices: readonly PreparedDevice[]): readonly PreparedDevice[] {
+  return devices.some(({ partition }) => partition !== undefined) ? devices.slice(0, 1) : devices;
+}
+
+/** Requests with devices that no process of theirs sees unless it is told to. */
+export function partlyShown(claim: PreparedClaim): string[] {
+  return requestsOf(claim).flatMap(([request, devices]) =>
+    shownByCuda(devices).length < devices.length ? [request] : [],
+  );
+}
+
+function requestsOf({ devices }: PreparedClaim): [request: string, devices: PreparedDevice[]][] {
+  return [...new Set(devices.map(({ request }) => request))].map((request) => [
+    request,
+    devices.filter((device) => device.request === request),
+  ]);
 }
 
 /** ROCm shows a container what is listed, in that order, and numbers it from 0. */

@@ -1,6 +1,6 @@
 import type { Timing } from "../../kube/timing.ts";
 import type { DeviceHealthMessage } from "./grpc.ts";
-import { devicesByGpu, lossOf, troublesOf } from "./inventory.ts";
+import { deviceTable, type Inventory, lossOf, troublesOf } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
 
 /**
@@ -39,21 +39,31 @@ export function watchHealth(
 function deviceHealth(machine: Machine, pool: string, at: Date): DeviceHealthMessage[] {
   const inventory = machine.inventory();
   const last_updated_time = Math.floor(at.getTime() / 1000);
-  return devicesByGpu(inventory.gpus).flatMap((group) =>
-    group.map(({ name }) => {
-      const loss = lossOf(name, inventory.losses);
-      const ill = troublesOf(name, inventory).filter(({ healthy }) => healthy !== true);
-      const messages = [
-        ...(loss === undefined ? [] : [`lost since ${loss.since}`]),
-        ...ill.map(({ message, since }) => `${message} since ${since}`),
-      ];
-      return {
-        device: { pool_name: pool, device_name: name },
-        health: messages.length === 0 ? "HEALTHY" : "UNHEALTHY",
-        last_updated_time,
-        health_check_timeout_seconds: 0,
-        message: messages.join("; ").slice(0, maxMessageLength),
-      };
-    }),
-  );
+  return [...deviceTable(inventory.gpus).keys()].map((name) => {
+    const { state, messages } = stateOf(name, inventory);
+    return {
+      device: { pool_name: pool, device_name: name },
+      health: ({ ok: "HEALTHY", unknown: "UNKNOWN", unhealthy: "UNHEALTHY", lost: "UNHEALTHY" } as const)[state],
+      last_updated_time,
+      health_check_timeout_seconds: 0,
+      message: messages.join("; ").slice(0, maxMessageLength),
+    };
+  });
+}
+
+export type DeviceState = "ok" | "unhealthy" | "unknown" | "lost";
+
+/** How a device is, and why it is not well. */
+export function stateOf(name: string, inventory: Inventory): { state: DeviceState; messages: string[] } {
+  const loss = lossOf(name, inventory.losses);
+  const troubles = troublesOf(name, inventory).filter(({ healthy }) => healthy !== true);
+  const { stale } = inventory;
+  const messages = [
+    ...(loss === undefined ? [] : [`lost since ${loss.since}`]),
+    ...troubles.map(({ message, since }) => `${message} since ${since}`),
+    ...(stale === undefined ? [] : [`cannot be read: ${stale}`]),
+  ];
+  if (loss !== undefined) return { state: "lost", messages };
+  if (troubles.some(({ unknown }) => unknown !== true)) return { state: "unhealthy", messages };
+  return { state: messages.length === 0 ? "ok" : "unknown", messages };
 }

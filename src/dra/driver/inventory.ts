@@ -3,6 +3,9 @@
  * data; slices, preparation and CDI specs follow from it.
  */
 
+/** Until the first look at the machine is over, `unread` is this. */
+export const beingRead = "they are being read";
+
 export interface Inventory {
   gpus: readonly Gpu[];
   losses: DeviceLosses;
@@ -10,6 +13,8 @@ export interface Inventory {
   troubles?: Readonly<Record<string, readonly DeviceTrouble[]>>;
   /** Present: the machine could not be read yet, for this reason. Nothing is known of its devices then. */
   unread?: string;
+  /** Present: looks at the machine have failed of late, for this reason. What stands here is what the last good one saw. */
+  stale?: string;
   /** Boards may be there that are not in `gpus`. */
   incomplete?: true;
 }
@@ -76,13 +81,15 @@ export interface StandingPartition {
 /** Becomes a taint of the device, and tells the kubelet that it is unhealthy. */
 export interface DeviceTrouble {
   /** Of the taint, without the domain. */
-  key: "xid" | "ecc" | "recovery" | "foreign-partition";
+  key: "xid" | "ecc" | "recovery" | "unreadable" | "foreign-partition";
   value: string;
   /** RFC 3339; becomes the taint's `timeAdded`. */
   since: string;
   message: string;
   /** The device itself works; it is only not to be given away. */
   healthy?: true;
+  /** Nobody knows how the device is. */
+  unknown?: true;
 }
 
 /** Which partitions a board can be cut into, and what each takes of the board. */

@@ -37,7 +37,7 @@ export function createDriverMetrics(): DriverMetrics {
     prepared: new Gauge({ name: "kllama_driver_prepared_claims", help: "Claims in the checkpoint.", registers }),
     devices: new Gauge({
       name: "kllama_driver_devices",
-      help: "Devices of the node (GPUs and partitions) by health (ok, lost).",
+      help: "Devices of the node (GPUs and partitions) by health (ok, unhealthy, unknown, lost).",
       labelNames: ["health"],
       registers,
     }),

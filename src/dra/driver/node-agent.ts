@@ -5,6 +5,7 @@ import { isNotFound, type KubeClient } from "../../kube/client.ts";
 import { createEventRecorder } from "../../kube/events.ts";
 import { resourcePath } from "../../kube/paths.ts";
 import { systemTiming, type Timing } from "../../kube/timing.ts";
+import { partlyShown } from "./cdi.ts";
 import { createClaimStore } from "./claim-store.ts";
 import { createDeviceStatusWriter, tellsDevices } from "./device-status.ts";
 import type { CallState } from "./dra-server.ts";
@@ -13,13 +14,13 @@ import { type FileLock, openFileLock } from "./file-lock.ts";
 import { makeFolder } from "./folders.ts";
 import { watchForeignPartitions } from "./foreign-partitions.ts";
 import type { ClaimReference, RegistrationStatus } from "./grpc.ts";
-import { watchHealth } from "./health.ts";
-import { deviceTable, lossOf } from "./inventory.ts";
+import { type DeviceState, stateOf, watchHealth } from "./health.ts";
+import { deviceTable } from "./inventory.ts";
 import { openKubeletSockets, socketPaths } from "./kubelet-sockets.ts";
 import type { Machine } from "./machine.ts";
 import type { DriverMetrics } from "./metrics.ts";
 import { createPreparation } from "./preparation.ts";
-import type { PreparedDevice } from "./prepared-claim.ts";
+import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
 import { readMemory } from "./recovery.ts";
 import { startSliceController } from "./slice-controller.ts";
 import { hasSuccessor } from "./successor.ts";
@@ -77,7 +78,10 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   const readClaim = claimReader(client);
   const events = createEventRecorder({ client, component: driverName, instance: nodeName, timing });
   const status = createDeviceStatusWriter({ client, timing, onError: report.statusError });
-  const { push: onPrepared } = status;
+  const onPrepared = (claim: PreparedClaim): void => {
+    status.push(claim);
+    report.prepared(claim);
+  };
   const { forgotten: onForgotten } = report;
   const lock = await lockOf(options);
   const preparation = createPreparation({
@@ -222,11 +226,17 @@ function createReports({ metrics, log, machine }: NodeAgentOptions, preparedClai
       onError: (message: string) => failed("slices", message),
     },
     devices() {
-      const { gpus, losses } = machine.inventory();
-      const names = [...deviceTable(gpus).keys()];
-      const lost = names.filter((name) => lossOf(name, losses) !== undefined).length;
-      metrics.devices.set({ health: "ok" }, names.length - lost);
-      metrics.devices.set({ health: "lost" }, lost);
+      const inventory = machine.inventory();
+      const count: Record<DeviceState, number> = { ok: 0, unhealthy: 0, unknown: 0, lost: 0 };
+      for (const name of deviceTable(inventory.gpus).keys()) count[stateOf(name, inventory).state]++;
+      for (const [health, devices] of Object.entries(count)) metrics.devices.set({ health }, devices);
+    },
+    /** What its owner may not expect. */
+    prepared(claim: PreparedClaim) {
+      for (const request of partlyShown(claim)) {
+        const fields = { claim: `${claim.namespace}/${claim.name}`, request };
+        log.warn(fields, "CUDA shows a process one partition only; ask for each by a request of its own");
+      }
     },
     /** Measures calls and tells how each claim fared. */
     timed<A extends unknown[], T extends { error: string }>(

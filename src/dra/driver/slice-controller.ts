@@ -3,6 +3,7 @@ import type { KubeClient } from "../../kube/client.ts";
 import { resourcePath } from "../../kube/paths.ts";
 import { createReflector } from "../../kube/reflector.ts";
 import type { Timing } from "../../kube/timing.ts";
+import { beingRead } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
 import { droppedMessage, poolSelector, slicePath, type Written, writeSlices } from "./slice-writer.ts";
 import { poolSlices } from "./slices.ts";
@@ -84,7 +85,10 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
         const succeeded: boolean = await hasSuccessor();
         if (succeeded !== standsBy) options.onStandBy(succeeded);
         standsBy = succeeded;
-        if (!standsBy) await publish();
+        if (!standsBy) {
+          if (!isKnown()) continue;
+          await publish();
+        }
         published.resolve();
         pauseMs = backoffMs.first;
         if (!standsBy) continue;
@@ -100,12 +104,18 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
     }
   }
 
+  /** False: nothing is known of the devices. What was published before stays; the machine tells when it was read. */
+  function isKnown(): boolean {
+    const { unread } = machine.inventory();
+    if (unread !== undefined && unread !== beingRead) {
+      options.onError(`publishing ResourceSlices: the devices could not be read: ${unread}`);
+    }
+    return unread === undefined;
+  }
+
   /** The watch only says when to look: what is there is read anew, own writes included. */
   async function publish(): Promise<void> {
     const { signal } = ended;
-    // What was published before stays: nobody knows yet that it is wrong.
-    const { unread } = machine.inventory();
-    if (unread !== undefined) throw new Error(`the devices could not be read: ${unread}`);
     const path = resourcePath({ group: "", version: "v1", resource: "nodes", name: nodeName });
     const node = await client.request<Node>("GET", path, { signal });
     const query = { fieldSelector: poolSelector(nodeName) };

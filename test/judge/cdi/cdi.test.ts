@@ -9,7 +9,7 @@ import type { Machine } from "../../../src/dra/driver/machine.ts";
 import { openNvidiaMachine } from "../../../src/dra/driver/nvidia/machine.ts";
 import { systemTiming } from "../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, openScene } from "../../support/driver.ts";
-import { fakeNvml, fakeNvmlFiles, withoutCompiler } from "../../support/nvml/fake.ts";
+import { fakeNvml, fakeNvmlFiles, firstLook, withoutCompiler } from "../../support/nvml/fake.ts";
 import { buildGoProgram } from "../build.ts";
 
 /**
@@ -63,13 +63,16 @@ async function nvidia(kind: "hgx" | "mig"): Promise<Machine> {
     write(`${folder}/access`, `DeviceFileMinor: ${30 * gi}\nDeviceFileMode: 292\nDeviceFileModify: 1\n`);
     write(`${folder}/ci0/access`, `DeviceFileMinor: ${30 * gi + 1}\nDeviceFileMode: 292\nDeviceFileModify: 1\n`);
   }
-  return openNvidiaMachine({
+  const machine = openNvidiaMachine({
     ...{ host: openHost(root), library: fakeNvml!, partitionable: "all", timing: systemTiming },
+    lockFile: join(root, "nvml.lock"),
     env: fakeNvmlFiles(kind, root).env,
     setTimeSlice: async () => undefined,
     fallback: () => Promise.reject(new Error("none")),
     onWarning: () => undefined,
   });
+  await firstLook(machine);
+  return machine;
 }
 
 test("a claim with two requests on a simulated machine", async () => {
@@ -122,6 +125,17 @@ describe.skipIf(fakeNvml === undefined)(`NVIDIA's nodes${withoutCompiler}`, () =
     expect(paths(verdict)).toEqual([30, 31, 60, 61].map((minor) => `/dev/nvidia-caps/nvidia-cap${minor}`));
     expect(verdict.devices?.[0]).toMatchObject({ type: "c", major: 237, minor: 30 });
     expect(verdict.env?.find((text) => text.startsWith("CUDA_VISIBLE_DEVICES="))).toMatch(/=MIG-[0-9a-f-]+,MIG-/);
+    // What the description says of all its devices, NVIDIA's libraries for instance, comes along with a device that is named.
+    const described = {
+      ...{ cdiVersion: "0.3.0", kind: "nvidia.com/gpu" },
+      devices: [{ name: uuid, containerEdits: { env: ["A=B"] } }],
+      containerEdits: { env: ["COMMON=1"], mounts: [{ hostPath: "/lib/cuda", containerPath: "/lib/cuda" }] },
+    };
+    writeFileSync(join(driver.cdiFolder, "nvidia.json"), JSON.stringify(described));
+    const whole = judged(ids);
+    expect([whole.errors, whole.refused]).toEqual([{}, undefined]);
+    expect(whole.env?.filter((text) => /^(A|COMMON)=/.test(text)).toSorted()).toEqual(["A=B", "COMMON=1"]);
+    expect(whole.mounts?.map(({ destination }) => destination)).toContain("/lib/cuda");
   });
 
   test("that are missing fail the claim, which leaves nothing", async () => {

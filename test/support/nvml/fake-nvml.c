@@ -6,7 +6,9 @@
  *                   mode on), nvl (4 × GB200 of a multi-node domain)
  * FAKE_NVML_STATE   file that holds GPU instances and compute instances between processes
  * FAKE_NVML_FAULTS  lines `fail CALL CODE`, `slow CALL MILLISECONDS`, `die CALL`, `lost GPU`, `xid GPU NUMBER`, `ecc GPU ERRORS`,
- *                   `recovery GPU ACTION`; read at each call
+ *                   `recovery GPU ACTION`, `events GPU TYPES`, `broken GPU CODE`, `field GPU CODE`, `late CALL MILLISECONDS`; read at
+ *                   each call. `late`: the process is killed during the call, whose effect comes later, as the kernel finishes
+ *                   what it began
  *
  * Geometry: `nvidia-smi mig -lgip` and `-lgipp` of an A100-SXM4-80GB (NVIDIA/mig-parted #120, gpu-operator #1303). Links: NV18 of
  * HGX H100, NV12 of bridged pairs (`nvidia-smi topo -m`, `nvidia-smi nvlink -s`).
@@ -42,6 +44,7 @@ static const unsigned migBuses[] = {0x07, 0x0f};
 static const unsigned hgxModules[] = {2, 4, 1, 3, 7, 5, 8, 6};
 static Gpu gpus[8];
 static int gpuCount;
+static unsigned long long registered[8];
 static char machine[16];
 static struct { Instance instances[16]; unsigned serial; } state;
 
@@ -94,7 +97,7 @@ static int entered(const char *call) {
 	return fault("fail", call) > 0 ? (int)fault("fail", call) : SUCCESS;
 }
 #define ENTER do { int code_ = entered(__func__); if (code_) return code_; } while (0)
-#define ENTER_GPU(gpu) do { ENTER; if (gpuFault("lost", gpu) >= 0) return LOST; } while (0)
+#define ENTER_GPU(gpu) do { ENTER; if (gpuFault("lost", gpu) >= 0) return LOST; if (gpuFault("broken", gpu) > 0) return gpuFault("broken", gpu); } while (0)
 
 static int answerText(char *buffer, unsigned length, const char *text) {
 	if (strlen(text) + 1 > length) return SMALL;
@@ -206,7 +209,8 @@ API int nvmlDeviceGetFieldValues(void *device, int count, Field *values) {
 	ENTER_GPU((Gpu *)device);
 	if (count != 1 || values[0].id != 230) return INVALID;
 	long action = gpuFault("recovery", device);
-	values[0].code = SUCCESS;
+	long code = gpuFault("field", device);
+	values[0].code = code > 0 ? code : SUCCESS;
 	values[0].value = (0xdeadbeefULL << 32) | (unsigned)(action < 0 ? 0 : action);
 	return SUCCESS;
 }
@@ -278,6 +282,7 @@ API int nvmlDeviceGetGpuInstancePossiblePlacements_v2(void *device, unsigned id,
 }
 API int nvmlDeviceGetGpuInstances(void *device, unsigned id, void **instances, unsigned *count) {
 	ENTER_GPU((Gpu *)device);
+	loadState();
 	unsigned found = 0;
 	for (int i = 0; i < 16; i++) {
 		Instance *each = &state.instances[i];
@@ -318,8 +323,14 @@ API int nvmlDeviceCreateGpuInstanceWithPlacement(void *device, unsigned id, cons
 		if (each->start < (int)(placement->start + placement->size) && (int)placement->start < end) return FULL;
 	}
 	if (free < 0) return FULL;
+	long late = fault("late", __func__);
+	if (late > 0) {
+		if (fork()) raise(SIGKILL);
+		usleep(late * 1000);
+	}
 	state.instances[free] = (Instance){1, ((Gpu *)device)->index, number, row, placement->start, 0, ++state.serial};
 	saveState();
+	if (late > 0) _exit(0);
 	*instance = &state.instances[free];
 	return SUCCESS;
 }
@@ -379,7 +390,20 @@ API int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void *
 API int nvmlDeviceGetGpuInstanceId(void *device, unsigned *id) { ENTER; *id = ((Instance *)device)->id; return SUCCESS; }
 API int nvmlDeviceGetComputeInstanceId(void *device, unsigned *id) { ENTER; (void)device; *id = 0; return SUCCESS; }
 API int nvmlEventSetCreate(void **set) { ENTER; *set = &state; return SUCCESS; }
-API int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) { ENTER_GPU((Gpu *)device); (void)set; return types == 0xa ? SUCCESS : INVALID; }
+static unsigned long long eventsOf(Gpu *gpu) {
+	long types = gpuFault("events", gpu);
+	return types < 0 ? 0x1a : types;
+}
+API int nvmlDeviceGetSupportedEventTypes(void *device, unsigned long long *types) { ENTER_GPU((Gpu *)device); *types = eventsOf(device); return SUCCESS; }
+API int nvmlEventSetFree(void *set) { ENTER; (void)set; memset(registered, 0, sizeof registered); return SUCCESS; }
+/* As on hardware: a board that knows one of the types only refuses both. */
+API int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
+	ENTER_GPU((Gpu *)device);
+	(void)set;
+	if (!types || types & ~eventsOf(device)) return NOT_SUPPORTED;
+	registered[((Gpu *)device)->index] = types;
+	return SUCCESS;
+}
 API int nvmlEventSetWait_v2(void *set, Event *event, unsigned timeoutMs) {
 	ENTER;
 	(void)set;
@@ -388,7 +412,7 @@ API int nvmlEventSetWait_v2(void *set, Event *event, unsigned timeoutMs) {
 		for (int i = 0; i < gpuCount; i++) {
 			long xid = gpuFault("xid", &gpus[i]);
 			if (xid == -1) told[i] = 0;
-			if (xid < 0 || xid == told[i]) continue;
+			if (xid < 0 || xid == told[i] || !(registered[i] & 8)) continue;
 			told[i] = xid;
 			*event = (Event){&gpus[i], 8, xid, 0xffffffff, 0xffffffff};
 			return SUCCESS;

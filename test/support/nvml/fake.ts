@@ -14,6 +14,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { beingRead } from "../../../src/dra/driver/inventory.ts";
+import type { Machine } from "../../../src/dra/driver/machine.ts";
+
 /** NVIDIA's library as tests have it: built from `fake-nvml.c` with the machine's C compiler. */
 
 const source = fileURLToPath(new URL("fake-nvml.c", import.meta.url));
@@ -57,6 +60,17 @@ export function fakeNvmlFiles(machine: FakeMachine, folder: string) {
     /** As `fake-nvml.c` describes them; none: all is well again. */
     setFaults: (...lines: string[]): void => writeFileSync(faults, lines.map((line) => `${line}\n`).join("")),
   };
+}
+
+/** Resolves when the first look at the machine is over, whatever came of it. */
+export function firstLook({ inventory, onChange }: Machine): Promise<void> {
+  return new Promise((resolve) => {
+    if (inventory().unread !== beingRead) return resolve();
+    const unsubscribe = onChange(() => {
+      unsubscribe();
+      resolve();
+    });
+  });
 }
 
 interface PciFunction {

@@ -19,8 +19,8 @@ export interface AmdOptions {
 const amdVendor = "0x1002";
 const defaultRefreshMs = 30_000;
 
-export async function openAmdMachine({ host, timing, onWarning, refreshMs }: AmdOptions): Promise<Machine> {
-  const polled = await pollInventory({
+export function openAmdMachine({ host, timing, onWarning, refreshMs }: AmdOptions): Machine {
+  const polled = pollInventory({
     look: () => look(host, onWarning),
     timing,
     refreshMs: refreshMs ?? defaultRefreshMs,

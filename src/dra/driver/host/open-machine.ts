@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { systemTiming } from "../../../kube/timing.ts";
 import type { Machine } from "../machine.ts";
 import { type Host, openHost } from "./host.ts";
@@ -7,6 +8,8 @@ export interface HostMachineOptions {
   /** `/`, or where a container has the host's root mounted. */
   root: string;
   nvmlLibrary: string;
+  /** Of the driver: processes that call NVML wait for one another there. */
+  stateFolder: string;
   /** Boards in MIG mode that are cut up for claims: UUIDs or minors, `all`, or none. */
   partitionable: readonly string[];
   onWarning(message: string): void;
@@ -28,8 +31,9 @@ export async function openHostMachine(options: HostMachineOptions): Promise<Mach
     ]);
     return openNvidiaMachine({
       ...{ host, onWarning, timing: systemTiming, library: options.nvmlLibrary },
+      lockFile: join(options.stateFolder, "nvml.lock"),
       partitionable: options.partitionable.includes("all") ? "all" : new Set(options.partitionable),
-      fallback: () => readNvidiaSmi("nvidia-smi", programLimitMs),
+      fallback: (ended) => readNvidiaSmi("nvidia-smi", programLimitMs, ended),
       setTimeSlice: (gpuUuid, interval) => setTimeSlice("nvidia-smi", programLimitMs, gpuUuid, interval),
     });
   }

@@ -6,13 +6,17 @@ import type { BoardReading, MigProfileReading, MigReading, Reading } from "./rea
 /** Which boards are cut up for claims: all in MIG mode, or those with these UUIDs or minors. */
 export type Partitionable = "all" | ReadonlySet<string>;
 
-/** What was read of the boards → the inventory's GPUs. Pure. */
+/**
+ * What was read of the boards → the inventory's GPUs. Pure. `missing`: as boards were read before that do not answer now; what
+ * they were joined to keeps its name.
+ */
 export function gpusOf(
   reading: Reading,
   places: ReadonlyMap<string, PciPlace>,
   partitionable: Partitionable,
+  missing: readonly BoardReading[] = [],
 ): readonly Gpu[] {
-  const domains = nvlinkDomains(reading.boards);
+  const domains = nvlinkDomains([...reading.boards, ...missing]);
   return reading.boards.map((board) => {
     const pciBusID = linuxBusId(board.busId);
     const { nics = [], ...place } = places.get(pciBusID) ?? {};

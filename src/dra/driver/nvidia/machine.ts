@@ -6,16 +6,18 @@ import { nvidiaAccess } from "./access.ts";
 import { gpusOf, type Partitionable } from "./boards.ts";
 import { boardTroubles, isFault, isOver, type XidReport } from "./health.ts";
 import { openNvmlProcess } from "./nvml-process.ts";
-import type { Reading } from "./reading.ts";
+import type { BoardReading, Reading } from "./reading.ts";
 
 export interface NvidiaOptions {
   host: Host;
   /** Path or name of `libnvidia-ml.so.1`. */
   library: string;
+  /** File by which the processes that call NVML for this driver wait for one another; its folder exists when boards are cut. */
+  lockFile: string;
   partitionable: Partitionable;
   timing: Timing;
-  /** What is read when NVML never answered. */
-  fallback(): Promise<Reading>;
+  /** What is read as long as NVML never answered; ends soon after the signal. */
+  fallback(ended: AbortSignal): Promise<Reading>;
   setTimeSlice: Machine["setTimeSlice"];
   /** A reading failed, a board is lost, or something else that people should know. */
   onWarning(message: string): void;
@@ -29,14 +31,16 @@ export interface NvidiaOptions {
 const defaultLimitMs = 30_000;
 const defaultRefreshMs = 60_000;
 
-/** The machine's NVIDIA boards, read every minute and after each error that one of them reports. */
-export async function openNvidiaMachine(options: NvidiaOptions): Promise<Machine> {
+/** The machine's NVIDIA boards, read now, every minute and after each error that one of them reports. */
+export function openNvidiaMachine(options: NvidiaOptions): Machine {
   const { host, timing, onWarning, partitionable, env } = options;
   /** By UUID. */
   const reports = new Map<string, XidReport>();
+  /** By UUID, as they were read last. */
+  const known = new Map<string, BoardReading>();
   let lookNow = (): void => undefined;
   const nvml = openNvmlProcess({
-    library: options.library,
+    ...{ library: options.library, lockFile: options.lockFile },
     limitMs: options.nvmlLimitMs ?? defaultLimitMs,
     ...(env === undefined ? {} : { env }),
     onEvent(gpu, xid) {
@@ -47,24 +51,31 @@ export async function openNvidiaMachine(options: NvidiaOptions): Promise<Machine
     },
   });
 
-  async function read(isFirst: boolean): Promise<Reading> {
+  let answered = false;
+  let fellBack: string | undefined;
+  async function read(ended: AbortSignal): Promise<Reading> {
     try {
-      return await nvml.ask("read", {});
+      const reading = await nvml.ask("read", {});
+      answered = true;
+      return reading;
     } catch (error) {
       const { message } = error as Error;
       // What NVML told before is better than what nvidia-smi tells now.
-      if (!isFirst) throw error;
-      const reading = await options.fallback().catch((second: Error) => {
+      if (answered) throw error;
+      const reading = await options.fallback(ended).catch((second: Error) => {
         throw new Error(`NVML: ${message}; nvidia-smi: ${second.message}`);
       });
-      onWarning(`NVML: ${message}; read with nvidia-smi instead: no partitions, no events`);
+      if (message !== fellBack) {
+        onWarning(`NVML: ${message}; read with nvidia-smi instead: no partitions, no events, no errors`);
+      }
+      fellBack = message;
       return reading;
     }
   }
 
-  async function look(isFirst: boolean): Promise<Look> {
-    const reading = await read(isFirst);
-    for (const message of reading.lost) onWarning(message);
+  async function look(ended: AbortSignal): Promise<Look> {
+    const reading = await read(ended);
+    for (const message of [...reading.lost, ...reading.unreadable.map(({ why }) => why)]) onWarning(message);
     const places = await pciPlaces(
       host,
       reading.boards.map(({ busId }) => linuxBusId(busId)),
@@ -77,10 +88,14 @@ export async function openNvidiaMachine(options: NvidiaOptions): Promise<Machine
     const troubles = reading.boards.map(
       (board) => [board.uuid, boardTroubles(board, reports.get(board.uuid))] as const,
     );
-    return { gpus: gpusOf(reading, places, partitionable), troubles: new Map(troubles) };
+    for (const board of reading.boards) known.set(board.uuid, board);
+    const missing = [...known.values()].filter(({ uuid }) => !reading.boards.some((board) => board.uuid === uuid));
+    const gpus = gpusOf(reading, places, partitionable, missing);
+    const { unreadable, isPartial = false } = reading;
+    return { gpus, troubles: new Map(troubles), unreadable, isPartial };
   }
 
-  const polled = await pollInventory({ look, timing, refreshMs: options.refreshMs ?? defaultRefreshMs, onWarning });
+  const polled = pollInventory({ look, timing, refreshMs: options.refreshMs ?? defaultRefreshMs, onWarning });
   lookNow = polled.lookNow;
   return {
     inventory: polled.inventory,
@@ -100,8 +115,9 @@ export async function openNvidiaMachine(options: NvidiaOptions): Promise<Machine
     setTimeSlice: options.setTimeSlice,
     access: (device) => nvidiaAccess(host, device),
     async close() {
+      const over = polled.close();
       await nvml.close();
-      await polled.close();
+      await over;
     },
   };
 }

@@ -10,9 +10,14 @@ import type { BoardReading, LinkReading, Reading } from "./reading.ts";
 
 const run = promisify(execFile);
 
-/** Rejects when the program is not there, fails, or takes longer than `limitMs`. */
-export async function readNvidiaSmi(program: string, limitMs: number): Promise<Reading> {
-  const options = { timeout: limitMs, killSignal: "SIGKILL", maxBuffer: 64 * 1024 * 1024 } as const;
+/** Rejects when the program is not there, fails, takes longer than `limitMs`, or is `ended`. */
+export async function readNvidiaSmi(program: string, limitMs: number, ended?: AbortSignal): Promise<Reading> {
+  const options = {
+    timeout: limitMs,
+    killSignal: "SIGKILL",
+    maxBuffer: 64 * 1024 * 1024,
+    ...(ended === undefined ? {} : { signal: ended }),
+  } as const;
   const ask = async (...args: string[]): Promise<string> => (await run(program, args, options)).stdout;
   const document = await ask("-q", "-x");
   const capabilities = await ask("--query-gpu=uuid,compute_cap", "--format=csv,noheader");
@@ -72,7 +77,14 @@ export function parseNvidiaSmi(document: string, capabilities: string, topology:
   });
   const driverVersion = tag(document, "driver_version");
   if (driverVersion === "") throw new Error("nvidia-smi -q -x: driver_version is missing");
-  return { driverVersion, cudaDriverVersion: `${tag(document, "cuda_version")}.0`, boards, lost: [] };
+  return {
+    driverVersion,
+    cudaDriverVersion: `${tag(document, "cuda_version")}.0`,
+    boards,
+    lost: [],
+    unreadable: [],
+    isPartial: true,
+  };
 }
 
 /** Content of the first element of that name; "" if there is none. */

@@ -1,5 +1,8 @@
+import { closeSync, openSync } from "node:fs";
 import process from "node:process";
-import { eventTypes, type Handle, loadNvml, type Nvml } from "./nvml-library.ts";
+import koffi from "koffi";
+import { BoardRefusal } from "../machine.ts";
+import { loadNvml, type Nvml } from "./nvml-library.ts";
 import type { NvmlMessage, NvmlQuestion } from "./nvml-protocol.ts";
 import {
   createComputeInstance,
@@ -8,20 +11,25 @@ import {
   readBoards,
   readInstances,
 } from "./read-boards.ts";
+import { watchEvents } from "./watch-events.ts";
 
 /**
- * NVML's own process: a call that hangs, or a library that crashes, takes only this process along. Its one argument is the
- * library's path; it ends with its parent.
+ * NVML's own process: a call that hangs, or a library that crashes, takes only this process along. Its arguments are the
+ * library's path and the lock file's; it ends with its parent.
  */
 
-const eventWaitMs = 1_000;
+const [, , libraryPath = "", lockFile = ""] = process.argv;
+const libc = koffi.load(null);
+const flock = libc.func("int flock(int fd, int operation)");
+const exclusive = 2;
+const interrupted = 4;
 
 let loaded: Nvml | undefined;
 
 function nvml(): Nvml {
   if (loaded === undefined) {
-    loaded = loadNvml(process.argv[2]!);
-    void watchEvents(loaded);
+    loaded = loadNvml(libraryPath);
+    void watchEvents(loaded, (gpu, xid) => tell({ type: "event", gpu, xid }));
   }
   return loaded;
 }
@@ -29,62 +37,56 @@ function nvml(): Nvml {
 function answer(question: NvmlQuestion): unknown {
   const library = nvml();
   if (question.call === "read") return readBoards(library);
-  const device = library.deviceByUuid(question.gpu);
-  switch (question.call) {
-    case "instances":
-      return readInstances(library, device);
-    case "createGpuInstance":
-      return createGpuInstance(library, device, question.profileId, question.start);
-    case "createComputeInstance":
-      return createComputeInstance(library, device, question.gpuInstance);
-    case "destroyGpuInstance":
-      destroyGpuInstance(library, device, question.gpuInstance);
-      return null;
-  }
+  return alone(() => {
+    const device = library.deviceByUuid(question.gpu);
+    switch (question.call) {
+      case "instances":
+        return readInstances(library, device);
+      case "createGpuInstance":
+        return createGpuInstance(library, device, question.profileId, question.start);
+      case "createComputeInstance":
+        return createComputeInstance(library, device, question.gpuInstance);
+      case "destroyGpuInstance":
+        destroyGpuInstance(library, device, question.gpuInstance);
+        return null;
+    }
+  });
 }
 
-/** Tells the parent of every event for as long as there are boards that have any. */
-async function watchEvents(library: Nvml): Promise<void> {
+/**
+ * Waits until no other process of this driver is about to change a board. The kernel finishes what it began for a process that
+ * was killed, and unlocks only then: whoever looks afterwards sees what came of it.
+ */
+function alone<T>(work: () => T): T {
+  const file = openSync(lockFile, "a", 0o600);
   try {
-    const set = library.eventSet();
-    const names = registerAll(library, set);
-    while (names.size > 0 && process.connected) {
-      const event = await library.nextEvent(set, eventWaitMs);
-      if (event === undefined) continue;
-      const gpu = names.get(event.device) ?? library.uuid(event.device);
-      const isXid = (Number(event.eventType) & eventTypes.xid) !== 0;
-      tell({ type: "event", gpu, xid: isXid ? Number(event.eventData) : 0 });
+    while (flock(file, exclusive) !== 0) {
+      const code = koffi.errno();
+      if (code !== interrupted) throw new Error(`lock ${lockFile}: flock failed with error ${code}`);
     }
-  } catch (error) {
-    // Without events, errors still show at the next reading.
-    console.error(`NVML events: ${(error as Error).message}`);
+    return work();
+  } finally {
+    closeSync(file);
   }
-}
-
-/** Boards whose events are told, by their handle. */
-function registerAll(library: Nvml, set: Handle): Map<Handle, string> {
-  const names = new Map<Handle, string>();
-  for (let index = 0, count = library.deviceCount(); index < count; index++) {
-    try {
-      const device = library.deviceByIndex(index);
-      library.registerEvents(device, eventTypes.doubleBitEcc | eventTypes.xid, set);
-      names.set(device, library.uuid(device));
-    } catch (error) {
-      console.error(`NVML events of GPU ${index}: ${(error as Error).message}`);
-    }
-  }
-  return names;
 }
 
 function tell(message: NvmlMessage): void {
   if (process.connected) process.send?.(message);
 }
 
+/** Also when it ends during a call of NVML's, in which no event of Node's gets through (`prctl(2)`). */
+function endWithParent(): void {
+  const [setDeathSignal, sigkill] = [1, 9];
+  libc.func("int prctl(int option, unsigned long signal)")(setDeathSignal, sigkill);
+  process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));
+}
+
+endWithParent();
 process.on("message", (question: NvmlQuestion) => {
   try {
     tell({ type: "answer", answer: answer(question) });
   } catch (error) {
-    tell({ type: "failed", message: error instanceof Error ? error.message : String(error) });
+    const message = error instanceof Error ? error.message : String(error);
+    tell({ type: "failed", message, refused: error instanceof BoardRefusal });
   }
 });
-process.once("disconnect", () => process.kill(process.pid, "SIGKILL"));

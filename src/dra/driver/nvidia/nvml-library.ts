@@ -22,10 +22,14 @@ export class NvmlError extends Error {
 export const nvmlCodes = {
   invalidArgument: 2,
   notSupported: 3,
+  noPermission: 4,
   notFound: 6,
   timeout: 10,
   functionNotFound: 13,
   gpuIsLost: 15,
+  inUse: 19,
+  insufficientResources: 23,
+  versionMismatch: 25,
 } as const;
 
 const uint = "unsigned int";
@@ -195,6 +199,7 @@ export function loadNvml(path: string) {
   const fieldValues = checked("nvmlDeviceGetFieldValues", ["void *", "int", inout(fieldValue)]);
   const migMode = checked("nvmlDeviceGetMigMode", ["void *", out(uint), out(uint)]);
   const volatileErrors = getter<number>("nvmlDeviceGetTotalEccErrors", ["void *", "int", "int"], "uint64_t");
+  const supported = getter<number | bigint>("nvmlDeviceGetSupportedEventTypes", ["void *"], "uint64_t");
   const placed = ["void *", uint, koffi.pointer(placement)];
   const capability = checked("nvmlDeviceGetCudaComputeCapability", ["void *", out("int"), out("int")]);
 
@@ -284,6 +289,11 @@ export function loadNvml(path: string) {
     gpuInstanceId: getter<number>("nvmlDeviceGetGpuInstanceId", ["void *"], uint),
     computeInstanceId: getter<number>("nvmlDeviceGetComputeInstanceId", ["void *"], uint),
     eventSet: getter<Handle>("nvmlEventSetCreate", [], "void *"),
+    freeEventSet: checked("nvmlEventSetFree", ["void *"]),
+    /** Bits of `eventTypes`, and others. */
+    supportedEvents(device: Handle): number {
+      return Number(BigInt(supported(device)) & 0xffffn);
+    },
     registerEvents: checked("nvmlDeviceRegisterEvents", ["void *", "uint64_t", "void *"]),
     /** Waits on a thread of its own. undefined: nothing happened in that time. */
     nextEvent(set: Handle, timeoutMs: number): Promise<DeviceEvent | undefined> {

@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { BoardRefusal } from "../machine.ts";
 import type { NvmlCalls, NvmlMessage } from "./nvml-protocol.ts";
 
 /** NVML behind a process of its own, which is started when it is needed and again after it ended. */
@@ -12,6 +13,8 @@ export interface NvmlProcess {
 export interface NvmlProcessOptions {
   /** Path or name of `libnvidia-ml.so.1`. */
   library: string;
+  /** Made if need be; its folder has to exist when partitions are asked for. */
+  lockFile: string;
   /** A call that takes longer ends the process: NVML cannot be interrupted otherwise. */
   limitMs: number;
   env?: Record<string, string | undefined>;
@@ -27,7 +30,7 @@ interface Waiting {
 const program = fileURLToPath(new URL("nvml-child.ts", import.meta.url));
 
 export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
-  const { library, limitMs, onEvent, env = process.env } = options;
+  const { library, lockFile, limitMs, onEvent, env = process.env } = options;
   let child: ChildProcess | undefined;
   let waiting: Waiting | undefined;
   let last: Promise<unknown> = Promise.resolve();
@@ -35,11 +38,11 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
 
   function start(): ChildProcess {
     // Words of a crashed library go to the log of whoever runs the driver.
-    const started = fork(program, [library], { env, stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    const started = fork(program, [library, lockFile], { env, stdio: ["ignore", "ignore", "inherit", "ipc"] });
     started.on("message", (message: NvmlMessage) => {
       if (message.type === "event") onEvent(message.gpu, message.xid);
       else if (message.type === "answer") waiting?.resolve(message.answer as never);
-      else waiting?.reject(new Error(message.message));
+      else waiting?.reject(message.refused ? new BoardRefusal(message.message) : new Error(message.message));
     });
     const ended = (how: string): void => {
       if (child !== started) return;

@@ -13,6 +13,7 @@ export type NvmlQuestion = { [C in keyof NvmlCalls]: { call: C } & NvmlCalls[C][
 
 export type NvmlMessage =
   | { type: "answer"; answer: unknown }
-  | { type: "failed"; message: string }
+  /** `refused`: the board was asked to make something, and said no. */
+  | { type: "failed"; message: string; refused: boolean }
   /** Something happened to a board; `xid` 0: an uncorrectable memory error. */
   | { type: "event"; gpu: string; xid: number };

@@ -1,3 +1,4 @@
+import { BoardRefusal } from "../machine.ts";
 import { type Handle, type Nvml, NvmlError, nvmlCodes } from "./nvml-library.ts";
 import type {
   BoardReading,
@@ -18,6 +19,13 @@ const maxComputeProfiles = 8;
 const remoteSwitch = 2;
 const remoteGpu = 0;
 const fabricProbeCompleted = 3;
+/** This board or driver has no such thing. */
+const absentCodes: readonly number[] = [nvmlCodes.notSupported, nvmlCodes.functionNotFound];
+/** Answers to a request to make something that leave no doubt that nothing was made. */
+const refusals: readonly number[] = [
+  ...[nvmlCodes.invalidArgument, nvmlCodes.notSupported, nvmlCodes.noPermission, nvmlCodes.notFound],
+  ...[nvmlCodes.inUse, nvmlCodes.insufficientResources],
+];
 
 /** `nvmlBrandType_t`, in the words of NVIDIA's own driver for Kubernetes. */
 const brands = [
@@ -32,37 +40,45 @@ const architectures = [
   ...["Ada Lovelace", "Hopper", "Blackwell"],
 ];
 
+/** Throws what the first board answers if none can be read and one is still there. */
 export function readBoards(nvml: Nvml): Reading {
   const boards: BoardReading[] = [];
   const lost: string[] = [];
+  const unreadable: { uuid?: string; why: string }[] = [];
   const count = nvml.deviceCount();
   for (let index = 0; index < count; index++) {
+    const known: { uuid?: string } = {};
     try {
-      boards.push(readBoard(nvml, nvml.deviceByIndex(index)));
+      const device = nvml.deviceByIndex(index);
+      known.uuid = nvml.uuid(device);
+      boards.push(readBoard(nvml, device, known.uuid));
     } catch (error) {
-      // One board that is gone hides no other.
-      if (!(error instanceof NvmlError) || error.code !== nvmlCodes.gpuIsLost) throw error;
-      lost.push(`GPU ${index}: ${error.message}`);
+      // One board that is gone or broken hides no other.
+      if (!(error instanceof NvmlError)) throw error;
+      const why = `GPU ${index}: ${error.message}`;
+      if (error.code === nvmlCodes.gpuIsLost) lost.push(why);
+      else unreadable.push({ ...known, why });
     }
   }
+  if (boards.length === 0 && unreadable[0] !== undefined) throw new Error(unreadable[0].why);
   const cuda = nvml.cudaDriverVersion();
   const cudaDriverVersion = `${Math.floor(cuda / 1000)}.${Math.floor((cuda % 1000) / 10)}.0`;
-  return { driverVersion: nvml.driverVersion(), cudaDriverVersion, boards, lost };
+  return { driverVersion: nvml.driverVersion(), cudaDriverVersion, boards, lost, unreadable };
 }
 
-function readBoard(nvml: Nvml, device: Handle): BoardReading {
+function readBoard(nvml: Nvml, device: Handle, uuid: string): BoardReading {
   const mig = optional(() => nvml.migMode(device))?.current === 1 ? readMig(nvml, device) : undefined;
   const clique = readClique(nvml, device);
-  const errors = optional(() => nvml.uncorrectedEccErrors(device));
-  const recoveryAction = optional(() => nvml.recoveryAction(device));
-  const moduleId = optional(() => nvml.moduleId(device));
-  const addressingMode = addressingModes[optional(() => nvml.addressingMode(device).value) ?? -1];
+  const errors = optional(() => nvml.uncorrectedEccErrors(device), [...absentCodes, nvmlCodes.noPermission]);
+  const recoveryAction = unlessLost(() => nvml.recoveryAction(device));
+  const moduleId = unlessLost(() => nvml.moduleId(device));
+  const addressingMode = addressingModes[unlessLost(() => nvml.addressingMode(device).value) ?? -1];
   return {
-    uuid: nvml.uuid(device),
+    uuid,
     minor: nvml.minor(device),
     name: nvml.name(device),
-    brand: brands[optional(() => nvml.brand(device)) ?? 0] ?? "Unknown",
-    architecture: architectures[optional(() => nvml.architecture(device)) ?? 0] ?? "Unknown",
+    brand: brands[unlessLost(() => nvml.brand(device)) ?? 0] ?? "Unknown",
+    architecture: architectures[unlessLost(() => nvml.architecture(device)) ?? 0] ?? "Unknown",
     computeCapability: nvml.computeCapability(device),
     memoryBytes: Number(nvml.memory(device).total),
     busId: nvml.pci(device).busId,
@@ -90,7 +106,9 @@ function readLinks(nvml: Nvml, device: Handle): LinkReading[] {
 
 /** NVSwitch boards of one host finish the probe, too, but belong to no cluster. */
 function readClique(nvml: Nvml, device: Handle): string | undefined {
-  const fabric = optional(() => nvml.fabric(device));
+  // Drivers that know an older form of the question say so in either of two ways.
+  const older = [nvmlCodes.invalidArgument, nvmlCodes.versionMismatch];
+  const fabric = optional(() => nvml.fabric(device), [...absentCodes, ...older]);
   if (fabric?.state !== fabricProbeCompleted || fabric.status !== 0) return undefined;
   if (fabric.clusterUuid.every((byte) => byte === 0)) return undefined;
   const hex = Buffer.from(fabric.clusterUuid).toString("hex");
@@ -169,11 +187,22 @@ function computeProfiles(nvml: Nvml, instance: Handle): { id: number; sliceCount
   ).filter((profile) => profile !== undefined);
 }
 
-/** @returns ID of the new GPU instance. */
+/** @returns ID of the new GPU instance. Throws BoardRefusal when there is certainly none. */
 export function createGpuInstance(nvml: Nvml, device: Handle, profileId: number, start: number): number {
   const placement = nvml.placements(device, profileId).find((each) => each.start === start);
-  if (placement === undefined) throw new Error(`MIG profile ${profileId} has no placement at memory slice ${start}`);
-  return nvml.gpuInstanceInfo(nvml.createGpuInstance(device, profileId, placement)).id;
+  if (placement === undefined) {
+    throw new BoardRefusal(`MIG profile ${profileId} has no placement at memory slice ${start}`);
+  }
+  return nvml.gpuInstanceInfo(create(nvml, device, profileId, placement)).id;
+}
+
+function create(nvml: Nvml, device: Handle, profileId: number, placement: { start: number; size: number }): Handle {
+  try {
+    return nvml.createGpuInstance(device, profileId, placement);
+  } catch (error) {
+    const isNo = error instanceof NvmlError && refusals.includes(error.code);
+    throw isNo ? new BoardRefusal(error.message) : error;
+  }
 }
 
 /** One compute instance that fills the GPU instance. */
@@ -196,14 +225,21 @@ export function destroyGpuInstance(nvml: Nvml, device: Handle, gpuInstance: numb
 }
 
 /** undefined: this board or driver has no such thing. */
-function optional<T>(
-  read: () => T,
-  absent: readonly number[] = [nvmlCodes.notSupported, nvmlCodes.functionNotFound],
-): T | undefined {
+function optional<T>(read: () => T, absent: readonly number[] = absentCodes): T | undefined {
   try {
     return read();
   } catch (error) {
     if (error instanceof NvmlError && absent.includes(error.code)) return undefined;
+    throw error;
+  }
+}
+
+/** For what it is good to know and bad to lose a board for: drivers have many ways to say that they do not know. */
+function unlessLost<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof NvmlError && error.code !== nvmlCodes.gpuIsLost) return undefined;
     throw error;
   }
 }

@@ -5,8 +5,12 @@ export interface Reading {
   /** Three numbers: `12.8.0`. */
   cudaDriverVersion: string;
   boards: readonly BoardReading[];
-  /** Boards that exist and do not answer. */
+  /** Boards that fell off the bus. */
   lost: readonly string[];
+  /** Boards that answered with another error; without a UUID where not even that could be read. */
+  unreadable: readonly { uuid?: string; why: string }[];
+  /** Boards are left out. */
+  isPartial?: true;
 }
 
 export interface BoardReading {

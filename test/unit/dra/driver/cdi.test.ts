@@ -1,5 +1,12 @@
 import { describe, expect, test } from "vitest";
-import { cdiSpec, claimOfFile, claimOfSpec, isClaimUid, specFile } from "../../../../src/dra/driver/cdi.ts";
+import {
+  cdiSpec,
+  claimOfFile,
+  claimOfSpec,
+  isClaimUid,
+  partlyShown,
+  specFile,
+} from "../../../../src/dra/driver/cdi.ts";
 import { allocatedDevices } from "../../../../src/dra/driver/claim.ts";
 import { deviceTable } from "../../../../src/dra/driver/inventory.ts";
 import { type PreparedClaim, preparedDevice } from "../../../../src/dra/driver/prepared-claim.ts";
@@ -58,6 +65,25 @@ test("a partition is CUDA's device 0, visible by its own UUID", () => {
   expect(device?.containerEdits.env).toEqual(
     expect.arrayContaining(["IREE_DEVICE=cuda://0", "CUDA_VISIBLE_DEVICES=MIG-1", "KLLAMA_DEVICE_TARGETS=sm_80"]),
   );
+});
+
+test("of several partitions IREE gets the one that CUDA shows a process; the others stand where one may be told to look", () => {
+  const claim = prepared("dgx-a100-mig", [
+    "m gpu-0-mig-1g10gb-19-3",
+    "m gpu-1-mig-1g10gb-19-0",
+    "n gpu-2-mig-1g10gb-19-0",
+  ]);
+  for (const [index, device] of claim.devices.entries()) device.partition!.uuid = `MIG-${index + 1}`;
+  expect(
+    cdiSpec(claim).devices.map(({ containerEdits: { env } }) =>
+      env.filter((text) => !/^(NVIDIA|KLLAMA_DEVICE_CUDA)/.test(text)),
+    ),
+  ).toEqual([
+    ["IREE_DEVICE=cuda://0", "CUDA_VISIBLE_DEVICES=MIG-1,MIG-2", "KLLAMA_DEVICE_TARGETS=sm_80"],
+    ["IREE_DEVICE=cuda://0", "CUDA_VISIBLE_DEVICES=MIG-3", "KLLAMA_DEVICE_TARGETS=sm_80"],
+  ]);
+  expect(partlyShown(claim)).toEqual(["m"]);
+  expect(partlyShown(prepared("dgx-h100", ["a gpu-0", "a gpu-1"]))).toEqual([]);
 });
 
 test("a spec tells its claim; others' files and contents do not", () => {

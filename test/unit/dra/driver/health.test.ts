@@ -61,3 +61,19 @@ test("a change is told at once, with what is wrong and since when, at most as lo
   expect(told[2]?.message).toHaveLength(1_024);
   stop();
 });
+
+test("what nobody could read of late is unknown, but for what was known to be broken", () => {
+  const { heard, set, stop } = open();
+  const ill = { key: "ecc", value: "uncorrected", since, message: "2 errors" } as const;
+  const unreadable = { key: "unreadable", value: "error", since, message: "cannot be read", unknown: true } as const;
+  const states = () => heard.at(-1)!.devices.map(({ health }) => health);
+  set({
+    troubles: { "gpu-0": [unreadable], "gpu-1": [unreadable, ill] },
+    losses: { "gpu-2": { how: "taint", since } },
+  });
+  expect(states()).toEqual(["UNKNOWN", "UNHEALTHY", "UNHEALTHY", "HEALTHY"]);
+  set({ stale: "NVML does not answer" });
+  expect(states()).toEqual(["UNKNOWN", "UNHEALTHY", "UNHEALTHY", "UNKNOWN"]);
+  expect(heard.at(-1)!.devices[3]?.message).toBe("cannot be read: NVML does not answer");
+  stop();
+});

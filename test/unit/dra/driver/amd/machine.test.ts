@@ -8,7 +8,7 @@ import { openHostMachine } from "../../../../../src/dra/driver/host/open-machine
 import type { Machine } from "../../../../../src/dra/driver/machine.ts";
 import { poolSlices } from "../../../../../src/dra/driver/slices.ts";
 import { systemTiming } from "../../../../../src/kube/timing.ts";
-import { link, writePciTree } from "../../../../support/nvml/fake.ts";
+import { firstLook, link, writePciTree } from "../../../../support/nvml/fake.ts";
 
 /** A tree of files as amdgpu and amdkfd lay them out (`docs.kernel.org/gpu/amdgpu/driver-misc.html`, KFD's sysfs topology). */
 
@@ -24,6 +24,11 @@ afterEach(async () => {
   await machine?.close();
   rmSync(root, { recursive: true, force: true });
 });
+
+async function read(opened: Machine): Promise<Machine> {
+  await firstLook(opened);
+  return opened;
+}
 
 interface Card {
   card: number;
@@ -80,12 +85,14 @@ function writeNode(
 }
 
 const open = () =>
-  openAmdMachine({
-    host: openHost(root),
-    timing: systemTiming,
-    refreshMs: 30,
-    onWarning: (text) => warnings.push(text),
-  });
+  read(
+    openAmdMachine({
+      host: openHost(root),
+      timing: systemTiming,
+      refreshMs: 30,
+      onWarning: (text) => warnings.push(text),
+    }),
+  );
 const published = ({ inventory }: Machine) =>
   poolSlices(inventory(), { nodeName: "n", nodeUid: "u", generation: 1 }).flatMap(({ spec }) => spec.devices ?? []);
 
@@ -142,11 +149,13 @@ test("uncorrected memory errors become a taint, a card that goes a lost device",
 });
 
 test("auto finds AMD by its cards, NVIDIA by its boards, and publishes nothing where there is neither", async () => {
-  const auto = () =>
-    openHostMachine({
-      ...{ kind: "auto", root, nvmlLibrary: join(root, "none.so"), partitionable: [] },
-      onWarning: (text) => warnings.push(text),
-    });
+  const auto = async () =>
+    read(
+      await openHostMachine({
+        ...{ kind: "auto", root, nvmlLibrary: join(root, "none.so"), stateFolder: root, partitionable: [] },
+        onWarning: (text) => warnings.push(text),
+      }),
+    );
   machine = await auto();
   expect(machine.inventory()).toEqual({ gpus: [], losses: {}, troubles: {} });
   expect(warnings).toEqual(["this machine has no GPU of NVIDIA or AMD; it publishes no device"]);

@@ -1,9 +1,9 @@
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { gpusOf } from "../../../../../src/dra/driver/nvidia/boards.ts";
-import { parseNvidiaSmi, readNvidiaSmi } from "../../../../../src/dra/driver/nvidia/nvidia-smi.ts";
+import { parseNvidiaSmi, readNvidiaSmi, setTimeSlice } from "../../../../../src/dra/driver/nvidia/nvidia-smi.ts";
 
 /** The elements that are read, with neighbours of the same names, as nvidia-smi(1) of driver 570 nests them. */
 function gpu(index: number, busId: string, mig = "Disabled"): string {
@@ -100,6 +100,25 @@ describe("nvidia-smi", () => {
       says("exec sleep 60");
       await expect(readNvidiaSmi(program, 300)).rejects.toThrow("Command failed");
       await expect(readNvidiaSmi(join(folder, "none"), 300)).rejects.toThrow("ENOENT");
+      await expect(readNvidiaSmi(program, 60_000, AbortSignal.timeout(300))).rejects.toThrow("aborted");
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  test("sets time slices by their numbers", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "kllama-smi-"));
+    const program = join(folder, "nvidia-smi");
+    try {
+      writeFileSync(program, `#!/bin/sh\necho "$@" >> ${folder}/asked\n`);
+      chmodSync(program, 0o755);
+      for (const interval of ["Default", "Short", "Medium", "Long"] as const)
+        await setTimeSlice(program, 5_000, "GPU-1", interval);
+      expect(readFileSync(join(folder, "asked"), "utf8").trim().split("\n")).toEqual(
+        [0, 1, 2, 3].map((number) => `compute-policy -i GPU-1 --set-timeslice=${number}`),
+      );
+      writeFileSync(program, "#!/bin/sh\necho 'Not Supported' >&2\nexit 3\n");
+      await expect(setTimeSlice(program, 5_000, "GPU-1", "Long")).rejects.toThrow("Not Supported");
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }

@@ -1,17 +1,24 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { DeviceHealthMessage } from "../../../../../src/dra/driver/grpc.ts";
+import { watchHealth } from "../../../../../src/dra/driver/health.ts";
 import { openHost } from "../../../../../src/dra/driver/host/host.ts";
-import { devicesByGpu } from "../../../../../src/dra/driver/inventory.ts";
-import type { Machine } from "../../../../../src/dra/driver/machine.ts";
+import { devicesByGpu, isGone } from "../../../../../src/dra/driver/inventory.ts";
+import { BoardRefusal, type Machine } from "../../../../../src/dra/driver/machine.ts";
 import { type NvidiaOptions, openNvidiaMachine } from "../../../../../src/dra/driver/nvidia/machine.ts";
 import { poolSlices } from "../../../../../src/dra/driver/slices.ts";
 import { systemTiming } from "../../../../../src/kube/timing.ts";
+import { claimObject, type DriverScene, openScene } from "../../../../support/driver.ts";
 import {
   type FakeMachine,
   fakeNvml,
   fakeNvmlFiles,
+  firstLook,
   withoutCompiler,
   writePciTree,
 } from "../../../../support/nvml/fake.ts";
@@ -38,14 +45,16 @@ const soon = { timeout: 20_000, interval: 20 };
 async function open(kind: FakeMachine, more: Partial<NvidiaOptions> = {}) {
   const { env, setFaults } = fakeNvmlFiles(kind, folder);
   const options = { host: openHost(folder), library: fakeNvml!, partitionable: new Set<string>(), env, refreshMs: 50 };
-  machine = await openNvidiaMachine({
-    ...{ ...options, timing: systemTiming, nvmlLimitMs: 5_000 },
+  const opened = openNvidiaMachine({
+    ...{ ...options, timing: systemTiming, nvmlLimitMs: 5_000, lockFile: join(folder, "nvml.lock") },
     setTimeSlice: async () => undefined,
     fallback: () => Promise.reject(new Error("there is no nvidia-smi")),
     onWarning: (message) => warnings.push(message),
     ...more,
   });
-  return { machine, setFaults };
+  machine = opened;
+  await firstLook(opened);
+  return { machine: opened, setFaults };
 }
 
 const namesOf = ({ inventory }: Machine): string[] =>
@@ -171,7 +180,75 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
     });
   });
 
+  describe("claims of partitions", () => {
+    const part = "gpu-0-mig-2g20gb-14-2";
+
+    async function driverOf(mig: Machine): Promise<DriverScene> {
+      // Containers need no device nodes here.
+      const reachable: Machine = { ...mig, access: async () => ({ nodes: [], references: [] }) };
+      const driver = await openScene("", { folder, machine: reachable });
+      driver.claims.set("c", claimObject("c", [`gpus ${part}`]));
+      return driver;
+    }
+
+    test("whose process was killed while the kernel worked: who looks afterwards waits until it is done, and nothing is left over", async () => {
+      const { machine: mig, setFaults } = await open("mig", { partitionable: "all" });
+      const driver = await driverOf(mig);
+      setFaults("late nvmlDeviceCreateGpuInstanceWithPlacement 1000");
+      expect((await driver.prepare("c"))["c"]).toContain("the process that calls NVML ended: SIGKILL");
+      expect([await mig.gpuInstances(uuid(0)), driver.store.claims.size]).toEqual([[], 0]);
+      setFaults();
+      expect((await driver.prepare("c"))["c"]).toHaveLength(1);
+    });
+
+    test("on a board that fell off the bus: they are unprepared all the same", async () => {
+      const { machine: mig, setFaults } = await open("mig", { partitionable: "all" });
+      const driver = await driverOf(mig);
+      await driver.prepare("c");
+      setFaults("broken 0 999");
+      expect((await driver.unprepare("c"))["c"]).toContain("NVML error 999");
+      setFaults("lost 0");
+      await vi.waitFor(async () => expect(await driver.unprepare("c")).toEqual({ c: "" }), soon);
+      expect([driver.store.claims.size, await driver.specs()]).toEqual([0, []]);
+    });
+
+    test("a refusal by the board is told from a failure whose outcome nobody knows", async () => {
+      const { machine: mig, setFaults } = await open("mig", { partitionable: "all" });
+      await mig.createGpuInstance(uuid(0), 14, 2);
+      await expect(mig.createGpuInstance(uuid(0), 14, 2)).rejects.toBeInstanceOf(BoardRefusal);
+      setFaults("fail nvmlDeviceCreateGpuInstanceWithPlacement 999");
+      const unclear: unknown = await mig.createGpuInstance(uuid(0), 19, 6).catch((error: unknown) => error);
+      expect(unclear).toBeInstanceOf(Error);
+      expect(unclear).not.toBeInstanceOf(BoardRefusal);
+    });
+  });
+
+  test("ends with its parent, also while a call hangs", async () => {
+    const { env, setFaults } = fakeNvmlFiles("mig", folder);
+    setFaults("slow nvmlDeviceGetGpuInstances 600000");
+    const program = fileURLToPath(new URL("../../../../support/nvml/parent.ts", import.meta.url));
+    const lockFile = join(folder, "nvml.lock");
+    const parent = spawn(process.execPath, [program, fakeNvml!, lockFile, uuid(0)], { env, stdio: "inherit" });
+    const exited = new Promise((resolve) => parent.once("exit", resolve));
+    try {
+      // It is made right before the board is asked.
+      await vi.waitFor(() => expect(existsSync(lockFile)).toBe(true), soon);
+      const [child] = readFileSync(`/proc/${parent.pid}/task/${parent.pid}/children`, "utf8").trim().split(" ");
+      expect(existsSync(`/proc/${child}`)).toBe(true);
+      parent.kill("SIGKILL");
+      await exited;
+      await vi.waitFor(() => expect(existsSync(`/proc/${child}`)).toBe(false), soon);
+    } finally {
+      parent.kill("SIGKILL");
+    }
+  });
+
   describe("errors", () => {
+    const healths = (of: Machine) => {
+      const heard: DeviceHealthMessage[] = [];
+      watchHealth(of, "n", systemTiming, (devices) => heard.push(...devices))();
+      return Object.fromEntries(heard.map(({ device, health }) => [device.device_name, health]));
+    };
     const taints = (of: Machine) =>
       published(of).flatMap(({ name, taints = [] }) => taints.map((t) => [name, t.key, t.value]));
 
@@ -196,9 +273,11 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
 
     test("a GPU that fell off the bus keeps its place with a taint, and comes back", async () => {
       const { machine: hgx, setFaults } = await open("hgx");
+      const before = published(hgx);
       setFaults("lost 2");
       await vi.waitFor(() => expect(taints(hgx)).toEqual([["gpu-2", "gpu.kllama.ai/gpu-lost", undefined]]), soon);
-      expect(namesOf(hgx)).toHaveLength(8);
+      // The others are joined as before, by the same name.
+      expect(published(hgx).map(({ taints: _, ...rest }) => rest)).toEqual(before);
       expect(warnings[0]).toContain("GPU 2: nvmlDeviceGetHandleByIndex_v2: GPU is lost");
       setFaults();
       await vi.waitFor(() => expect(taints(hgx)).toEqual([]), soon);
@@ -235,6 +314,98 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
       setFaults();
       await vi.waitFor(() => expect(hgx.inventory().gpus).toHaveLength(8), soon);
       expect(hgx.inventory().unread).toBeUndefined();
+    });
+
+    test("events that cannot be waited for are waited for again; a board that knows one kind of them is heard", async () => {
+      const { setFaults } = fakeNvmlFiles("hgx", folder);
+      // XIDs alone, memory errors alone, none.
+      const types = ["events 3 8", "events 4 2", "events 5 0"];
+      setFaults(...types, "fail nvmlEventSetWait_v2 999");
+      const { machine: hgx } = await open("hgx", { refreshMs: 60_000 });
+      setFaults(...types, "xid 3 79", "xid 6 74");
+      const wanted = [
+        ["gpu-3", "gpu.kllama.ai/xid", "79"],
+        ["gpu-6", "gpu.kllama.ai/xid", "74"],
+      ];
+      await vi.waitFor(() => expect(taints(hgx)).toEqual(wanted), soon);
+    });
+
+    test("a driver that cannot tell one figure hides no board", async () => {
+      const { setFaults } = fakeNvmlFiles("hgx", folder);
+      setFaults("field 2 2", "field 4 999", "fail nvmlDeviceGetModuleId 25", "fail nvmlDeviceGetGpuFabricInfoV 25");
+      const { machine: hgx } = await open("hgx");
+      expect([namesOf(hgx).length, taints(hgx), warnings]).toEqual([8, [], []]);
+    });
+
+    test("a board that answers with an error is unknown, it alone; it keeps what is known of it until it answers again", async () => {
+      const { machine: hgx, setFaults } = await open("hgx");
+      const before = published(hgx);
+      setFaults("broken 2 999", "ecc 5 1");
+      const wanted = [
+        ["gpu-2", "gpu.kllama.ai/unreadable", "error"],
+        ["gpu-5", "gpu.kllama.ai/ecc", "uncorrected"],
+      ];
+      await vi.waitFor(() => expect(taints(hgx)).toEqual(wanted), soon);
+      expect(published(hgx).map(({ taints: _, ...rest }) => rest)).toEqual(before);
+      expect(healths(hgx)).toMatchObject({ "gpu-1": "HEALTHY", "gpu-2": "UNKNOWN", "gpu-5": "UNHEALTHY" });
+      expect(isGone(uuid(2), hgx.inventory())).toBe(false);
+      setFaults();
+      await vi.waitFor(() => expect([taints(hgx), healths(hgx)["gpu-2"]]).toEqual([[], "HEALTHY"]), soon);
+    });
+
+    test("a board that was never read is missed, not taken for gone", async () => {
+      const { setFaults } = fakeNvmlFiles("hgx", folder);
+      setFaults("broken 7 999");
+      const { machine: hgx } = await open("hgx");
+      expect([namesOf(hgx).length, isGone(uuid(7), hgx.inventory())]).toEqual([7, false]);
+      setFaults("lost 7");
+      await vi.waitFor(() => expect(isGone(uuid(7), hgx.inventory())).toBe(true), soon);
+      setFaults();
+      await vi.waitFor(() => expect(namesOf(hgx)).toHaveLength(8), soon);
+    });
+
+    test("after some looks that failed nobody knows how the devices are, until one succeeds", async () => {
+      const { machine: hgx, setFaults } = await open("hgx");
+      const before = published(hgx);
+      setFaults("fail nvmlDeviceGetCount_v2 999");
+      await vi.waitFor(() => expect(new Set(Object.values(healths(hgx)))).toEqual(new Set(["UNKNOWN"])), soon);
+      expect(hgx.inventory().stale).toMatch(/nvmlDeviceGetCount_v2: .*\(NVML error 999\)/);
+      // Claims are allocated and prepared as before: what is not known is not broken.
+      expect(published(hgx)).toEqual(before);
+      setFaults();
+      await vi.waitFor(() => expect(new Set(Object.values(healths(hgx)))).toEqual(new Set(["HEALTHY"])), soon);
+    });
+
+    test("while NVML never answered, nvidia-smi is read each time, and NVML as soon as it does", async () => {
+      const { setFaults } = fakeNvmlFiles("hgx", folder);
+      setFaults("fail nvmlInit_v2 9");
+      let boards = 8;
+      const board = (index: number) => ({
+        ...{ uuid: uuid(index), minor: index, name: "NVIDIA H100", brand: "NVIDIA", architecture: "Hopper", links: [] },
+        ...{ computeCapability: [9, 0] as const, memoryBytes: 2 ** 36, busId: `00000000:0${index}:00.0` },
+      });
+      const { machine: hgx } = await open("hgx", {
+        fallback: async () => ({
+          ...{
+            driverVersion: "570.1",
+            cudaDriverVersion: "12.8.0",
+            lost: [],
+            unreadable: [],
+            isPartial: true as const,
+          },
+          boards: Array.from({ length: boards }, (_, index) => board(index)),
+        }),
+      });
+      expect([namesOf(hgx).length, hgx.inventory().incomplete]).toEqual([8, true]);
+      boards = 7;
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([["gpu-7", "gpu.kllama.ai/gpu-lost", undefined]]), soon);
+      boards = 8;
+      await vi.waitFor(() => expect(taints(hgx)).toEqual([]), soon);
+      // Said once, not each time.
+      expect(warnings.filter((text) => text.includes("read with nvidia-smi instead"))).toHaveLength(1);
+      setFaults();
+      await vi.waitFor(() => expect(hgx.inventory().gpus[0]?.nvlinkDomain).toMatch(/^nvlink-/), soon);
+      expect(hgx.inventory().incomplete).toBeUndefined();
     });
 
     test("a library that is not there", async () => {
