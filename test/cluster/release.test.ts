@@ -3,6 +3,9 @@ import { beforeAll, describe, expect, test } from "vitest";
 import type { Pod } from "../../src/api/kubernetes.ts";
 import { gangCondition, gangLabel } from "../../src/api/names.ts";
 import { runCli } from "../../src/cli/run.ts";
+import { install } from "../../src/cli/system/system.ts";
+import { readManifests } from "../../src/kube/manifests.ts";
+import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import { claimTemplate, gang, member, removeAll, type Workload } from "../support/workloads.ts";
@@ -54,6 +57,16 @@ async function emptyNamespace(): Promise<void> {
   await deleteNamespace();
   await removeAll(scene.stack.admin, namespace());
 }
+
+/** Of what `kubectl delete -f deploy/policies.yaml` deletes. */
+const policyPaths = (await readManifests(["deploy/policies.yaml"])).map(
+  ({ object: { apiVersion, kind, metadata } }) => {
+    const plural = kind
+      .toLowerCase()
+      .replace(/(policy|binding)$/, (end) => (end === "policy" ? "policies" : "bindings"));
+    return `/apis/${apiVersion}/${plural}/${metadata.name}`;
+  },
+);
 
 const isEmpty = () => pods().length + claims().length + scene.gangs().length === 0;
 
@@ -187,6 +200,29 @@ describe("kllama taken out with gangs there", () => {
     });
     await until("it is empty", isEmpty);
     await scene.stack.planner.start();
+    await takeEverything();
+  });
+
+  test("by the steps that the documents give: what runs goes on, what was reserved is given back", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("four", 4));
+    await createGang("runs", 2);
+    await scheduled("runs");
+    await until("all are ready", () => membersOf("runs").every(isReady));
+    await createReserved("stuck");
+    const { admin, planner } = scene.stack;
+    await planner.kill("SIGTERM");
+    for (const path of policyPaths) await admin.request("DELETE", path);
+    const released = await kllama("release --all");
+    expect(released).toMatchObject({ code: 0, stderr: "" });
+    expect(released.stdout).toContain("claims: 2 given back");
+    await until("nothing is guarded", () => guarded().length === 0);
+    expect(membersOf("runs").every((each) => isReady(each) && isBound(each))).toBe(true);
+    await emptyNamespace();
+    await until("it is empty", isEmpty);
+    await install(admin);
+    await waitForPolicies(admin);
+    await planner.start();
     await takeEverything();
   });
 
