@@ -14,7 +14,12 @@ export const plannerTermSpec = withRules(
       .describe(
         "Whose writes are let through: UID of the planner's pod; without a pod the identifier of its credential, else its user name.",
       ),
-    epoch: z.int().min(1).describe("Number of the term. It never falls, and grows with every new holder."),
+    epoch: z
+      .int()
+      .min(1)
+      .describe(
+        "Number of the term. It never falls, and grows with every process that begins to plan. Only writes of this term, by the field manager kllama-planner/EPOCH, are let through; deletions, which have none, by the holder alone.",
+      ),
   }),
   [
     {

@@ -1,5 +1,5 @@
 import type { KubernetesObject, Pod, ResourceClaim } from "../api/kubernetes.ts";
-import { claimFinalizer, gangCondition, gangGate, plannerName, schedulingGroup, version } from "../api/names.ts";
+import { claimFinalizer, gangCondition, gangGate, schedulingGroup, version } from "../api/names.ts";
 import type { ClaimReference, Effect, Outcome, PodReference } from "../gang/lifecycle/state.ts";
 import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
 import { claimPath, podPath, resourcePath } from "../kube/paths.ts";
@@ -85,9 +85,7 @@ const writers: {
     const metadata = { namespace, name, uid, resourceVersion };
     const body = { apiVersion: "resource.k8s.io/v1", kind: "ResourceClaim", metadata, status };
     const path = claimPath(effect.claim, "status");
-    // Tells for ever whose allocation this is: nobody else's is ever taken away.
-    const query = { fieldManager: plannerName };
-    return { outcome: done, claim: await client.request<ResourceClaim>("PUT", path, { body, query }) };
+    return { outcome: done, claim: await client.request<ResourceClaim>("PUT", path, { body }) };
   },
 
   /** Allocation and consumers go in one update: the API server refuses consumers of an unallocated claim. */

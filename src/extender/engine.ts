@@ -5,6 +5,7 @@ import { toAllocation } from "../dra/allocator/result.ts";
 import { warmUp } from "../gang/fit.ts";
 import { type KubeClient, KubeError } from "../kube/client.ts";
 import { createEventRecorder, type EventRecorder } from "../kube/events.ts";
+import { inTerm } from "../kube/field-manager.ts";
 import { createElector, type Elector } from "../kube/lease.ts";
 import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
 import { systemTiming, type Timing, wholeSeconds } from "../kube/timing.ts";
@@ -86,6 +87,7 @@ export function startEngine(options: EngineOptions): Engine {
   const model = createClusterModel({ managedDrivers: drivers });
   const closing = new AbortController();
   const writer = whileLeading(client, () => elector.isLeader());
+  const fenced = inTerm(writer, () => options.fence?.epoch());
   const recorder = createEventRecorder({ client: writer, component: "kllama-planner", instance: identity, timing });
   const calls = createHeldCalls(() => coordinator, timing, options.holdBindMs ?? 110_000);
   const allocation = allocationBuilder(model, timing);
@@ -97,7 +99,7 @@ export function startEngine(options: EngineOptions): Engine {
   );
 
   async function write(effect: WriteEffect): Promise<Written> {
-    const written = await timedWrite(writer, effect, allocation, metrics);
+    const written = await timedWrite(fenced, effect, allocation, metrics);
     if (written.outcome.ok) options.onWritten?.(effect);
     return written;
   }

@@ -1,15 +1,18 @@
 import type { Logger } from "pino";
+import type { PlannerTermSpec } from "../api/planner-term.ts";
 import type { KubeClient } from "../kube/client.ts";
 import { beginTerm, noTerm, probeTerm, reviveTerm } from "../kube/planner-term.ts";
 import type { Timing } from "../kube/timing.ts";
 
-/** What keeps every other planner's writes out while we plan. */
+/** What keeps every other planner's writes out while we plan, and those of our own predecessor in our pod. */
 export interface Fence {
   /**
    * Begins our term and resolves once the API server enforces it; tries again until then, or until the signal. A term that
    * somebody deletes later is begun anew, as long as `leads` says that we still have the Lease.
    */
   raise(signal: AbortSignal, leads: () => boolean): Promise<void>;
+  /** Number of our term, which every write has to name; undefined before it has begun. */
+  epoch(): number | undefined;
   /** What is wrong with it, undefined while it stands. As of the last probe. */
   trouble(): string | undefined;
 }
@@ -29,7 +32,8 @@ const propagationMs = 100;
 const retryMs = 1_000;
 /**
  * How long a new term's first plan waits for API servers that lag behind the one that was asked. A planner that is
- * restarted under the holder of the last term need not wait: nobody else's writes passed before either.
+ * restarted under the holder of the last term does not wait: no other process runs that could write, and what was under way
+ * when its predecessor was killed has to outlive the start and to meet an API server that lags.
  */
 const settleMs = 2_000;
 const probePeriodMs = 30_000;
@@ -37,13 +41,14 @@ const probePeriodMs = 30_000;
 /** The fence of design: PlannerTerm and the policy term.scheduling.kllama.ai. */
 export function createFence({ client, holder, policyFault, log, timing }: FenceOptions): Fence {
   let trouble: string | undefined = "the term has not begun";
+  let term: PlannerTermSpec | undefined;
 
   /** @returns whether the API server answered */
-  async function probe(): Promise<boolean> {
+  async function probe(ours: PlannerTermSpec): Promise<boolean> {
     const before = trouble;
     let answered = true;
     try {
-      trouble = (await probeTerm(client, holder)) ?? (await policyFault?.());
+      trouble = (await probeTerm(client, ours)) ?? (await policyFault?.());
     } catch (error) {
       answered = false;
       trouble = `the fence cannot be probed: ${String(error)}`;
@@ -65,35 +70,38 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     return undefined;
   }
 
-  async function watch(signal: AbortSignal, leads: () => boolean): Promise<void> {
+  async function watch(ours: PlannerTermSpec, signal: AbortSignal, leads: () => boolean): Promise<void> {
     while (!signal.aborted) {
       await timing.sleep(trouble === undefined ? probePeriodMs : retryMs, signal);
-      if (!signal.aborted) await probe();
-      if (!signal.aborted && trouble === noTerm && leads()) await revive();
+      if (!signal.aborted) await probe(ours);
+      if (!signal.aborted && trouble === noTerm && leads()) await revive(ours);
     }
   }
 
-  async function revive(): Promise<void> {
-    await reviveTerm(client, holder).then(
-      () => log.info({ holder }, "term begun anew: somebody deleted it"),
+  async function revive(ours: PlannerTermSpec): Promise<void> {
+    await reviveTerm(client, ours).then(
+      () => log.info(ours, "term begun anew: somebody deleted it"),
       (error: unknown) => log.warn({ error: String(error) }, "fence"),
     );
   }
 
   return {
     async raise(signal, leads) {
-      const term = await begin(signal);
-      if (term === undefined) return;
-      let answered = await probe();
+      const begun = await begin(signal);
+      if (begun === undefined) return;
+      const { epoch, before } = begun;
+      term = { holder, epoch };
+      let answered = await probe(term);
       while (trouble !== undefined && !signal.aborted) {
         await timing.sleep(answered ? propagationMs : retryMs, signal);
-        answered = await probe();
+        answered = await probe(term);
       }
-      if (term.before !== undefined && term.before !== holder) await timing.sleep(settleMs, signal);
+      if (before !== undefined && before !== holder) await timing.sleep(settleMs, signal);
       if (signal.aborted) return;
-      log.info({ epoch: term.epoch, holder, before: term.before }, "term begun");
-      void watch(signal, leads);
+      log.info({ epoch, holder, before }, "term begun");
+      void watch(term, signal, leads);
     },
+    epoch: () => term?.epoch,
     trouble: () => trouble,
   };
 }

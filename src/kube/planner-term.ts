@@ -1,6 +1,7 @@
 import { plannerName, schedulingGroup, version } from "../api/names.ts";
 import type { PlannerTermSpec } from "../api/planner-term.ts";
 import { isAlreadyExists, isConflict, isNotFound, type KubeClient, KubeError } from "./client.ts";
+import { inTerm } from "./field-manager.ts";
 import { resourcePath } from "./paths.ts";
 
 const kind = { apiVersion: `${schedulingGroup}/${version}`, kind: "PlannerTerm" };
@@ -36,7 +37,7 @@ export async function readHolder(client: KubeClient): Promise<Holder> {
 }
 
 /**
- * Begins a new term: from the moment the API server has noticed, nobody else's writes pass.
+ * Begins a new term: from the moment the API server has noticed, nobody else's writes pass, nor those of an earlier term.
  * @returns its epoch, and who held the term before (undefined: nobody)
  * Throws KubeError when the kind is not installed or the write is refused.
  */
@@ -60,11 +61,11 @@ export async function beginTerm(client: KubeClient, holder: string): Promise<{ e
 export const noTerm = `there is no PlannerTerm ${plannerName}`;
 
 /**
- * Writes a term that somebody deleted anew, as the first; leaves alone one that is there again. For who leads: without a
+ * Writes a term that somebody deleted anew, as it was; leaves alone one that is there again. For who leads: without a
  * term the API server lets every planner write. Throws KubeError when the write is refused.
  */
-export async function reviveTerm(client: KubeClient, holder: string): Promise<void> {
-  const body = { ...kind, metadata: { name: plannerName }, spec: { holder, epoch: 1 } };
+export async function reviveTerm(client: KubeClient, spec: PlannerTermSpec): Promise<void> {
+  const body = { ...kind, metadata: { name: plannerName }, spec };
   await client.request("POST", resourcePath(location), { body }).catch((error: unknown) => {
     if (!isAlreadyExists(error)) throw error;
   });
@@ -86,16 +87,18 @@ function notInstalled(cause: unknown): Error {
 }
 
 /**
- * Asks by two dry runs whether the fence stands for us: a write of ours passes, one in another's name does not.
+ * Asks by two dry runs whether the fence stands for our term: a write of it passes, one in another's name does not.
  * @returns what is wrong, undefined when it stands
  */
-export async function probeTerm(client: KubeClient, holder: string): Promise<string | undefined> {
+export async function probeTerm(client: KubeClient, { holder, epoch }: PlannerTermSpec): Promise<string | undefined> {
   const term = await readTerm(client);
   if (term === undefined) return noTerm;
   if (term.spec.holder !== holder) return `term ${term.spec.epoch} is held by ${term.spec.holder}`;
+  if (term.spec.epoch !== epoch) return `term ${term.spec.epoch} of ${holder} is another process's`;
+  const writer = inTerm(client, () => epoch);
   const [own, other] = await Promise.all([
-    dryRun(client, term, holder),
-    dryRun(client, term, `not ${holder}`.slice(0, 512)),
+    dryRun(writer, term, holder),
+    dryRun(writer, term, `not ${holder}`.slice(0, 512)),
   ]);
   if (own !== undefined) return `policy ${policy} does not know this term yet: ${own}`;
   if (other === undefined) return `policy ${policy} lets everybody write: apply deploy/policies.yaml`;

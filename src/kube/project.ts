@@ -10,15 +10,7 @@ import type {
   ResourceClaim,
   ResourceSlice,
 } from "../api/kubernetes.ts";
-import {
-  bindMarker,
-  gangCondition,
-  gangLabel,
-  memberMarker,
-  plannerName,
-  podIndexLabels,
-  podSetLabel,
-} from "../api/names.ts";
+import { bindMarker, gangCondition, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
 import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-group.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
@@ -32,6 +24,7 @@ import type {
   SliceRecord,
 } from "../topology/records.ts";
 import { defined } from "./defined.ts";
+import { isPlanner } from "./field-manager.ts";
 
 /**
  * Raw objects → the records that the planner remembers. Strict about what kllama depends on: a field it cannot read is
@@ -106,7 +99,7 @@ function isAllocatedByPlanner({ metadata }: ResourceClaim): boolean {
   const owners = (metadata.managedFields ?? []).filter(
     ({ subresource, fieldsV1 }) => subresource === "status" && fieldsV1?.["f:status"]?.["f:allocation"] !== undefined,
   );
-  return owners.length > 0 && owners.every(({ manager }) => manager === plannerName);
+  return owners.length > 0 && owners.every(({ manager }) => isPlanner(manager));
 }
 
 /** As kube-scheduler judges it: one failure condition that is true is enough (KEP-5007). */

@@ -2,6 +2,7 @@ import { install, kubeconfigOf } from "../../src/cli/system/system.ts";
 import { createClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
+import { readHolder } from "../../src/kube/planner-term.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { describeApiContract } from "../support/api-contract.ts";
@@ -26,6 +27,7 @@ describeApiContract("kube-apiserver keeps the contract", async () => {
   return {
     admin,
     planner,
+    holder: (await readHolder(planner)).id,
     namespace,
     async compact() {
       await compactEtcd(plane);

@@ -7,7 +7,7 @@ import { claimPath } from "../../src/kube/paths.ts";
  * a dry run of a real account: `yes`, or who refuses it, told by the message.
  */
 type Answer = "yes" | "account" | "term" | "finalizer" | "RBAC";
-export type Writer = "leader" | "deposed" | "account" | "editor" | "scheduler";
+export type Writer = "leader" | "predecessor" | "deposed" | "account" | "editor" | "scheduler";
 type Write = "allocate" | "strip";
 export type Table = Record<Writer, Record<Write, string>>;
 
@@ -24,6 +24,8 @@ const columns = Object.keys(kinds) as Kind[];
 /** Columns: a managed driver's, another driver's, an administrator's (`adminAccess`), and a claim on both drivers. */
 const installed: Table = {
   leader: { allocate: "yes yes yes yes", strip: "yes yes yes yes" },
+  // In the leader's pod, before it was started again there.
+  predecessor: { allocate: "term term term term", strip: "term term term term" },
   deposed: { allocate: "term term term term", strip: "term term term term" },
   // Of somebody else, with all rights that RBAC has.
   account: { allocate: "account yes yes account", strip: "finalizer yes yes finalizer" },
@@ -31,7 +33,10 @@ const installed: Table = {
   scheduler: { allocate: "account yes yes account", strip: "yes yes yes yes" },
 };
 const all = "yes yes yes yes";
-const unfenced: Partial<Table> = { deposed: { allocate: all, strip: all } };
+const unfenced: Partial<Table> = {
+  predecessor: { allocate: all, strip: all },
+  deposed: { allocate: all, strip: all },
+};
 const heldByNobody: Partial<Table> = { leader: installed.deposed };
 
 export const tables = {
@@ -110,6 +115,7 @@ function strip(client: KubeClient, kind: Kind): Promise<KubernetesObject> {
 const refusals: [Answer, RegExp][] = [
   ["account", /devices of gpu\.kllama\.ai are allocated by kllama's planner alone .* not by \S+; the pod binds once/],
   ["term", /this planner was replaced: term \d+ is held by \S+, not by [0-9a-f-]{36}/],
+  ["term", /this planner was replaced: it is in term \d+, and this was sent by field manager 'kllama-planner\/\d+'/],
   [
     "finalizer",
     /finalizer \S+ of ResourceClaim \S+ stays while the claim holds devices of gpu\.kllama\.ai: delete the pod/,

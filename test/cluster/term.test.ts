@@ -1,17 +1,20 @@
 import { isDeepStrictEqual } from "node:util";
+import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel, plannerName } from "../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { install } from "../../src/cli/system/system.ts";
+import { startPlanner } from "../../src/extender/planner.ts";
 import { createFence } from "../../src/extender/term.ts";
 import { createClient, isNotFound, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
+import { inTerm } from "../../src/kube/field-manager.ts";
 import { beginTerm, probeTerm, readHolder } from "../../src/kube/planner-term.ts";
 import { accountPolicyFault } from "../../src/kube/policy-presence.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
-import { systemTiming } from "../../src/kube/timing.ts";
+import { systemTiming, type Timing } from "../../src/kube/timing.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
 import { createReplicaPod } from "../support/stack.ts";
 import { createPolicySubjects, readTable, type Table, tables, type Writer } from "./policy-table.ts";
@@ -27,10 +30,14 @@ const pods = "/api/v1/namespaces/team/pods";
 const replaced = "this planner was replaced";
 const dryRun = { dryRun: "All" };
 
-/** A planner as the API server sees it: the account, with a token of its own pod. */
+/** A planner as the API server sees it: the account, with a token of its own pod, writing in the term that it began last. */
 interface Replica {
   client: KubeClient;
+  /** Says nothing of a term. */
+  bare: KubeClient;
   holder: string;
+  /** 0: it has begun none. */
+  epoch: number;
 }
 
 let controlPlane: ControlPlane;
@@ -92,9 +99,9 @@ describe("who we are", () => {
 
 describe("the fence", () => {
   test("without a PlannerTerm lets both planners write, and says that it does not stand", async () => {
-    for (const { client, holder } of replicas) {
-      expect(await outcomes(client)).toEqual(allPass);
-      expect(await probeTerm(client, holder)).toBe(`there is no PlannerTerm ${plannerName}`);
+    for (const replica of replicas) {
+      expect(await outcomes(replica.client)).toEqual(allPass);
+      expect(await probeTerm(replica.client, replica)).toBe(`there is no PlannerTerm ${plannerName}`);
     }
   });
 
@@ -103,26 +110,42 @@ describe("the fence", () => {
     for (let change = 0; change < 20; change += 1) {
       const leader = replicas[change % 2] as Replica;
       const deposed = replicas[(change + 1) % 2] as Replica;
-      const { epoch } = await beginTerm(leader.client, leader.holder);
-      expect(epoch).toBe(change + 1);
+      await begin(leader);
+      expect(leader.epoch).toBe(change + 1);
       await standsFor(leader);
       stale += Object.values(await outcomes(deposed.client)).filter((outcome) => outcome === "passes").length;
       expect(await outcomes(leader.client)).toEqual(allPass);
-      expect(await probeTerm(deposed.client, deposed.holder)).toBe(`term ${epoch} is held by ${leader.holder}`);
+      expect(await probeTerm(deposed.client, deposed)).toBe(`term ${leader.epoch} is held by ${leader.holder}`);
     }
     expect(stale).toBe(0);
   });
 
+  test("lets a planner that was started again in its pod write, and nothing that its predecessor had under way", async () => {
+    const [planner] = replicas;
+    await begin(planner);
+    await standsFor(planner);
+    const predecessor = inTerm(planner.bare, () => planner.epoch - 1);
+    expect(await outcomes(predecessor)).toEqual({
+      ...allRefused,
+      // A deletion cannot say of which term it is.
+      disruption: "passes",
+    });
+    expect(await probeTerm(planner.client, { ...planner, epoch: planner.epoch - 1 })).toBe(
+      `term ${planner.epoch} of ${planner.holder} is another process's`,
+    );
+    expect(await outcomes(planner.client)).toEqual(allPass);
+  });
+
   test("lets the holder delete members of gangs, and no other pod", async () => {
-    const [{ client, holder }] = replicas;
-    await beginTerm(client, holder);
+    const [{ client }] = replicas;
+    await begin(replicas[0]);
     await standsFor(replicas[0]);
     const refused = expect(client.request("DELETE", `${pods}/free`, { query: dryRun })).rejects;
     await refused.toThrow("the planner deletes members of gangs alone");
   });
 
   test("is not for anybody else: people, other schedulers and other drivers write as ever", async () => {
-    await beginTerm(replicas[0].client, replicas[0].holder);
+    await begin(replicas[0]);
     await standsFor(replicas[0]);
     expect(await outcomes(admin, "gpu.nvidia.com")).toEqual(allPass);
     const scheduler = await clientOf((await controlPlane.kubeconfigFor("system:kube-scheduler")).path);
@@ -135,13 +158,13 @@ describe("the fence", () => {
     const [first, second] = replicas;
     await eventually(
       "the probe notices",
-      async () => ((await probeTerm(first.client, first.holder))?.includes("lets everybody write") ? undefined : "not"),
+      async () => ((await probeTerm(first.client, first))?.includes("lets everybody write") ? undefined : "not"),
       { timeoutMs: 30_000 },
     );
     const { name } = policy.metadata;
     await post(admission, { ...policy, metadata: { name } });
     await standsFor(first);
-    await beginTerm(second.client, second.holder);
+    await begin(second);
     await standsFor(second);
     expect(Object.values(await outcomes(first.client))).not.toContain("passes");
     expect(await outcomes(second.client)).toEqual(allPass);
@@ -178,7 +201,7 @@ describe("the fence", () => {
     await expect(allocate(admin, "gpu.nvidia.com")).resolves.toBeDefined();
     await expect(beginTerm(first.client, first.holder)).rejects.toThrow("kind PlannerTerm is not installed");
     await install(admin);
-    await beginTerm(first.client, first.holder);
+    await begin(first);
     await standsFor(first);
     expect(Object.values(await outcomes(replicas[1].client))).not.toContain("passes");
   });
@@ -202,7 +225,7 @@ describe("who may allocate a claim or take its finalizer off", () => {
 
   beforeAll(async () => {
     const [leader, deposed] = replicas;
-    await beginTerm(leader.client, leader.holder);
+    await begin(leader);
     await standsFor(leader);
     await createPolicySubjects(admin, leader.client);
     await bindRole("driver", "cluster-admin", { kind: "ServiceAccount", name: "default", namespace: "team" });
@@ -210,6 +233,7 @@ describe("who may allocate a claim or take its finalizer off", () => {
     await bindRole("editor", "system:aggregate-to-edit", { apiGroup: rbac, kind: "User", name: "editor" });
     writers = {
       leader: leader.client,
+      predecessor: inTerm(leader.bare, () => leader.epoch - 1),
       deposed: deposed.client,
       account: await clientOf((await controlPlane.serviceAccountKubeconfig("team", "default")).path),
       editor: await clientOf((await controlPlane.kubeconfigFor("editor")).path),
@@ -233,12 +257,13 @@ describe("who may allocate a claim or take its finalizer off", () => {
   test("under another holder's PlannerTerm", async () => {
     await beginTerm(admin, "somebody-else");
     await becomes("under another holder's PlannerTerm");
-    await beginTerm(admin, replicas[0].holder);
+    await begin(replicas[0]);
     await becomes("installed");
   });
 
   test("without PlannerTerm, which its leader begins anew", async () => {
-    const [{ client, holder }] = replicas;
+    const [leader] = replicas;
+    const { bare: client, holder } = leader;
     await admin.request("DELETE", `${terms}/${plannerName}`);
     await becomes("without PlannerTerm");
     const hurried = (ms: number, signal: AbortSignal) => systemTiming.sleep(Math.min(ms, 100), signal);
@@ -246,10 +271,11 @@ describe("who may allocate a claim or take its finalizer off", () => {
     const fence = createFence({ client, holder, log: { info: () => undefined, warn: () => undefined }, timing });
     const closing = new AbortController();
     await fence.raise(closing.signal, () => true);
+    leader.epoch = fence.epoch() ?? 0;
     const { metadata } = await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`);
     await admin.request("DELETE", `${terms}/${plannerName}`);
     const another = async () =>
-      (await probeTerm(client, holder)) ??
+      (await probeTerm(client, leader)) ??
       ((await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`)).metadata.uid === metadata.uid
         ? "it is the old one"
         : undefined);
@@ -259,6 +285,88 @@ describe("who may allocate a claim or take its finalizer off", () => {
   });
 });
 
+describe("a planner that leads", () => {
+  const silent = pino({ level: "silent" });
+  const put = (path: string) => async (object: KubernetesObject) => {
+    await post(path, { ...object, metadata: { name: object.metadata.name } });
+  };
+  const bindings = `${admissionGroup}/validatingadmissionpolicybindings`;
+  const faults = [
+    {
+      path: `${admission}/term.scheduling.kllama.ai`,
+      reason: "policy term.scheduling.kllama.ai lets everybody write: apply deploy/policies.yaml",
+      repair: put(admission),
+    },
+    {
+      path: `${bindings}/account.scheduling.kllama.ai`,
+      reason: "no binding account.scheduling.kllama.ai has its policy deny, so that any account may allocate devices",
+      repair: put(bindings),
+    },
+    // Its leader begins it anew itself.
+    {
+      path: `${terms}/${plannerName}`,
+      reason: `there is no PlannerTerm ${plannerName}`,
+      repair: async () => undefined,
+    },
+  ];
+
+  test("says in /readyz what of its fence is gone, and is ready again once it is back", async () => {
+    const [{ bare: client, holder }] = replicas;
+    const { timing, probe } = probesWhenTold();
+    const policyFault = () => accountPolicyFault(client);
+    const planner = await startPlanner({
+      client,
+      log: silent,
+      identity: holder,
+      fence: createFence({ client, holder, policyFault, log: silent, timing }),
+      namespace: "kllama-system",
+      listen: { host: "127.0.0.1", port: 0 },
+      onLost: () => undefined,
+    });
+    /** Policies are followed a moment after they changed. */
+    const becomes = async (status: number, reason: string): Promise<void> =>
+      eventually(
+        `readyz: ${status} ${reason}`,
+        async () => {
+          await probe();
+          const response = await fetch(`${planner.url}/readyz`);
+          const text = await response.text();
+          return response.status === status && text.includes(reason) ? undefined : `${response.status} ${text}`;
+        },
+        { timeoutMs: 30_000 },
+      );
+    try {
+      await becomes(200, "planning");
+      for (const { path, reason, repair } of faults) {
+        const object = await admin.request<KubernetesObject>("GET", path);
+        await admin.request("DELETE", path);
+        await becomes(503, reason);
+        await repair(object);
+        await becomes(200, "planning");
+      }
+    } finally {
+      await planner.stop();
+    }
+  });
+});
+
+/** Time for a fence that goes on, from one probe to the end of the next, when it is told to. */
+function probesWhenTold(): { timing: Timing; probe(): Promise<void> } {
+  let asleep = Promise.withResolvers<() => void>();
+  const sleep = (_ms: number, signal: AbortSignal): Promise<void> =>
+    new Promise((resolve) => {
+      signal.addEventListener("abort", () => resolve(), { once: true });
+      asleep.resolve(resolve);
+    });
+  async function probe(): Promise<void> {
+    const wake = await asleep.promise;
+    asleep = Promise.withResolvers();
+    wake();
+    await asleep.promise;
+  }
+  return { timing: { ...systemTiming, sleep }, probe };
+}
+
 const allPass = {
   claim: "passes",
   finalizer: "passes",
@@ -267,6 +375,7 @@ const allPass = {
   binding: "passes",
   disruption: "passes",
 };
+const allRefused = Object.fromEntries(Object.keys(allPass).map((write) => [write, "refused"]));
 
 /** Tries every write that a planner makes, as dry runs. */
 async function outcomes(client: KubeClient, driver = "gpu.kllama.ai"): Promise<Record<string, string>> {
@@ -308,8 +417,13 @@ function allocate(client: KubeClient, driver: string): Promise<ResourceClaim> {
   });
 }
 
-async function standsFor({ client, holder }: Replica): Promise<void> {
-  await eventually("the fence stands", () => probeTerm(client, holder), { timeoutMs: 30_000 });
+/** It writes in this term from now on, which the policy follows a moment later. */
+async function begin(replica: Replica): Promise<void> {
+  replica.epoch = (await beginTerm(replica.client, replica.holder)).epoch;
+}
+
+async function standsFor(replica: Replica): Promise<void> {
+  await eventually("the fence stands", () => probeTerm(replica.client, replica), { timeoutMs: 30_000 });
 }
 
 /** A claim to allocate, a Gang to write, a gated member to release, and a pod without a gate to bind. */
@@ -380,7 +494,9 @@ function term(name: string, spec: PlannerTermSpec, metadata: object = {}): objec
 async function replica(name: string): Promise<Replica> {
   const pod = await createReplicaPod(admin, name);
   const { path } = await controlPlane.serviceAccountKubeconfig("kllama-system", "kllama-planner", { pod });
-  return { client: await clientOf(path), holder: pod.uid };
+  const bare = await clientOf(path);
+  const self: Replica = { client: inTerm(bare, () => self.epoch), bare, holder: pod.uid, epoch: 0 };
+  return self;
 }
 
 async function account(name: string): Promise<KubeClient> {

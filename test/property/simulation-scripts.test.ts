@@ -181,6 +181,55 @@ test("a reservation that is handled long after its connection broke takes nothin
   expect(lines.some((line) => /gangs g1 .*: Scheduled/.test(line))).toBe(true);
 });
 
+/** A planner is killed with a reservation on its way, started again in its pod, and gives the devices to another. */
+function reservationOfPredecessor(): Omit<RunOptions, "seed"> {
+  const small = { pods: 1, minCount: 1, devices: 4 };
+  let strike: (() => void) | undefined;
+  return {
+    sketch: sketch([gang("g0", small), gang("g1", small)], { nodes: ["n0"] }),
+    lateMs({ path, body }) {
+      const allocates = (body as { status?: { allocation?: unknown } } | undefined)?.status?.allocation !== undefined;
+      if (strike === undefined || !allocates || !/resourceclaims\/g0-.*\/status$/.test(path)) return 0;
+      strike();
+      strike = undefined;
+      return 5_000;
+    },
+    script: [
+      [
+        10_000,
+        (people, { restartPlanner }) => {
+          strike = () => {
+            people.deleteGang("g0");
+            people.createGang("g1");
+            restartPlanner();
+          };
+          people.createGang("g0");
+        },
+      ],
+      [40_000, () => undefined],
+    ],
+  };
+}
+
+describe("a reservation of a planner that was killed, which arrives when its container is back in the same pod", () => {
+  const seeds = [1, 2, 3, 4, 5, 6];
+
+  test("is refused: it is of an earlier term", async () => {
+    for (const seed of seeds) {
+      const lines = await expectRight({ seed, ...reservationOfPredecessor() });
+      expect(lines.filter((line) => /start planner-\d in pod-1/.test(line))).toHaveLength(2);
+      expect(lines.some((line) => /gangs g1 .*: Scheduled/.test(line))).toBe(true);
+    }
+  });
+
+  test("is noticed where the API server asks for the holder alone", async () => {
+    const broken = [];
+    for (const seed of seeds)
+      broken.push((await runSeed({ seed, ...reservationOfPredecessor(), anyTerm: true })).violation?.invariant);
+    expect(broken).toContain(invariants.oneHolder);
+  });
+});
+
 test("the place that a member of a running gang gives up goes to nobody before its new one is written", async () => {
   let people: People | undefined;
   const lines = await expectRight({

@@ -50,6 +50,12 @@ export interface Run {
   violation?: Violation;
 }
 
+/** What befalls the planner in a script. */
+interface Machines {
+  /** kill -9; its container is started again in the same pod. */
+  restartPlanner(): void;
+}
+
 export interface RunOptions extends Tampering {
   seed: number;
   /** Hears every line of the trace. */
@@ -59,7 +65,9 @@ export interface RunOptions extends Tampering {
   /** Whether gangs have priorities and may preempt one another. */
   preemption?: boolean;
   /** What people do, and when (milliseconds since the world began), instead of random deeds and faults. */
-  script?: readonly [atMs: number, act: (people: People) => void][];
+  script?: readonly [atMs: number, act: (people: People, machines: Machines) => void][];
+  /** The policy *term* asks who holds the term, not in which one a write was sent. */
+  anyTerm?: boolean;
   /** Whether somebody is faster than a write; default: at random, a few percent of them at most. */
   overtakes?: (write: { path: string; body?: unknown }) => boolean;
   /** For how many milliseconds a request is on its way after its connection broke; default: at random, rarely. */
@@ -124,7 +132,7 @@ function buildWorld(
   clock: Clock,
   say: (line: string) => void,
   fail: Witness["fail"],
-  { seed, preemption = false, sketch: given, script, lateMs, overtakes, pausesAt, ...tampering }: RunOptions,
+  { seed, preemption = false, sketch: given, script, lateMs, overtakes, pausesAt, anyTerm, ...tampering }: RunOptions,
 ) {
   // A stream of its own: worlds without preemption stay what they were.
   const drawn = given ?? sketchWorld(random);
@@ -142,6 +150,7 @@ function buildWorld(
     injects: () => sketch.injects,
     terminating: () => cluster.terminating,
     term: () => noticed[random.below(noticed.length)],
+    anyTerm,
   });
   const network = createNetwork(api, clock, random);
   const parts: Parts = {
@@ -243,7 +252,7 @@ function buildWorld(
     meddle(0);
     for (const [atMs, act] of deeds) {
       await clock.run(atMs);
-      act(people);
+      act(people, { restartPlanner });
     }
   }
 
@@ -274,6 +283,11 @@ function buildWorld(
       compact,
     ];
     random.pick(strikes)();
+  }
+
+  function restartPlanner(): void {
+    const pod = planners.kill(0);
+    clock.after(50, () => planners.start(pod));
   }
 
   /** Its container is started again in the same pod, or the pod is replaced. */

@@ -4,6 +4,7 @@ import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kuberne
 import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, plannerName } from "../../src/api/names.ts";
 import { type KubeClient, KubeError } from "../../src/kube/client.ts";
 import { eventually } from "../../src/kube/eventually.ts";
+import { inTerm } from "../../src/kube/field-manager.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { projectClaim } from "../../src/kube/project.ts";
 
@@ -13,6 +14,8 @@ export interface ContractSubject {
   admin: KubeClient;
   /** The planner's account. */
   planner: KubeClient;
+  /** As whom the policy `term` knows it. */
+  holder: string;
   /** Where objects are made; pods need nothing more than the namespace to be created in it. */
   namespace: string;
   /** No watch may begin at a version from before this call any more. */
@@ -639,6 +642,56 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
         const dry = { query: { dryRun: "All" }, body: { ...term, spec: { holder: "b", epoch: 6 } } };
         expect(await refusal(subject.admin.request("PUT", terms(name), dry))).toBe("accepted");
         expect((await change(term, { holder: "a", epoch: 6 })).spec).toEqual({ holder: "a", epoch: 6 });
+        await subject.admin.request("DELETE", terms(name));
+      });
+
+      test("of the holder's writes only those of its present term pass, and deletions", async () => {
+        const [gang, claim, gated, free] = [
+          await createGang(),
+          await allocated(),
+          await createPod({ [gangLabel]: "g" }),
+          await createPod(),
+        ];
+        const body = { ...kind, metadata: { name }, spec: { holder: subject.holder, epoch: 12 } };
+        const term = await subject.admin.request<Json>("POST", terms(), { body });
+        const lift = { spec: { schedulingGates: [{ $patch: "delete", name: gangGate }] } };
+        const binding = { metadata: { name: free.metadata.name }, target: { kind: "Node", name: "n1" } };
+        const eviction = { metadata: { name: gated.metadata.name } };
+        const attempts = (as: KubeClient): (() => Promise<unknown>)[] => [
+          () => patchClaim(claim, { reservedFor: [consumer("b")] }, {}, as),
+          () =>
+            ask("PUT", gangs(gang.metadata.name, "status"), { ...gang, status: { phase: "Pending" } }, undefined, as),
+          () => ask("PATCH", pods(gated.metadata.name), lift, strategic, as),
+          () => ask("POST", pods(free.metadata.name, "binding"), binding, undefined, as),
+          () => ask("POST", pods(gated.metadata.name, "eviction"), eviction, undefined, as),
+        ];
+        const outcomes = async (as: KubeClient): Promise<string[]> => {
+          const all: string[] = [];
+          for (const attempt of attempts(as)) all.push(await refusal(attempt()));
+          return all;
+        };
+        const every = (outcome: string): string[] => attempts(subject.planner).map(() => outcome);
+        const before = inTerm(subject.planner, () => 11);
+        const probe = () =>
+          before.request("PUT", terms(name, "status"), {
+            query: { dryRun: "All" },
+            body: { ...term, status: { probe: subject.holder } },
+          });
+        await eventually(
+          "the policy knows the term",
+          async () => {
+            const outcome = await refusal(probe());
+            return outcome === "403 Forbidden" ? undefined : outcome;
+          },
+          within,
+        );
+        expect(await outcomes(before)).toEqual(every("403 Forbidden"));
+        expect(await outcomes(inTerm(subject.planner, () => 1))).toEqual(every("403 Forbidden"));
+        expect(await outcomes(inTerm(subject.planner, () => undefined))).toEqual(every("403 Forbidden"));
+        expect(await outcomes(subject.planner)).toEqual(every("403 Forbidden"));
+        expect(await outcomes(inTerm(subject.planner, () => 12))).toEqual(every("accepted"));
+        const last = await createPod({ [gangLabel]: "g" });
+        expect(await refusal(ask("DELETE", pods(last.metadata.name)))).toBe("accepted");
         await subject.admin.request("DELETE", terms(name));
       });
     });

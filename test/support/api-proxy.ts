@@ -1,6 +1,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer, request } from "node:https";
 import type { AddressInfo } from "node:net";
+import { Readable } from "node:stream";
+import { buffer } from "node:stream/consumers";
 import type { ControlPlane } from "../../tools/control-plane/control-plane.ts";
 
 /** A request as the proxy saw it. */
@@ -19,6 +21,8 @@ interface Disturbance {
   refuseFor?(seen: SeenRequest): number | undefined;
   /** Milliseconds before it is passed on. */
   delayMs?(seen: SeenRequest): number;
+  /** It is passed on when this has come to pass, whatever became of its sender. */
+  until?(seen: SeenRequest): Promise<void> | undefined;
   /** The API server gets it, and the connection is reset instead of an answer. */
   losesAnswer?(seen: SeenRequest): boolean;
 }
@@ -44,7 +48,13 @@ export async function startApiProxy(plane: ControlPlane): Promise<ApiProxy> {
   const requests: SeenRequest[] = [];
   let disturbance: Disturbance = {};
 
-  function pass(seen: SeenRequest, from: IncomingMessage, to: ServerResponse, loseAnswer: boolean): void {
+  function pass(
+    seen: SeenRequest,
+    from: IncomingMessage,
+    to: ServerResponse,
+    loseAnswer: boolean,
+    body: Readable = from,
+  ): void {
     const { method = "GET", url = "/", headers } = from;
     const target = {
       host: "127.0.0.1",
@@ -68,7 +78,14 @@ export async function startApiProxy(plane: ControlPlane): Promise<ApiProxy> {
     });
     upstream.on("error", () => to.destroy());
     to.on("close", () => upstream.destroy());
-    from.pipe(upstream);
+    body.pipe(upstream);
+  }
+
+  async function passLater(seen: SeenRequest, from: IncomingMessage, to: ServerResponse, until: Promise<void>) {
+    const body = await buffer(from);
+    await until;
+    // Who sent it may be gone: nobody is told of the end of that connection any more.
+    pass(seen, from, to, false, Readable.from([body]));
   }
 
   function handle(from: IncomingMessage, to: ServerResponse): void {
@@ -81,6 +98,8 @@ export async function startApiProxy(plane: ControlPlane): Promise<ApiProxy> {
       to.end("Too many requests, please try again later.\n");
       return;
     }
+    const until = disturbance.until?.(seen);
+    if (until !== undefined) return void passLater(seen, from, to, until);
     const lost = disturbance.losesAnswer?.(seen) ?? false;
     const delayMs = disturbance.delayMs?.(seen) ?? 0;
     if (delayMs === 0) pass(seen, from, to, lost);

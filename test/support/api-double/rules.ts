@@ -1,5 +1,13 @@
 import type { Pod, PodDisruptionBudget, ResourceClaim } from "../../../src/api/kubernetes.ts";
-import { bindMarker, claimFinalizer, driverName, gangGate, gangLabel, memberMarker } from "../../../src/api/names.ts";
+import {
+  bindMarker,
+  claimFinalizer,
+  driverName,
+  gangGate,
+  gangLabel,
+  memberMarker,
+  plannerName,
+} from "../../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../../src/api/planner-term.ts";
 import { equalJson } from "../../../src/topology/equal.ts";
 import { refuse } from "./errors.ts";
@@ -89,16 +97,30 @@ const fenced = new Set([
   "plannerterms/status",
 ]);
 
-/**
- * The policy *term*: of all planners only the holder of the PlannerTerm writes.
- * @param caller UID of the sender's pod, else its user name
- * @param speaker who a probe of the fence speaks for
- */
-export function checkFence(what: string, caller: string, speaker: string, term: PlannerTermSpec | undefined): void {
-  if (term === undefined || !fenced.has(what) || (caller === term.holder && speaker === term.holder)) return;
-  throw refuse.forbidden(
-    `ValidatingAdmissionPolicy 'term.scheduling.kllama.ai' denied request: this planner was replaced: term ${term.epoch} is held by ${term.holder}, not by ${speaker}`,
-  );
+/** Who writes, as the policy *term* sees it. */
+export interface Writer {
+  /** UID of the sender's pod, else its user name. */
+  caller: string;
+  /** Who a probe of the fence speaks for; else the caller. */
+  speaker: string;
+  /** Field manager; undefined: a deletion has none, or nobody asks for it. */
+  manager: string | undefined;
+}
+
+/** The policy *term*: of all planners only the holder of the PlannerTerm writes, and only in this term. */
+export function checkFence(
+  what: string,
+  { caller, speaker, manager }: Writer,
+  term: PlannerTermSpec | undefined,
+): void {
+  if (term === undefined || !fenced.has(what)) return;
+  const denied = "ValidatingAdmissionPolicy 'term.scheduling.kllama.ai' denied request: this planner was replaced: ";
+  if (caller !== term.holder || speaker !== term.holder) {
+    throw refuse.forbidden(`${denied}term ${term.epoch} is held by ${term.holder}, not by ${speaker}`);
+  }
+  if (manager !== undefined && manager !== `${plannerName}/${term.epoch}`) {
+    throw refuse.forbidden(`${denied}it is in term ${term.epoch}, and this was sent by field manager '${manager}'`);
+  }
 }
 
 /** Of a pod's spec kllama changes the gates only, which may be lifted and never added. */

@@ -47,6 +47,8 @@ export interface ApiServerOptions {
   newUid(): string;
   /** The PlannerTerm as the policy knows it now: it follows its parameter some time later. Default: at once. */
   term?(): PlannerTermSpec | undefined;
+  /** The policy *term* asks who holds the term, not in which one a write was sent. */
+  anyTerm?: boolean | undefined;
   /** Namespaces that are being deleted: nothing is created in them. */
   terminating?(namespace: string): boolean;
   /** Namespaces with the label `scheduling.kllama.ai/inject: enabled`. */
@@ -160,7 +162,9 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     const what = subresource === undefined ? type.resource : `${type.resource}/${subresource}`;
     const caller = request.pod ?? request.user;
     const speaker = type.resource === "plannerterms" ? (probe ?? caller) : caller;
-    checkFence(what, caller, speaker, term());
+    const asked = request.method !== "DELETE" && options.anyTerm !== true;
+    const manager = asked ? String(request.query?.["fieldManager"] ?? "") : undefined;
+    checkFence(what, { caller, speaker, manager }, term());
   }
 
   function remove(change: Change): StoredObject {

@@ -7,6 +7,8 @@ interface World {
   term?: { holder: string; epoch: number };
   /** Whose writes the policy lets through; undefined: it lets everybody write. */
   enforced?: string;
+  /** Of which term; undefined: of any. */
+  enforcedEpoch?: number;
   kindInstalled: boolean;
   /** Requests that are refused because there are too many. */
   refusing?: boolean;
@@ -15,19 +17,22 @@ interface World {
 
 /** An API server that knows PlannerTerms and their policy, and follows a new term after `lagMs`. */
 function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeClient {
-  let follows: { holder: string; atMs: number } | undefined;
+  let follows: { holder: string; epoch: number; atMs: number } | undefined;
   const refuse = (status: number, reason: string, message: string): never => {
     throw new KubeError(message, { status, reason });
   };
   const enforced = (): string | undefined => {
-    if (follows !== undefined && timing.nowMs() >= follows.atMs) world.enforced = follows.holder;
+    if (follows !== undefined && timing.nowMs() >= follows.atMs) {
+      world.enforced = follows.holder;
+      world.enforcedEpoch = follows.epoch;
+    }
     return world.enforced;
   };
   return {
     async request(
       method: string,
       path: string,
-      options: { body?: { spec: World["term"]; status?: { probe: string } } },
+      options: { body?: { spec: World["term"]; status?: { probe: string } }; query?: { fieldManager?: string } },
     ) {
       if (world.refusing) {
         world.refused = (world.refused ?? 0) + 1;
@@ -36,7 +41,9 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
       if (!world.kindInstalled) return refuse(404, "", "404 page not found");
       if (path.endsWith("/status")) {
         const holder = enforced();
-        if (holder === undefined || options.body?.status?.probe === holder) return {};
+        const { enforcedEpoch: epoch } = world;
+        const isOfTerm = epoch === undefined || options.query?.fieldManager === `kllama-planner/${epoch}`;
+        if (holder === undefined || (options.body?.status?.probe === holder && isOfTerm)) return {};
         return refuse(403, "Forbidden", "ValidatingAdmissionPolicy 'term.scheduling.kllama.ai' denied request");
       }
       if (method === "GET") {
@@ -46,7 +53,7 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
       }
       if (method === "POST" && world.term !== undefined) return refuse(409, "AlreadyExists", "already exists");
       world.term = { ...(options.body?.spec ?? { holder: "", epoch: 0 }) };
-      follows = { holder: world.term.holder, atMs: timing.nowMs() + lagMs };
+      follows = { ...world.term, atMs: timing.nowMs() + lagMs };
       return {};
     },
   } as unknown as KubeClient;
@@ -88,6 +95,15 @@ describe("the fence of a new leader", () => {
     await timing.advance(0);
     expect(world.term).toEqual({ holder: "me", epoch: 5 });
     expect(raised.afterMs).toBe(0);
+  });
+
+  test("that was ours before stands once the API server refuses writes of the term before", async () => {
+    const world: World = { term: { holder: "me", epoch: 4 }, enforced: "me", enforcedEpoch: 4, kindInstalled: true };
+    const { timing, raised, fence } = raise(world, 450);
+    await timing.advance(400);
+    expect([fence.epoch(), fence.trouble()]).toEqual([5, expect.stringContaining("does not know this term yet")]);
+    await timing.advance(200);
+    expect([raised.afterMs, fence.trouble()]).toEqual([500, undefined]);
   });
 
   test("waits for the kind and for the policy to be installed, and says which is missing", async () => {
@@ -160,7 +176,7 @@ describe("the fence of a new leader", () => {
     expect(world.term).toBeUndefined();
     lease.ours = true;
     await timing.advance(3_000);
-    expect(world.term).toEqual({ holder: "me", epoch: 1 });
+    expect(world.term).toEqual({ holder: "me", epoch: 8 });
     expect(fence.trouble()).toBeUndefined();
     closing.abort();
   });

@@ -24,6 +24,7 @@ describeApiContract("the API server double keeps the contract", async () => {
   return {
     admin: network.client(process, "admin"),
     planner: network.client(process, plannerAccount),
+    holder: plannerAccount,
     namespace: "contract",
     compact: () => {
       api.store.compact();
