@@ -134,7 +134,7 @@ export const plannerCommand = defineCommand({
         { createClient },
         { loadConnection },
         { readHolder },
-        { accountPolicyFault },
+        { policyFault },
         { systemTiming },
       ] = await Promise.all([
         import("../extender/planner.ts"),
@@ -159,7 +159,7 @@ export const plannerCommand = defineCommand({
         fence: createFence({
           client,
           holder: holder.id,
-          policyFault: () => accountPolicyFault(client),
+          policyFault: () => policyFault(client, values["managed-driver"] ?? [driverName]),
           log,
           timing: systemTiming,
         }),

@@ -1,32 +1,75 @@
 import { isNotFound, type KubeClient } from "./client.ts";
 import { resourcePath } from "./paths.ts";
 
-/** The policy that keeps all other accounts from allocating. No dry run of ours can ask whether it stands: ours all pass. */
-const account = "account.scheduling.kllama.ai";
+/** Policies that no dry run of the planner's can try out, as they let the planner through: what anybody might do without them. */
+const policies: Readonly<Record<string, string>> = {
+  "account.scheduling.kllama.ai": "any account may allocate devices",
+  "finalizers.scheduling.kllama.ai": "claims that hold devices may be deleted",
+};
 
-/**
- * Are the policy and its binding there, and does the binding deny? Somebody may have deleted them.
- * @returns what is wrong, undefined when they are as they have to be
- */
-export async function accountPolicyFault(client: KubeClient): Promise<string | undefined> {
-  const [policy, binding] = await Promise.all([
-    read(client, "validatingadmissionpolicies"),
-    read(client, "validatingadmissionpolicybindings"),
-  ]);
-  if (policy === undefined) return `policy ${account} is gone, so that any account may allocate devices: ${remedy}`;
-  if (binding?.spec.validationActions?.includes("Deny") === true) return undefined;
-  return `no binding ${account} has its policy deny, so that any account may allocate devices: ${remedy}`;
+interface Selectors {
+  namespaceSelector?: object;
+  objectSelector?: object;
+  excludeResourceRules?: readonly unknown[];
 }
 
-const remedy = "apply deploy/policies.yaml";
+interface Policy {
+  spec: {
+    failurePolicy?: string;
+    matchConstraints?: Selectors;
+    matchConditions?: readonly unknown[];
+    variables?: readonly { name: string; expression: string }[];
+  };
+}
 
 interface Binding {
-  spec: { validationActions?: readonly string[] };
+  spec: { policyName?: string; validationActions?: readonly string[]; matchResources?: Selectors };
 }
 
-async function read(client: KubeClient, resource: string): Promise<Binding | undefined> {
-  const path = resourcePath({ group: "admissionregistration.k8s.io", version: "v1", resource, name: account });
-  return client.request<Binding>("GET", path).catch((error: unknown) => {
+/**
+ * Do the policies that keep others off the planner's claims deny, for all objects and for all of its drivers? Somebody may have
+ * deleted or narrowed them, or have told the planner of a driver and not the policies.
+ * @returns what is wrong with the first of them, undefined when all are as they have to be
+ */
+export async function policyFault(client: KubeClient, managedDrivers: readonly string[]): Promise<string | undefined> {
+  for (const [name, danger] of Object.entries(policies)) {
+    const [policy, binding] = await Promise.all([
+      read<Policy>(client, "validatingadmissionpolicies", name),
+      read<Binding>(client, "validatingadmissionpolicybindings", name),
+    ]);
+    const fault = faultOf(policy, managedDrivers) ?? bindingFault(binding, name);
+    if (fault !== undefined) return `policy ${name} ${fault}, so that ${danger}: apply deploy/policies.yaml`;
+  }
+  return undefined;
+}
+
+function faultOf(policy: Policy | undefined, managedDrivers: readonly string[]): string | undefined {
+  if (policy === undefined) return "is gone";
+  const { failurePolicy, matchConstraints, matchConditions = [], variables = [] } = policy.spec;
+  if (failurePolicy === "Ignore") return "has failurePolicy Ignore";
+  if (matchConditions.length > 0 || isNarrowed(matchConstraints)) return "is narrowed to some objects";
+  const named = variables.find(({ name }) => name === "managedDrivers")?.expression ?? "";
+  const missing = managedDrivers.filter(
+    (driver) => ![`'${driver}'`, `"${driver}"`].some((text) => named.includes(text)),
+  );
+  return missing.length === 0 ? undefined : `does not name ${missing.join(", ")} in its variable managedDrivers`;
+}
+
+function bindingFault(binding: Binding | undefined, name: string): string | undefined {
+  if (binding === undefined || binding.spec.policyName !== name) return "has no binding of its name";
+  if (binding.spec.validationActions?.includes("Deny") !== true) return "has a binding that does not deny";
+  return isNarrowed(binding.spec.matchResources) ? "has a binding that is narrowed to some objects" : undefined;
+}
+
+/** The API server fills in empty selectors, which leave nothing out. */
+function isNarrowed({ namespaceSelector, objectSelector, excludeResourceRules }: Selectors = {}): boolean {
+  const selects = (selector: object | undefined): boolean => Object.keys(selector ?? {}).length > 0;
+  return selects(namespaceSelector) || selects(objectSelector) || (excludeResourceRules ?? []).length > 0;
+}
+
+async function read<T>(client: KubeClient, resource: string, name: string): Promise<T | undefined> {
+  const path = resourcePath({ group: "admissionregistration.k8s.io", version: "v1", resource, name });
+  return client.request<T>("GET", path).catch((error: unknown) => {
     if (isNotFound(error)) return undefined;
     throw error;
   });

@@ -74,11 +74,10 @@ export const accountRights: AccountRights[] = [
       ...rights("create", scheduling, "plannerterms"),
       ...rights("get update", scheduling, "plannerterms", { name: "kllama-planner" }),
       ...rights("update", scheduling, "plannerterms/status", { name: "kllama-planner" }),
-      ...rights(
-        "get",
-        "admissionregistration.k8s.io",
-        "validatingadmissionpolicies validatingadmissionpolicybindings",
-        { name: "account.scheduling.kllama.ai" },
+      ...["account", "finalizers"].flatMap((policy) =>
+        rights("get", "admissionregistration.k8s.io", "validatingadmissionpolicies validatingadmissionpolicybindings", {
+          name: `${policy}.scheduling.kllama.ai`,
+        }),
       ),
     ],
     mayNot: [

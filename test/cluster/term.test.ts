@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from "node:util";
 import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
-import { gangLabel, plannerName } from "../../src/api/names.ts";
+import { driverName, gangLabel, plannerName } from "../../src/api/names.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { install } from "../../src/cli/system/system.ts";
 import { startPlanner } from "../../src/extender/planner.ts";
@@ -12,7 +12,7 @@ import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { inTerm } from "../../src/kube/field-manager.ts";
 import { beginTerm, probeTerm, readHolder } from "../../src/kube/planner-term.ts";
-import { accountPolicyFault } from "../../src/kube/policy-presence.ts";
+import { policyFault } from "../../src/kube/policy-presence.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { systemTiming, type Timing } from "../../src/kube/timing.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
@@ -170,20 +170,61 @@ describe("the fence", () => {
     expect(await outcomes(second.client)).toEqual(allPass);
   });
 
-  test.each(["validatingadmissionpolicies", "validatingadmissionpolicybindings"])(
-    "does not stand without the policy of accounts: its object of %s is missed",
-    async (resource) => {
-      const { client } = replicas[0];
-      const path = `/apis/admissionregistration.k8s.io/v1/${resource}`;
-      const name = "account.scheduling.kllama.ai";
-      expect(await accountPolicyFault(client)).toBeUndefined();
-      const object = await admin.request<KubernetesObject>("GET", `${path}/${name}`);
-      await admin.request("DELETE", `${path}/${name}`);
-      expect(await accountPolicyFault(client)).toMatch(/so that any account may allocate devices: apply/);
-      await post(path, { ...object, metadata: { name } });
-      expect(await accountPolicyFault(client)).toBeUndefined();
-    },
-  );
+  test.each([
+    [
+      "account",
+      "its policy",
+      "validatingadmissionpolicies",
+      undefined,
+      /account\S+ is gone, so that any account may allocate devices: apply/,
+    ],
+    ["account", "its binding", "validatingadmissionpolicybindings", undefined, /account\S+ has no binding of its name/],
+    [
+      "finalizers",
+      "its policy",
+      "validatingadmissionpolicies",
+      undefined,
+      /finalizers\S+ is gone, so that claims that hold/,
+    ],
+    [
+      "account",
+      "its denial",
+      "validatingadmissionpolicybindings",
+      { validationActions: ["Warn"] },
+      /account\S+ has a binding that does not deny/,
+    ],
+    [
+      "account",
+      "some namespaces",
+      "validatingadmissionpolicybindings",
+      { matchResources: { namespaceSelector: { matchLabels: { tenant: "a" } } } },
+      /account\S+ has a binding that is narrowed to some objects/,
+    ],
+    [
+      "account",
+      "its drivers",
+      "validatingadmissionpolicies",
+      {
+        variables: [
+          { name: "managedDrivers", expression: "['gpu.nvidia.com']" },
+          { name: "taken", expression: "['x']" },
+        ],
+      },
+      /account\S+ does not name gpu\.kllama\.ai in its variable managedDrivers/,
+    ],
+  ] as const)("does not stand where policy %s lacks %s", async (policy, _what, resource, change, said) => {
+    const { client } = replicas[0];
+    const path = `/apis/admissionregistration.k8s.io/v1/${resource}`;
+    const name = `${policy}.scheduling.kllama.ai`;
+    expect(await policyFault(client, [driverName])).toBeUndefined();
+    const object = await admin.request<KubernetesObject & { spec: object }>("GET", `${path}/${name}`);
+    await admin.request("DELETE", `${path}/${name}`);
+    if (change !== undefined) await post(path, { ...object, metadata: { name }, spec: { ...object.spec, ...change } });
+    expect(await policyFault(client, [driverName])).toMatch(said);
+    if (change !== undefined) await admin.request("DELETE", `${path}/${name}`);
+    await post(path, { ...object, metadata: { name } });
+    expect(await policyFault(client, [driverName])).toBeUndefined();
+  });
 
   test("without its kind blocks nobody's claims, and a planner is told what to install", async () => {
     const crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/plannerterms.scheduling.kllama.ai";
