@@ -340,7 +340,8 @@ describe("a planner that leads", () => {
     },
     {
       path: `${bindings}/account.scheduling.kllama.ai`,
-      reason: "no binding account.scheduling.kllama.ai has its policy deny, so that any account may allocate devices",
+      reason:
+        "policy account.scheduling.kllama.ai has no binding of its name, so that any account may allocate devices",
       repair: put(bindings),
     },
     // Its leader begins it anew itself.
@@ -354,12 +355,11 @@ describe("a planner that leads", () => {
   test("says in /readyz what of its fence is gone, and is ready again once it is back", async () => {
     const [{ bare: client, holder }] = replicas;
     const { timing, probe } = probesWhenTold();
-    const policyFault = () => accountPolicyFault(client);
     const planner = await startPlanner({
       client,
       log: silent,
       identity: holder,
-      fence: createFence({ client, holder, policyFault, log: silent, timing }),
+      fence: createFence({ client, holder, policyFault: () => policyFault(client, [driverName]), log: silent, timing }),
       namespace: "kllama-system",
       listen: { host: "127.0.0.1", port: 0 },
       onLost: () => undefined,
