@@ -442,6 +442,7 @@ export function createCoordinator(
     if (effect.type === "plan") queue.ask(state.key);
     else if (effect.type === "answer") ports.answer(effect.call, effect.error);
     else if (effect.type === "planRefused") ports.planRefused(effect);
+    else if (effect.type === "event" && effect.pod !== undefined) ports.event({ kind: "Pod", ...effect.pod }, effect);
     else if (effect.type === "event") reportEvent(state, effect.reason, effect.note, effect.warning);
     else write(effect, state.key);
   }

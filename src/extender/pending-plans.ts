@@ -1,7 +1,8 @@
 import type { GangPhase } from "../api/gang.ts";
 import { keptPods, livePods } from "../gang/lifecycle/members.ts";
 import { avoiding } from "../gang/lifecycle/refusals.ts";
-import type { Context, GangState } from "../gang/lifecycle/state.ts";
+import { type Context, type GangState, heldPods } from "../gang/lifecycle/state.ts";
+import { assignSlots } from "../gang/members.ts";
 import { type GangRequest, type PlanUnit, singlePodGang } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { comparePlain } from "../topology/natural-order.ts";
@@ -178,7 +179,9 @@ export function priorityOf(state: GangState): number {
 function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: string): GangRequest {
   const { gang } = state;
   if (gang === undefined) throw new Error(`gang ${state.key} is planned without its object`);
-  const pods = livePods(state).map((pod) => avoiding(pod, state.avoided));
+  // Whoever carries the label and has no slot is nobody to the planner. Of rivals those win whose place it is now.
+  const { slots } = assignSlots(gang.spec, livePods(state), heldPods(state));
+  const pods = [...slots.values()].map((pod) => avoiding(pod, state.avoided));
   return {
     namespace: gang.namespace,
     name: gang.name,

@@ -9,6 +9,7 @@ import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
 import { pauseAfter } from "../gang/lifecycle/step.ts";
 import { type GangRequest, singlePodGang } from "../gang/plan.ts";
+import { sharingFault } from "../gang/shared-claims.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { WriteEffect } from "./effects.ts";
@@ -163,6 +164,7 @@ export function createSingles(
       capacityVersion: model.capacityVersion,
       nodeFits: (name) => model.node(name)?.ready === true && model.node(name)?.unschedulable === false,
       managed,
+      intrudes: [...state.claims.values()].some((claim) => sharingFault(model, state.pod, claim) !== undefined),
     });
     const expiresAtMs = state.rejectedAt === undefined ? [] : state.avoided.values();
     const nextMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, ...expiresAtMs);

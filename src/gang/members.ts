@@ -5,6 +5,7 @@ import type { PlacedPod, RejectionReason } from "../api/placement.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { compareNatural } from "../topology/natural-order.ts";
 import type { PodRecord } from "../topology/records.ts";
+import { ownPods } from "./owners.ts";
 
 /** Which live pod fills which slot of a gang. */
 export interface MemberSlots {
@@ -14,6 +15,14 @@ export interface MemberSlots {
   missing: { podSet: string; needed: number; present: number }[];
   /** Members that cannot be given a slot, each as a sentence with its remedy. */
   problems: string[];
+  /** The same with their pods, and pods of others that carry the label, with which nothing is wrong for the gang. */
+  leftOut: LeftOut[];
+}
+
+/** A pod with the gang's label that has no slot, and why. */
+export interface LeftOut {
+  readonly pod: PodRecord;
+  readonly message: string;
 }
 
 export function slotKey(podSet: string, index: number): string {
@@ -25,64 +34,70 @@ export function minCountOf(podSet: GangPodSet): number {
 }
 
 /**
- * Gives every live member its slot. A pod keeps the slot it has in `placed`; else its index label says; pods without
- * one fill free slots in natural order of their names, those first whose place is held.
- *
- * Of rivals for a slot the pod wins whose controller has most pods of the gang, then the older one: whoever adds a pod
- * with somebody's label to a namespace takes no member's place.
+ * Gives every live member its slot; whose pods are members says `ownPods`. A pod keeps the slot it has in `placed`; else
+ * its index label says; pods without one fill free slots in natural order of their names, those first whose place is held.
+ * Of rivals for a slot the one wins that has it, then one that runs, then the older one.
  */
 export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: readonly PlacedPod[]): MemberSlots {
   const slots = new Map<string, PodRecord>();
-  const problems: string[] = [];
-  const known = new Map(spec.podSets.map((each) => [each.name, each]));
+  const faults: LeftOut[] = [];
+  const strangers: LeftOut[] = [];
   const placedByName = new Map(placed.map((each) => [each.pod, each]));
-  const unnumbered = new Map<string, PodRecord[]>();
-
-  for (const pod of inOrderOfClaim(pods, placedByName)) {
-    const podSet = known.get(pod.podSet ?? (spec.podSets.length === 1 ? spec.podSets[0]!.name : ""));
-    if (!podSet) {
-      problems.push(unknownPodSet(pod, spec));
-      continue;
-    }
-    const held = placedByName.get(pod.name);
-    const index = held?.podSet === podSet.name ? held.index : pod.index;
-    if (index === undefined) {
-      const others = unnumbered.get(podSet.name);
-      if (others === undefined) unnumbered.set(podSet.name, [pod]);
-      else others.push(pod);
-      continue;
-    }
-    const key = slotKey(podSet.name, index);
-    const rival = slots.get(key);
-    if (index >= podSet.count) problems.push(indexTooLarge(pod, index, podSet));
-    else if (rival === undefined) slots.set(key, pod);
-    else {
-      const alike = pod.owner?.uid === rival.owner?.uid && placedByName.has(pod.name) === placedByName.has(rival.name);
-      const younger = alike && pod.createdAtMs < rival.createdAtMs ? rival : pod;
-      const older = younger === pod ? rival : pod;
-      slots.set(key, older);
-      problems.push(duplicateIndex(younger, older, index, podSet));
-    }
-  }
+  const { podsOf, homeless } = podSetsOf(spec, pods);
   for (const podSet of spec.podSets) {
+    const slotOf = ({ name }: PodRecord): PlacedPod | undefined => {
+      const held = placedByName.get(name);
+      return held?.podSet === podSet.name ? held : undefined;
+    };
+    const claimOf = (pod: PodRecord): number => (slotOf(pod) !== undefined ? 2 : pod.nodeName !== undefined ? 1 : 0);
+    const own = ownPods(podSet.name, minCountOf(podSet), podsOf.get(podSet.name) ?? [], (pod) => claimOf(pod) > 0);
+    strangers.push(...own.strangers);
+    const unnumbered: PodRecord[] = [];
+    for (const pod of inOrderOfClaim(own.members, claimOf)) {
+      const index = slotOf(pod)?.index ?? pod.index;
+      if (index === undefined) {
+        unnumbered.push(pod);
+        continue;
+      }
+      const key = slotKey(podSet.name, index);
+      const rival = slots.get(key);
+      if (index >= podSet.count) faults.push({ pod, message: indexTooLarge(pod, index, podSet) });
+      else if (rival === undefined) slots.set(key, pod);
+      else {
+        const [winner, loser] =
+          claimOf(pod) === claimOf(rival) && pod.createdAtMs < rival.createdAtMs ? [pod, rival] : [rival, pod];
+        slots.set(key, winner);
+        faults.push({ pod: loser, message: duplicateIndex(loser, winner, index, podSet) });
+      }
+    }
     const free = freeSlots(podSet, slots, placed);
-    for (const pod of unnumbered.get(podSet.name) ?? []) {
+    for (const pod of unnumbered) {
       const index = free.shift();
-      if (index === undefined) problems.push(noSlotLeft(pod, podSet));
+      if (index === undefined) faults.push({ pod, message: noSlotLeft(pod, podSet) });
       else slots.set(slotKey(podSet.name, index), pod);
     }
   }
-  return { slots, problems, missing: missingMembers(spec, slots) };
+  faults.push(...homeless);
+  const problems = faults.map(({ message }) => message);
+  return { slots, problems, leftOut: [...faults, ...strangers], missing: missingMembers(spec, slots) };
 }
 
-/** Pods that have a place first, then those whose controller has most of them; those alike in natural order of names. */
-function inOrderOfClaim(pods: readonly PodRecord[], placed: ReadonlyMap<string, PlacedPod>): PodRecord[] {
-  const siblings = new Map<string, number>();
-  for (const { owner } of pods) siblings.set(owner?.uid ?? "", (siblings.get(owner?.uid ?? "") ?? 0) + 1);
-  const weight = ({ name, owner }: PodRecord): number =>
-    placed.has(name) ? pods.length + 1 : (siblings.get(owner?.uid ?? "") ?? 0);
+/** Pod set → its pods, and pods of none. */
+function podSetsOf(spec: GangSpec, pods: readonly PodRecord[]) {
+  const podsOf = new Map<string, PodRecord[]>(spec.podSets.map(({ name }) => [name, []]));
+  const homeless: LeftOut[] = [];
+  for (const pod of pods) {
+    const own = podsOf.get(pod.podSet ?? (spec.podSets.length === 1 ? spec.podSets[0]!.name : ""));
+    if (own === undefined) homeless.push({ pod, message: unknownPodSet(pod, spec) });
+    else own.push(pod);
+  }
+  return { podsOf, homeless };
+}
+
+/** Those with the better claim first; those alike in natural order of names. */
+function inOrderOfClaim(pods: readonly PodRecord[], claimOf: (pod: PodRecord) => number): PodRecord[] {
   return pods.toSorted(
-    (a, b) => weight(b) - weight(a) || compareNatural(a.name, b.name) || compareNatural(a.uid, b.uid),
+    (a, b) => claimOf(b) - claimOf(a) || compareNatural(a.name, b.name) || compareNatural(a.uid, b.uid),
   );
 }
 

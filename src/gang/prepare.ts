@@ -8,7 +8,7 @@ import type { ClaimRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
 import { onlyWaits } from "./keys.ts";
 import { slowestFabric } from "./links.ts";
-import { assignSlots, claimsReady, gangFaults, minCountOf, slotKey } from "./members.ts";
+import { assignSlots, claimsReady, gangFaults, type MemberSlots, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
@@ -162,9 +162,9 @@ interface MemberPart {
 /** Splits the members of a gang into those that have a place, those that must get one, and surplus. */
 function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: number): MemberPart | Obstacle {
   const { spec } = request;
-  const hindrance = strandedMember(model, request) ?? unequalSchedulers(request);
-  if (hindrance !== undefined) return hindrance;
   const { slots, problems } = assignSlots(spec, request.pods, request.placed);
+  const hindrance = strandedMember(model, request) ?? unequalSchedulers(request, slots);
+  if (hindrance !== undefined) return hindrance;
   const held = ownHolds(model, request);
   const part: MemberPart = { base: [], surplus: [], pins: [] };
   const lacking: string[] = [];
@@ -214,9 +214,12 @@ function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | unde
   return { gang, reason: "WaitingForMembers", message };
 }
 
-/** Only one scheduler asks kllama: members of another would never arrive at the barrier. */
-function unequalSchedulers(gang: GangRequest): Obstacle | undefined {
-  const waiting = gang.pods.filter(({ nodeName }) => nodeName === undefined);
+/**
+ * Only one scheduler asks kllama: members of another would never arrive at the barrier. Pods with the label that have no
+ * slot are no members.
+ */
+function unequalSchedulers(gang: GangRequest, slots: MemberSlots["slots"]): Obstacle | undefined {
+  const waiting = [...slots.values()].filter(({ nodeName }) => nodeName === undefined);
   const other = waiting.find(({ schedulerName }) => schedulerName !== waiting[0]!.schedulerName);
   if (other === undefined) return undefined;
   const [one, two] = [waiting[0]!, other].map((pod) => `pod ${pod.name} has spec.schedulerName ${pod.schedulerName}`);
@@ -274,7 +277,7 @@ function slotFault(
   cache: FitCache,
 ): Obstacle | undefined {
   for (const claim of slot.claims) {
-    const message = sharingFault(model, slot, claim);
+    const message = sharingFault(model, slot.pod, claim);
     if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message };
   }
   const shape = shapeOf(slot.pod, ownClaims(slot), cache, [], islandsOf(fabric));

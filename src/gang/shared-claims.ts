@@ -2,25 +2,55 @@ import type { PlacedDevice, PlacedPod } from "../api/placement.ts";
 import type { DeviceLevel, Fabric } from "../topology/fabric.ts";
 import { wholeNode } from "../topology/inventory.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import type { ClaimRecord } from "../topology/records.ts";
+import { comparePlain } from "../topology/natural-order.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import { isGuard } from "./lifecycle/claims.ts";
 import type { GangRequest } from "./plan.ts";
 import type { Rule, Slot } from "./problem.ts";
 
 /** Consumers that a claim may have beside the guard (`k8s.io/api/resource/v1`: ResourceClaimReservedForMaxSize). */
 const maxSharers = 255;
 
-/** Why a claim that several pods name cannot be planned; undefined: it can. */
-export function sharingFault(model: ClusterModel, slot: Slot, claim: ClaimRecord): string | undefined {
-  const sharers = model.sharersOf(claim.namespace, claim.name);
-  const stranger = sharers.find(({ gang }) => gang !== slot.pod.gang);
-  if (stranger !== undefined) {
-    const [mine, other] = [slot.pod, stranger].map(({ name, gang }) =>
-      gang === undefined ? `pod ${name}` : `gang ${gang}`,
-    );
-    return `ResourceClaim ${claim.name} is shared by ${mine} and ${other}; the pods that share a claim must be members of one gang`;
+/**
+ * Why a claim that several pods name cannot be planned for a pod; undefined: it can. A claim that was made from a template
+ * is its pod's. Any other is the gang's (or the single pod's) that came first: whoever names it later is refused, and
+ * changes nothing for those before.
+ */
+export function sharingFault(model: ClusterModel, pod: PodRecord, claim: ClaimRecord): string | undefined {
+  if (!isNamed(pod, claim.name)) return undefined;
+  if (claim.ownerPodUid !== undefined && claim.ownerPodUid !== pod.uid) {
+    return `ResourceClaim ${claim.name} was made for another pod; name a claim of your own, or a template`;
   }
-  if (sharers.length <= maxSharers) return undefined;
-  return `ResourceClaim ${claim.name} is shared by ${sharers.length} pods; at most ${maxSharers} can, so use several claims`;
+  const { gang } = pod;
+  const [own, others] = partition(model.sharersOf(claim.namespace, claim.name), (each) => each.gang === gang);
+  const first = others.length === 0 ? undefined : firstSharer(model, claim, [...own, ...others]);
+  if (first !== undefined && first.gang !== gang) {
+    const [mine, other] = [pod, first].map((each) =>
+      each.gang === undefined ? `pod ${each.name}` : `gang ${each.gang}`,
+    );
+    return `ResourceClaim ${claim.name} is shared by ${mine} and ${other}, which came first; the pods that share a claim must be members of one gang`;
+  }
+  if (own.length <= maxSharers) return undefined;
+  return `ResourceClaim ${claim.name} is shared by ${own.length} pods; at most ${maxSharers} can, so use several claims`;
+}
+
+/** One of those who have the claim, or have places for it; else the oldest pod. */
+function firstSharer(model: ClusterModel, claim: ClaimRecord, sharers: readonly PodRecord[]): PodRecord {
+  const has = ({ uid, namespace, gang }: PodRecord): boolean => {
+    const key = gang === undefined ? `pod:${uid}` : `${namespace}/${gang}`;
+    return (
+      claim.reservedFor.some((consumer) => consumer.uid === uid || (isGuard(consumer) && consumer.name === gang)) ||
+      model.view.heldUnder(key).some(({ placed }) => placed.claims.some((each) => each.claim === claim.name))
+    );
+  };
+  const rank = (pod: PodRecord): number => (has(pod) ? 0 : 1);
+  return sharers.toSorted(
+    (a, b) => rank(a) - rank(b) || a.createdAtMs - b.createdAtMs || comparePlain(a.name, b.name),
+  )[0]!;
+}
+
+function partition<T>(all: readonly T[], belongs: (each: T) => boolean): [T[], T[]] {
+  return [all.filter(belongs), all.filter((each) => !belongs(each))];
 }
 
 /**
@@ -37,7 +67,7 @@ export function withBorrowing(
   const lend = (slot: Slot, group: number): Slot | undefined => {
     const borrows = new Set<string>();
     for (const { uid, name, allocation } of slot.claims) {
-      if (allocation !== undefined || !isNamed(slot, name)) continue;
+      if (allocation !== undefined || !isNamed(slot.pod, name)) continue;
       const lender = lenders.get(uid);
       if (lender !== undefined && lender.group !== group && lender.group >= 0) return undefined;
       if (lender !== undefined || given.has(name)) borrows.add(uid);
@@ -54,8 +84,8 @@ export function withBorrowing(
 }
 
 /** Does the pod name the claim itself, instead of having it made from a template? */
-function isNamed({ pod }: Slot, claim: string): boolean {
-  return pod.claims.some(({ claimName, templateName }) => claimName === claim && templateName === undefined);
+function isNamed({ claims }: PodRecord, claim: string): boolean {
+  return claims.some(({ claimName, templateName }) => claimName === claim && templateName === undefined);
 }
 
 const sameNode: DeviceLevel = { name: "host", attribute: wholeNode, link: {} };

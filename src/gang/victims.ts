@@ -58,8 +58,10 @@ export function podVictim(model: ClusterModel, pod: PodRecord): Victim {
 
 /** What goes with a gang: its places, its bound pods, and claims that nobody else uses. */
 function leaverOf(model: ClusterModel, state: GangState): Leaver {
-  const pods = [...state.pods.values()].filter(({ nodeName, terminal }) => nodeName !== undefined && !terminal);
-  return { key: state.key, pods, claims: claimsOf(model, [...state.pods.values()]) };
+  // Whoever got the label after its creation stays.
+  const members = [...state.pods.values()].filter(({ bindMarker }) => bindMarker);
+  const pods = members.filter(({ nodeName, terminal }) => nodeName !== undefined && !terminal);
+  return { key: state.key, pods, claims: claimsOf(model, members) };
 }
 
 function claimsOf(model: ClusterModel, pods: readonly PodRecord[]): ClaimRecord[] {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import type { Pod } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
@@ -10,6 +11,7 @@ import {
   gang,
   member,
   removeAll,
+  statefulSet,
   type Workload,
 } from "../support/workloads.ts";
 
@@ -115,6 +117,43 @@ describe("labels and Gangs of others", () => {
     const event = await until("an event says who was left out", () => eventsOf("victim", "GangPodIgnored")[0]);
     expect(event.note).toContain("both have index 0");
     expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(2);
+  });
+
+  test("pods of another controller, of another scheduler, or that name a member's claim change nothing for a gang that waits or runs", async () => {
+    await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
+    await apply(claimTemplate("four", 4), gang("victim", { podSets: [{ name: "ranks", count: 2 }] }));
+    const debug = member("victim", "ranks", 1);
+    const spec = { ...(debug["spec"] as object), schedulerName: "another" };
+    await apply({ ...debug, metadata: { ...debug.metadata, name: "a-debug" }, spec });
+    await apply(statefulSet("victim", 2, "four"));
+    await scheduled("victim");
+    const own = ["victim-0", "victim-1"];
+    await until("its own pods run", () => own.every((name) => isReady(scene.pod(name) ?? ({} as Pod))));
+    expect((await until("the pod is told", () => eventsOf("a-debug", "GangPodIgnored")[0])).note).toBe(
+      "Gang victim leaves the pod out: pod a-debug (no controller) is no member: pod set ranks has the pods of StatefulSet victim; remove the label scheduling.kllama.ai/gang, or give it a pod set of its own",
+    );
+    const before = [scene.pod("victim-0")?.metadata.uid, scene.devicesOf(scene.pod("victim-0"))];
+
+    await apply(statefulSet("rival", 3, "four", "victim"));
+    await until("the rivals are told", () => eventsOf("rival-2", "GangPodIgnored")[0]);
+    const claim = claims().find((each) => each.metadata.ownerReferences?.[0]?.uid === before[0]);
+    const resourceClaims = [{ name: "gpus", resourceClaimName: claim?.metadata.name }];
+    const thief = bypass("thief", "four");
+    await apply({ ...thief, spec: { ...(thief["spec"] as object), resourceClaims } });
+    await until("the one that names a claim is told", () => eventsOf("thief", "PodUnsupportedClaim")[0]);
+
+    await scene.drop({ ...member("victim", "ranks", 0), metadata: { name: "victim-0" } });
+    const back = await until("the member is back", () => {
+      const found = scene.pod("victim-0");
+      return found !== undefined && found.metadata.uid !== before[0] && isReady(found) ? found : undefined;
+    });
+    expect(scene.devicesOf(back)).toEqual(before[1]);
+    expect(
+      pods()
+        .filter(isBound)
+        .map(({ metadata }) => metadata.name)
+        .sort(),
+    ).toEqual(own);
   });
 
   test("a label put on somebody's running pod makes it no member", async () => {

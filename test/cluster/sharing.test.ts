@@ -54,17 +54,18 @@ describe("two members that name one claim", () => {
     expect(again.spec.nodeName).toBe(node);
   });
 
-  test("of two gangs are refused, and say why", async () => {
+  test("of two gangs: who came first has it, and the other is refused and says why", async () => {
     await freshNamespace();
-    // Who knows a pod knows those before it: neither gang can be planned as long as the other's pod is unknown.
-    await apply(claim("contested", 1), sharing("two", 0, "contested"), sharing("one", 0, "contested"));
-    for (const name of ["one", "two"]) {
-      await apply(gang(name, { podSets: [{ name: "ranks", count: 1 }] }));
-      const text = await until(`${name} is refused`, () => scene.status(name)?.explanation);
-      expect(text).toContain("ResourceClaim contested is shared by gang");
-    }
-    expect(claims()[0]?.status?.allocation).toBeUndefined();
+    const alone = (name: string) => gang(name, { podSets: [{ name: "ranks", count: 1 }] });
+    await apply(claim("contested", 1), alone("two"), sharing("two", 0, "contested"));
+    await scheduled("two");
+    await apply(alone("one"), sharing("one", 0, "contested"));
+    const text = await until("one is refused", () => scene.status("one")?.explanation);
+    expect(text).toContain("ResourceClaim contested is shared by gang one and gang two, which came first");
+    const consumers = () => claims()[0]?.status?.reservedFor?.map(({ name }) => name);
+    await until("the claim is left to the first", () => consumers()?.join() === "two-ranks-0");
     await drop(sharing("two", 0, "contested"));
+    await drop(gang("two", {}));
     await scheduled("one");
   });
 });

@@ -74,8 +74,8 @@ export function withForeignGate(pod: Workload): Workload {
   return { ...pod, spec: { ...(pod["spec"] as object), schedulingGates: [{ name: foreignGate }] } };
 }
 
-export function statefulSet(name: string, replicas: number, template: string): Workload {
-  const labels = { app: name, [gangLabel]: name, [podSetLabel]: "ranks" };
+export function statefulSet(name: string, replicas: number, template: string, gangName = name): Workload {
+  const labels = { app: name, [gangLabel]: gangName, [podSetLabel]: "ranks" };
   return {
     apiVersion: "apps/v1",
     kind: "StatefulSet",

@@ -38,8 +38,8 @@ export function isOneByOne(object: KindedObject): boolean {
  * number counts.
  */
 export function podsOf(object: KindedObject, pods: readonly Pod[]): Pod[] {
-  const { kind, metadata, spec } = object as Workload;
-  const { name, namespace, creationTimestamp } = metadata;
+  const { apiVersion, kind, metadata, spec } = object as Workload;
+  const { name, namespace, uid, creationTimestamp } = metadata;
   const there = pods.filter((pod) => pod.metadata.namespace === namespace);
   const names = new Set(there.map((pod) => pod.metadata.name));
   const replicas = spec.replicas ?? 1;
@@ -50,6 +50,7 @@ export function podsOf(object: KindedObject, pods: readonly Pod[]): Pod[] {
     metadata: {
       ...({ name: podName, namespace, creationTimestamp } as ObjectMeta),
       labels: { ...labels, ...more },
+      ownerReferences: [{ apiVersion, kind, name, uid: uid ?? `${kind} ${namespace}/${name}`, controller: true }],
     },
     spec: spec.template.spec,
   });

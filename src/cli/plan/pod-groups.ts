@@ -149,10 +149,14 @@ function isOver(phase: string | undefined): boolean {
   return phase === "Succeeded" || phase === "Failed";
 }
 
-/** Other schedulers number pods per replica, if at all: in a PodGroup the order of names counts. */
+/**
+ * Other schedulers number pods per replica, if at all: in a PodGroup the order of names counts. And its pods may be those
+ * of several controllers, unlike those of a pod set.
+ */
 function labelled(pod: Pod, gang: string, index: number): Pod {
   const labels = { ...pod.metadata.labels, [gangLabel]: gang, [podIndexLabels[0]]: String(index) };
-  return { ...pod, metadata: { ...pod.metadata, labels } };
+  const { ownerReferences: _, ...metadata } = pod.metadata;
+  return { ...pod, metadata: { ...metadata, labels } };
 }
 
 /** The topology `default` where its levels read all labels, else one whose levels are the labels. */

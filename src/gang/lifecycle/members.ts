@@ -1,8 +1,8 @@
 import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { assignSlots, slotKey } from "../members.ts";
+import { assignSlots, type LeftOut, type MemberSlots, slotKey } from "../members.ts";
 import { claimOf, coversClaims } from "./claims.ts";
-import { type Context, type GangRecord, type GangState, heldPods } from "./state.ts";
+import { type Context, type Effect, type GangRecord, type GangState, heldPods, type PodReference } from "./state.ts";
 
 /** Which live pod fills which place of a gang, and which places a plan must leave as they are. */
 
@@ -14,19 +14,44 @@ export function livePods(state: GangState): PodRecord[] {
   return [...state.pods.values()].filter((pod) => !pod.terminal && !pod.deleting && pod.bindMarker);
 }
 
-/** Pods with the gang's label that came past admission, each as a sentence with its remedy. */
-export function unmarkedPods(state: GangState): string[] {
+/** Pods with the gang's label that came past admission. */
+function unmarkedPods(state: GangState): LeftOut[] {
   return [...state.pods.values()]
     .filter((pod) => !pod.bindMarker && !pod.terminal && !pod.deleting)
-    .map(
-      (pod) =>
-        `pod ${pod.name} is no member: it was created without the gang's label or before kllama's policies; create it again with the label`,
-    );
+    .map((pod) => ({
+      pod,
+      message: `pod ${pod.name} is no member: it was created without the gang's label or before kllama's policies; create it again with the label`,
+    }));
+}
+
+/** Pods that carry the label and have no place, for whatever reason. */
+export function straysOf(state: GangState, { leftOut }: MemberSlots): LeftOut[] {
+  return [...leftOut, ...unmarkedPods(state)];
+}
+
+/** One event on the Gang for pods that are left out, and one on each of them; again when it is others, or for another reason. */
+export function sayStrays(state: GangState, strays: readonly LeftOut[]): Effect[] {
+  const before = state.strays ?? new Map<string, string>();
+  if (strays.length === before.size && strays.every(({ pod, message }) => before.get(pod.uid) === message)) return [];
+  state.strays = new Map(strays.map(({ pod, message }) => [pod.uid, message]));
+  const news = strays.filter(({ pod, message }) => before.get(pod.uid) !== message);
+  const tell = (id: string, text: string, more: { pod?: PodReference } = {}): Effect => {
+    return { type: "event", id, reason: "GangPodIgnored", note: text.slice(0, 1024), warning: true, ...more };
+  };
+  const told = news.map(({ pod: { namespace, name, uid }, message }) =>
+    tell(`stray/${uid}`, `Gang ${state.gang?.name} leaves the pod out: ${message}`, { pod: { namespace, name, uid } }),
+  );
+  if (news.length === 0) return [];
+  return [tell("strays", strays.map(({ message }) => message).join("; ")), ...told];
 }
 
 /** Placed slots with the live pod that fills each; slots without a pod are left out. */
 export function membersOf(state: GangState, gang: GangRecord, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
-  const { slots } = assignSlots(gang.spec, livePods(state), placed);
+  return membersIn(assignSlots(gang.spec, livePods(state), placed), placed);
+}
+
+/** The same of slots that are known. */
+export function membersIn({ slots }: MemberSlots, placed: readonly PlacedPod[]): [PlacedPod, PodRecord][] {
   const members: [PlacedPod, PodRecord][] = [];
   for (const slot of placed) {
     const pod = slots.get(slotKey(slot.podSet, slot.index));
@@ -86,4 +111,9 @@ function claimsOf(state: GangState, pod: PodRecord): PlacedClaim[] {
     const devices = results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
     return [{ claim: claim.name, reference: reference.name, devices }];
   });
+}
+
+/** A pod that is left out counts for nothing: one of low priority would have the gang preempted. */
+export function lowestPriority(members: Iterable<PodRecord>): number {
+  return Math.min(...[...members].map((pod) => pod.priority));
 }

@@ -3,7 +3,7 @@ import { assignSlots, type MemberSlots, minCountOf } from "../members.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
-import { livePods, runningPods, unmarkedPods } from "./members.ts";
+import { livePods, lowestPriority, runningPods, sayStrays, straysOf } from "./members.ts";
 import { writePreempting } from "./preempting.ts";
 import { writeReserved } from "./reservation.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
@@ -30,19 +30,20 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   if (unanswered !== undefined) return { effects: [...effects, unanswered] };
   const slots = assignSlots(gang.spec, livePods(state), []);
   const waiting = waitingFor(state, gang, slots, context);
-  const strays = [...slots.problems, ...unmarkedPods(state)];
+  const strays = straysOf(state, slots);
+  const leftOut = strays.map(({ message }) => message);
   // Pods that have no place stop a gang only when it is not complete without them: else anybody's could.
   if (gang.problems.length > 0 || (waiting !== undefined && slots.problems.length > 0)) {
-    const said = [...gang.problems, ...strays].join("; ");
+    const said = [...gang.problems, ...leftOut].join("; ");
     return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", said, context)] };
   }
-  state.priority = lowestPriority(slots);
+  state.priority = lowestPriority(slots.slots.values());
   effects.push(...sayStrays(state, strays));
   const running = runningPods(state);
   if (shortPodSet(gang, running) === undefined) {
     return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }
-  if (waiting !== undefined) return settle(state, gang, [waiting, ...strays].join("; "), effects, context);
+  if (waiting !== undefined) return settle(state, gang, [waiting, ...leftOut].join("; "), effects, context);
   delete state.incomplete;
   if (state.planning) return { effects };
   const { rejection } = state;
@@ -53,19 +54,6 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   }
   if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
   return { effects: [...effects, { type: "plan", id: "plan" }] };
-}
-
-function lowestPriority({ slots }: MemberSlots): number {
-  return Math.min(...[...slots.values()].map((pod) => pod.priority));
-}
-
-/** One event for pods that carry the label and are left out, and another when they are others. */
-function sayStrays(state: GangState, strays: readonly string[]): Effect[] {
-  const note = strays.join("; ").slice(0, 1024);
-  if (note === (state.strays ?? "")) return [];
-  state.strays = note;
-  if (note === "") return [];
-  return [{ type: "event", id: "strays", reason: "GangPodIgnored", note, warning: true }];
 }
 
 /** The first pod set that lacks members with claims; undefined when the gang can be planned. */

@@ -1,11 +1,20 @@
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { assignSlots, minCountOf, slotKey } from "../members.ts";
+import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
 import { hasAllClaims } from "./claims.ts";
 import { noteCrowded } from "./crowded.ts";
 import { answer, type Decision } from "./decision.ts";
 import { bindMember, foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
-import { isBoundTo, isHomeless, livePods, membersOf } from "./members.ts";
+import {
+  isBoundTo,
+  isHomeless,
+  livePods,
+  lowestPriority,
+  membersIn,
+  membersOf,
+  sayStrays,
+  straysOf,
+} from "./members.ts";
 import { heed, patienceMs, refusedMember } from "./refusals.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
@@ -14,7 +23,9 @@ import { sweep } from "./sweep.ts";
 /** The gang runs: members that are recreated return to their places, others get a plan beside what runs. */
 export function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
   const placed = wantedSlots(gang);
-  const members = membersOf(state, gang, placed);
+  const slots = assignSlots(gang.spec, livePods(state), placed);
+  const members = membersIn(slots, placed);
+  state.priority = lowestPriority(slots.slots.values());
   const crowd = noteCrowded(state, members, context);
   const { refusal, ...refused } = refusedMember(state, members, context, patienceMs);
   const wake = sooner(crowd, refused);
@@ -36,7 +47,8 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
     effects.push({ ...answer(pod.uid, arrival.call), error: `${why}; the pod is planned anew` });
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
-  if (!state.planning && state.proposal === undefined && wantsPlan(state, gang, placed, homeless, context)) {
+  effects.push(...sayStrays(state, straysOf(state, slots)));
+  if (!state.planning && state.proposal === undefined && wantsPlan(state, slots, placed, homeless, context)) {
     if (state.replanAtMs > context.nowMs) {
       return { effects, ...sooner(wake, { wakeAtMs: state.replanAtMs }) };
     }
@@ -63,12 +75,11 @@ function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRec
 /** Surplus members without a slot, and members whose node is gone, need a plan beside what runs. */
 function wantsPlan(
   state: GangState,
-  gang: GangRecord,
+  slots: MemberSlots,
   placed: readonly PlacedPod[],
   homeless: readonly [PlacedPod, PodRecord][],
   context: Context,
 ): boolean {
-  const slots = assignSlots(gang.spec, livePods(state), placed);
   const taken = new Set(placed.map((slot) => slotKey(slot.podSet, slot.index)));
   const surplus = [...slots.slots].some(
     ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),

@@ -36,6 +36,8 @@ export interface SingleContext {
   nodeFits(node: string): boolean;
   /** Whether kllama allocates any device of the pod's claims; if not, the pod is only let go. */
   managed: boolean;
+  /** A claim that it names is another's. */
+  intrudes: boolean;
 }
 
 /** As long as a binding can be under way: kube-apiserver ends every request after a minute. */
@@ -55,6 +57,8 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
     .map((reference) => claimOf(pod, reference.name, state.claims))
     .filter((c) => c !== undefined);
   const allocated = claims.filter((claim) => claim.allocation !== undefined);
+  // Let go now it would run on their devices. The plan is refused, and says why.
+  if (context.intrudes) return planAnew(state, [], context);
   if (allocated.length === claims.length) {
     if (state.proposal !== undefined) state.reserved = true;
     return { effects: release(pod, state.proposal?.node) };

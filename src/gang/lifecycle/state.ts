@@ -80,8 +80,8 @@ export interface GangState {
   releasedAtMs?: number;
   /** The lowest priority of the members, as of the last look at their places. */
   priority?: number;
-  /** Pods that carry the gang's label and are no members, as they were last told. */
-  strays?: string;
+  /** pod UID → why it is left out although it carries the gang's label, as it was last told. */
+  strays?: ReadonlyMap<string, string>;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
@@ -174,7 +174,8 @@ export type Effect =
   /** kube-scheduler refused what was planned: counted and logged. */
   | { type: "planRefused"; id: string; pod: string; node: string; message: string }
   | { type: "answer"; id: string; call: number; podUid: string; error?: string }
-  | { type: "event"; id: string; reason: string; note: string; warning: boolean };
+  /** On the Gang, or on a pod. */
+  | { type: "event"; id: string; reason: string; note: string; warning: boolean; pod?: PodReference };
 
 /** What a decision may ask about the rest of the cluster, at one instant. */
 export interface Context {

@@ -698,9 +698,45 @@ describe("pods that carry the label and are no members", () => {
     ["runs, and got the label after its creation", { bindMarker: false, nodeName: "n9" }, /no member/],
   ])("a pod that %s does not stop the gang, which says so once", (_title, more, reason) => {
     const first = step(stateOf(gang(), [...members, forged(more)], claimed), [tick], context());
-    expect(first.effects.map((effect) => effect.type)).toEqual(["event", "plan"]);
+    expect(first.effects.map((effect) => effect.type)).toEqual(["event", "event", "plan"]);
     expect(first.effects[0]).toMatchObject({ reason: "GangPodIgnored", note: expect.stringMatching(reason) });
+    expect(first.effects[1]).toMatchObject({ reason: "GangPodIgnored", pod: { uid: "forged" } });
     expect(step(first.state, [tick], context()).effects).toEqual([]);
+  });
+
+  test("of another controller neither stops a gang that waits for members nor makes it whole", () => {
+    const owner = { kind: "StatefulSet", name: "g", uid: "set" };
+    const copy = { kind: "Deployment", name: "copy", uid: "copy" };
+    const waits = stateOf(
+      gangIn("Scheduled"),
+      [{ ...bound(0), owner }, forged({ owner: copy })],
+      [held(0, { guarded: false }), claim(1)],
+    );
+    const result = step(waits, [tick], context());
+    expect(said(result).filter((each) => !each.startsWith("event"))).toEqual(["Scheduled"]);
+    expect(result.effects.flatMap((effect) => (effect.type === "event" ? (effect.pod?.name ?? "gang") : []))).toEqual([
+      "gang",
+      "forged",
+    ]);
+    expect(said(step(result.state, written(result), context()))).toEqual([]);
+    const short = stateOf(gang(), [pod(0, { owner }), forged({ owner: copy, createdAtMs: nowMs })], claimed);
+    const first = step(short, [tick], context());
+    expect(said(first).filter((each) => !each.startsWith("event"))).toEqual([]);
+    const later = step(first.state, [tick], context({ nowMs: nowMs + 2_000 }));
+    expect(said(later)[0]).toMatch(
+      /^Pending: pod set ranks: 1 of 2 pods exist; pod forged \(Deployment copy\) is no member/,
+    );
+  });
+
+  test("of low priority do not make the gang's lower", () => {
+    const owner = { kind: "StatefulSet", name: "g", uid: "set" };
+    const members = [0, 1].map((index) => ({ ...bound(index), owner, priority: 10 }));
+    const running = stateOf(
+      gangIn("Scheduled"),
+      [...members, forged({ priority: 1 })],
+      [0, 1].map((index) => held(index, { guarded: false })),
+    );
+    expect(step(running, [tick], context()).state.priority).toBe(10);
   });
 
   test("a pod without the marker fills no place", () => {

@@ -89,24 +89,107 @@ test("a Gang without faults has none, one with several has all of them", () => {
 
 describe("rivals for a place", () => {
   const ranks = gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }] });
-  const owner = { kind: "StatefulSet", name: "a", uid: "set" };
-  const at = (name: string, index: number, more: object = {}) => podRecord(name, { podSet: "ranks", index, ...more });
+  const controller = (kind: string, name: string) => ({ kind, name, uid: `${kind} ${name}` });
+  const set = controller("StatefulSet", "a");
+  const copy = controller("Deployment", "copy");
+  const at = (name: string, index: number | undefined, more: Partial<PodRecord> = {}) =>
+    podRecord(name, { podSet: "ranks", ...(index === undefined ? {} : { index }), ...more });
+  const both = [at("a-0", 0, { owner: set, createdAtMs: 9 }), at("a-1", 1, { owner: set, createdAtMs: 9 })];
+  const copies = (count: number, createdAtMs: number) =>
+    Array.from({ length: count }, (_, index) => at(`copy-${index}`, index, { owner: copy, createdAtMs }));
+  const namesOf = (pods: PodRecord[], placed: PlacedPod[] = [], spec = ranks) =>
+    [...assignSlots(spec, pods, placed).slots.values()].map(({ name }) => name).sort();
+  const placedRank = (pod: string, index: number): PlacedPod => ({ ...placedAt(pod, index), podSet: "ranks" });
 
-  test("the pod wins whose controller has most of them, however old and whatever its name", () => {
-    const pods = [at("a-0", 0, { owner, createdAtMs: 9 }), at("a-1", 1, { owner, createdAtMs: 9 }), at("A", 1)];
-    const { slots, problems } = assignSlots(ranks, pods, []);
-    expect([...slots.values()].map(({ name }) => name).sort()).toEqual(["a-0", "a-1"]);
-    expect(problems).toEqual([expect.stringContaining("A")]);
+  test.each<[string, PodRecord[], PlacedPod[], string[]]>([
+    ["a copied label on an older pod alone", [at("A", 1), ...both], [], ["a-0", "a-1"]],
+    ["a controller that came later, however many pods it has", [...copies(3, 10), ...both], [], ["a-0", "a-1"]],
+    [
+      "one that came first, as the gang is not known to be another's",
+      [...copies(2, 1), ...both],
+      [],
+      ["copy-0", "copy-1"],
+    ],
+    ["one that came first and has too few", [...copies(1, 1), ...both], [], ["a-0", "a-1"]],
+    [
+      "one that came first, when the others have places",
+      [...copies(3, 1), ...both],
+      [placedRank("a-0", 0)],
+      ["a-0", "a-1"],
+    ],
+    ["one that came first, when the others run", [...copies(3, 1), { ...both[0]!, nodeName: "n" }], [], ["a-0"]],
+    [
+      "one that came first, while a member is away",
+      [...copies(3, 1), both[0]!],
+      [placedRank("a-0", 0), placedRank("a-1", 1)],
+      ["a-0"],
+    ],
+  ])("%s", (_title, pods, placed, names) => {
+    expect(namesOf(pods, placed)).toEqual(names);
+    expect(namesOf(pods.toReversed(), placed)).toEqual(names);
   });
 
-  test("of pods without a controller the older wins", () => {
+  test("strangers fill no free place, and each is told whose the pod set is", () => {
+    const { slots, problems, leftOut } = assignSlots(
+      gangSpec.parse({ podSets: [{ name: "ranks", count: 4 }] }),
+      [...both, at("copy", undefined, { owner: copy, createdAtMs: 10 }), at("debug", 3, { createdAtMs: 10 })],
+      [placedRank("a-0", 0)],
+    );
+    expect([...slots.keys()].sort()).toEqual(["ranks/0", "ranks/1"]);
+    expect(problems).toEqual([]);
+    expect(leftOut.map(({ pod, message }) => [pod.name, message])).toEqual([
+      [
+        "copy",
+        "pod copy (Deployment copy) is no member: pod set ranks has the pods of StatefulSet a; remove the label scheduling.kllama.ai/gang, or give it a pod set of its own",
+      ],
+      [
+        "debug",
+        "pod debug (no controller) is no member: pod set ranks has the pods of StatefulSet a; remove the label scheduling.kllama.ai/gang, or give it a pod set of its own",
+      ],
+    ]);
+  });
+
+  test.each([
+    [
+      "revisions of a Deployment",
+      [
+        ["ReplicaSet", "d-1", { "pod-template-hash": "1" }],
+        ["ReplicaSet", "d-2", { "pod-template-hash": "2" }],
+      ],
+    ],
+    [
+      "leader and workers of a LeaderWorkerSet",
+      [
+        ["StatefulSet", "l", { "leaderworkerset.sigs.k8s.io/name": "l" }],
+        ["StatefulSet", "l-0", { "leaderworkerset.sigs.k8s.io/name": "l" }],
+      ],
+    ],
+    [
+      "Jobs of a JobSet",
+      [
+        ["Job", "j-0", { "jobset.sigs.k8s.io/jobset-name": "j" }],
+        ["Job", "j-1", { "jobset.sigs.k8s.io/jobset-name": "j" }],
+      ],
+    ],
+  ] as const)("%s are members together", (_title, owners) => {
+    const pods = owners.map(([kind, name, labels], index) =>
+      at(`p-${index}`, index, { owner: controller(kind, name), labels }),
+    );
+    expect(namesOf(pods)).toEqual(["p-0", "p-1"]);
+  });
+
+  test("of one controller's pods, or those without one, the older wins", () => {
     const pods = [at("b", 0, { createdAtMs: 1 }), at("a", 0, { createdAtMs: 2 })];
-    expect(assignSlots(ranks, pods, []).slots.get("ranks/0")?.name).toBe("b");
+    expect(namesOf(pods)).toEqual(["b"]);
   });
 
   test("a pod that comes back to its place wins against one that is older", () => {
-    const placed = [{ pod: "b", podSet: "ranks", index: 0, node: "n", claims: [] }];
     const pods = [at("a", 0, { createdAtMs: 1 }), at("b", 0, { createdAtMs: 2 })];
-    expect(assignSlots(ranks, pods, placed).slots.get("ranks/0")?.name).toBe("b");
+    expect(namesOf(pods, [placedRank("b", 0)])).toEqual(["b"]);
+  });
+
+  test("a pod that runs wins against one that is older and waits", () => {
+    const pods = [at("a", 0, { createdAtMs: 1 }), at("b", 0, { createdAtMs: 2, nodeName: "n" })];
+    expect(namesOf(pods)).toEqual(["b"]);
   });
 });

@@ -52,6 +52,15 @@ describe("a claim that several pods name", () => {
     expect(picture(plan(model, { gangs: [sharing(model)] }))).toEqual(["g-w-0@b[5,6]", "g-w-1@b[5,6]"]);
   });
 
+  test("is judged by its members: a pod with the label and another scheduler that has no slot changes nothing", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } });
+    const forged = podRecord("forged", { gang: "g", podSet: "w", index: 1, schedulerName: "other", createdAtMs: 9 });
+    expect(plansOf(plan(model, { gangs: [{ ...gang, pods: [forged, ...gang.pods] }] }))).toHaveLength(1);
+    const unequal = gang.pods.map((pod, i) => (i === 0 ? pod : { ...pod, schedulerName: "other" }));
+    expect(rejectionsOf(plan(model, { gangs: [{ ...gang, pods: unequal }] }))[0]!.reason).toBe("InvalidGang");
+  });
+
   test("needs a node with room for all of them", () => {
     const cpu = { requests: { cpu: 40_000 } };
     const model = clusterOf([
@@ -93,23 +102,67 @@ describe("a claim that several pods name", () => {
     expect([placed!.pod, placed!.node, placed!.claims]).toEqual(["g-w-1", first!.node, first!.claims]);
   });
 
-  test("is refused when another gang names it too", () => {
+  const older = (gang: GangRequest, createdAtMs: number): GangRequest["pods"] =>
+    gang.pods.map((pod) => ({ ...pod, createdAtMs }));
+
+  test.each([
+    ["of two gangs is that of the one whose pods are older", 5, 3, "h", "g"],
+    ["of two gangs whose pods are as old is that of the first by name", 5, 5, "g", "h"],
+  ])("%s; the other is told so", (_title, gMs, hMs, first, second) => {
     const model = clusterOf(racks({ a: 1 }));
     const gangs = [sharing(model, "g"), sharing(model, "h", "g-w-0-gpu")];
-    const rejections = gangs.flatMap((gang) => rejectionsOf(plan(model, { gangs: [gang] })));
-    expect(rejections.map(({ gang, reason }) => [gang, reason])).toEqual([
-      ["g", "UnsupportedClaim"],
-      ["h", "UnsupportedClaim"],
-    ]);
-    expect(rejections[0]!.message).toContain(
-      "ResourceClaim g-w-0-gpu is shared by gang g and gang h; the pods that share a claim must be members of one gang",
-    );
+    for (const [i, ms] of [gMs, hMs].entries()) for (const pod of older(gangs[i]!, ms)) model.upsertPod(pod);
+    const [own, other] = gangs[0]!.name === first ? gangs : gangs.toReversed();
+    expect(plansOf(plan(model, { gangs: [own!] }))[0]!.placement.pods).toHaveLength(2);
+    expect(rejectionsOf(plan(model, { gangs: [other!] }))[0]).toMatchObject({
+      gang: second,
+      reason: "UnsupportedClaim",
+      message: expect.stringContaining(
+        `ResourceClaim g-w-0-gpu is shared by gang ${second} and gang ${first}, which came first; the pods that share a claim must be members of one gang`,
+      ),
+    });
+  });
+
+  test("stays with the gang that has it, or a place for it, however old others are", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const [gang, other] = [sharing(model, "g"), sharing(model, "h", "g-w-0-gpu")];
+    for (const pod of older(gang, 5)) model.upsertPod(pod);
+    const refused = (each: GangRequest) => "rejections" in plan(model, { gangs: [each] });
+    expect([refused(gang), refused(other)]).toEqual([true, false]);
+    const placed = plansOf(plan(model, { gangs: [other] }))[0]!.placement.pods.map((pod) => ({
+      ...pod,
+      claims: pod.claims.map((claim) => ({ ...claim, claim: "g-w-0-gpu" })),
+    }));
+    model.hold("team/g", "team", [{ placed: placed[0]!, requests: {} }]);
+    expect([refused(gang), refused(other)]).toEqual([false, true]);
+    model.release("team/g");
+    const guard = { apiGroup: "scheduling.kllama.ai", resource: "gangs", name: "g", uid: "any" };
+    model.upsertClaim({ ...model.claim("team", "g-w-0-gpu")!, reservedFor: [guard] });
+    expect([refused(gang), refused(other)]).toEqual([false, true]);
+  });
+
+  test("is no business of a stranger: a pod alone that names it is refused, and so is one that names a pod's own claim", () => {
+    const model = clusterOf(racks({ a: 1 }));
+    const gang = sharing(model, "g");
+    const alone = (claimName: string) => podRecord("alone", { createdAtMs: 9, claims: [{ name: "gpu", claimName }] });
+    model.upsertPod(alone("g-w-0-gpu"));
+    expect(plansOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
+    const made = gangIn(model, "made", { w: { count: 1, gpus: 1 } });
+    const owner = { ...made.pods[0]!, claims: [{ name: "gpu", claimName: "made-w-0-gpu", templateName: "one" }] };
+    model.upsertClaim({ ...model.claim("team", "made-w-0-gpu")!, ownerPodUid: owner.uid });
+    model.upsertPod(alone("made-w-0-gpu"));
+    expect(plansOf(plan(model, { gangs: [{ ...made, pods: [owner] }] }))).toHaveLength(1);
+    for (const claimName of ["g-w-0-gpu", "made-w-0-gpu"]) {
+      const pods = [alone(claimName)];
+      const stranger = { ...made, name: "alone", spec: singlePodGang(pods[0]!), pods };
+      expect(rejectionsOf(plan(model, { gangs: [stranger] }))[0]!.reason).toBe("UnsupportedClaim");
+    }
   });
 
   test("can be planned, which wakes whoever was refused for it, once the other gang's pods are gone", () => {
     const model = clusterOf(racks({ a: 1 }));
     const gang = sharing(model, "g");
-    const others = sharing(model, "h", "g-w-0-gpu").pods;
+    const others = sharing(model, "e", "g-w-0-gpu").pods;
     expect(rejectionsOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
     const before = model.capacityVersion;
     model.upsertPod({ ...others[0]!, terminal: true });

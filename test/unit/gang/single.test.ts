@@ -14,7 +14,7 @@ const proposal: PlacedPod = {
   node: "n1",
   claims: [{ claim: "c", reference: "gpus", devices }],
 };
-const context: SingleContext = { nowMs: 0, capacityVersion: 1, nodeFits: () => true, managed: true };
+const context: SingleContext = { nowMs: 0, capacityVersion: 1, nodeFits: () => true, managed: true, intrudes: false };
 const pod = podRecord("p", { claims: [{ name: "gpus", claimName: "c" }] });
 
 function claim(more: Partial<ClaimRecord> = {}): ClaimRecord {
@@ -52,6 +52,12 @@ test("a place that kube-scheduler gave back is planned anew instead of reserved 
   expect(said(state)).toEqual([]);
   state.claims.set("c", claim({ resourceVersion: "2" }));
   expect(said(state)).toEqual(["plan"]);
+});
+
+test("a pod that names a claim of others is planned, which refuses it, and never let go onto their devices", () => {
+  const state = { ...single(allocated({ reservedFor: [] })), pod: { ...pod, gates: [gangGate] } };
+  const types = (intrudes: boolean) => decideSingle(state, { ...context, intrudes }).effects.map(({ type }) => type);
+  expect([types(true), types(false)]).toEqual([["plan"], ["releasePod"]]);
 });
 
 describe("a claim that somebody deletes", () => {
