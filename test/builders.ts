@@ -183,6 +183,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     capacityVersion: 1,
     nodeFits: () => true,
     leavesRoom: () => true,
+    leavesRoomForAll: () => true,
     devicesFree: () => true,
     groupReady: () => true,
     mayRelease: () => true,

@@ -29,7 +29,7 @@ import { createFreshness } from "./freshness.ts";
 import { createGangGroups } from "./gang-groups.ts";
 import { createGangHolds } from "./gang-holds.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
-import { leavesRoom } from "./node-room.ts";
+import { leavesRoom, leavesRoomForAll } from "./node-room.ts";
 import { byQueueOrder, priorityOf } from "./pending-plans.ts";
 import { createPlanQueue, queued } from "./plan-queue.ts";
 import type { CoordinatorPorts } from "./ports.ts";
@@ -109,7 +109,10 @@ export function createCoordinator(
   const window: ReleaseWindow = createReleaseWindow(limits.releasedPods, releasePatienceMs);
   const heldPlaces: HeldPlaces = createHeldPlaces();
   const entries = new Map<string, Entry>();
-  const groups = createGangGroups(() => [...entries.values()].map(({ state }) => state));
+  const groups = createGangGroups(
+    () => [...entries.values()].map(({ state }) => state),
+    (node, pods) => leavesRoomForAll(model, node, pods),
+  );
   const gangOfPod = new Map<string, string>();
   const keyOfGang = new Map<string, string>(); // by UID
   const budgets = new Map<string, BudgetRecord>();
@@ -340,6 +343,7 @@ export function createCoordinator(
       capacityVersion: model.capacityVersion,
       nodeFits,
       leavesRoom: (node, pod) => leavesRoom(model, node, pod),
+      leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),
       devicesFree,
       groupReady: groups.isReady,
       mayRelease,

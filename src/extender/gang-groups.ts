@@ -1,5 +1,6 @@
-import type { GangState } from "../gang/lifecycle/state.ts";
+import type { Context, GangState } from "../gang/lifecycle/state.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
+import type { PodRecord } from "../topology/records.ts";
 import { groupOf, roleIn } from "./pending-plans.ts";
 import { baseCounts } from "./role-counts.ts";
 
@@ -16,8 +17,14 @@ export interface GangGroups {
   isReady(state: GangState): boolean;
 }
 
-/** @param states every gang that is known, now */
-export function createGangGroups(states: () => GangState[]): GangGroups {
+/**
+ * @param states every gang that is known, now
+ * @param leavesRoomForAll whether a node has room for these pods now
+ */
+export function createGangGroups(
+  states: () => GangState[],
+  leavesRoomForAll: Context["leavesRoomForAll"] = () => true,
+): GangGroups {
   const groups = new Map<string, PlacementGroupRecord>();
 
   function of(state: GangState): PlacementGroupRecord | undefined {
@@ -53,20 +60,24 @@ export function createGangGroups(states: () => GangState[]): GangGroups {
       if (group === undefined) return state.gang?.spec.placementGroup === undefined;
       const all = members(group).map((member) => (member.key === state.key ? state : member));
       return [...baseCounts(group.spec)].every(([role, count]) => {
-        const there = all.filter((member) => roleIn(group, member) === role && isAtBarrier(member));
+        const there = all.filter((member) => roleIn(group, member) === role && isAtBarrier(member, leavesRoomForAll));
         return there.length >= count;
       });
     },
   };
 }
 
-function isAtBarrier(state: GangState): boolean {
+function isAtBarrier(state: GangState, leavesRoomForAll: Context["leavesRoomForAll"]): boolean {
   const { phase, placement } = state.gang?.status ?? {};
   if (phase === "Binding" || phase === "Scheduled") return true;
   if (phase !== "Reserved") return false;
   const byName = new Map([...state.pods.values()].filter((pod) => !pod.deleting).map((pod) => [pod.name, pod]));
-  return (placement?.pods ?? []).every((placed) => {
-    const pod = byName.get(placed.pod);
-    return pod !== undefined && (pod.nodeName !== undefined || state.arrivals.get(pod.uid)?.node === placed.node);
+  const comers = new Map<string, PodRecord[]>();
+  const arrived = (placement?.pods ?? []).every(({ pod: name, node }) => {
+    const pod = byName.get(name);
+    if (pod === undefined || pod.nodeName !== undefined) return pod !== undefined;
+    comers.set(node, [...(comers.get(node) ?? []), pod]);
+    return state.arrivals.get(pod.uid)?.node === node;
   });
+  return arrived && [...comers].every(([node, pods]) => leavesRoomForAll(node, pods));
 }

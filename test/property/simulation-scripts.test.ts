@@ -108,6 +108,37 @@ test("a member whose node others took while it was away is reserved nothing ther
   expect(secondsOf(/ resourceclaims g0-.* by kllama-planner .*guard/).filter((at) => at > 20 && at < 600)).toEqual([]);
 });
 
+test("a gang whose node others take while its members wait at the barrier is not committed there", async () => {
+  let people: People | undefined;
+  let tries = 0;
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { devices: 4 })]),
+    // One member is released late; meanwhile somebody puts a pod past everybody onto the node that the other waits for.
+    lateMs({ path, body }) {
+      const { spec } = (body ?? {}) as { spec?: { schedulingGates?: unknown } };
+      if (spec?.schedulingGates === undefined || !path.endsWith("/pods/g0-ranks-1")) return 0;
+      tries += 1;
+      if (tries === 3) people?.pin("n0", 15);
+      return 4_000;
+    },
+    script: [
+      [
+        1_000,
+        (some) => {
+          people = some;
+          some.createGang("g0");
+        },
+      ],
+      [60_000, () => undefined],
+    ],
+  });
+  const has = (pattern: RegExp): boolean => lines.some((line) => pattern.test(line));
+  expect(has(/bind call of g0-ranks-0 to n0/)).toBe(true);
+  expect(has(/gangs g0 .*: Revoked, others took the room of g0-ranks-0 on node n0/)).toBe(true);
+  expect(has(/pods g0-ranks-.*Failed/)).toBe(false);
+  expect(has(/gangs g0 .*: Scheduled/)).toBe(true);
+});
+
 /** A planner stops in the middle of a reservation, for so long that another leads, gives the devices away, and is obeyed. */
 function splitBrain(): Omit<RunOptions, "seed"> {
   let paused = false;

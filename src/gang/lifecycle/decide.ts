@@ -37,6 +37,7 @@ function decidePhase(state: GangState, gang: GangRecord, context: Context): Deci
   if (phase !== "Binding") delete state.bindingSinceMs;
   if (phase !== "Scheduled") state.crowded = new Map();
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
+  if (phase !== "Reserved") delete state.squeezedSinceMs;
   if (phase !== "Preempting") delete state.vacatedSinceMs;
   if (phase !== "Preempted") delete state.evictionTold;
   // Bindings that are under way are waited for: half a gang can be neither counted nor evicted.

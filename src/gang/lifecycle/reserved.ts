@@ -6,7 +6,7 @@ import { deadlineOf, timeoutMs } from "./deadline.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
 import { isReserved, releaseMember, reserveMember } from "./member-effects.ts";
-import { membersOf } from "./members.ts";
+import { isBoundTo, membersOf } from "./members.ts";
 import { heed, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.ts";
 import { writeRevoked } from "./revoked.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
@@ -34,10 +34,13 @@ export function decideReserved(state: GangState, gang: GangRecord, context: Cont
   if (gated && !context.mayRelease(state, members.length)) return { effects: reserving };
   state.releasedAtMs ??= gated ? context.nowMs : (gang.reservedAtMs ?? context.nowMs);
   const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
-  if (context.groupReady(state) && members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
-    effects.push(writeBinding(state, gang, placed, context));
+  if (!context.groupReady(state) || !members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
+    return { effects, wakeAtMs };
   }
-  return { effects, wakeAtMs };
+  const squeezed = squeezedMember(state, members, context);
+  if (squeezed === undefined) return { effects: [...effects, writeBinding(state, gang, placed, context)], wakeAtMs };
+  if (context.nowMs < squeezed.giveUpAtMs) return { effects, wakeAtMs: Math.min(wakeAtMs, squeezed.giveUpAtMs) };
+  return { effects: [writeRevoked(state, gang, squeezed.reason, context)] };
 }
 
 /** Nothing but our own release is wanting: no deadline runs. */
@@ -94,6 +97,39 @@ function refusalText({ slot, pod, message }: Refusal): string {
 
 function atBarrier(state: GangState, slot: PlacedPod, pod: PodRecord): boolean {
   return pod.nodeName === slot.node || state.arrivals.get(pod.uid)?.node === slot.node;
+}
+
+/** Who took the room may be leaving, or have left: that is worth so long a wait. */
+const squeezedGraceMs = 5_000;
+
+/**
+ * kube-scheduler found room for each member, some time ago; a pod that asks nobody (of a DaemonSet, another scheduler, a
+ * person) may have taken it since, and the kubelet would refuse the member after the commit.
+ */
+function squeezedMember(
+  state: GangState,
+  members: readonly [PlacedPod, PodRecord][],
+  context: Context,
+): { reason: string; giveUpAtMs: number } | undefined {
+  const waiting = members.filter(([slot, pod]) => !isBoundTo(state, pod, slot.node));
+  const byNode = Map.groupBy(waiting, ([slot]) => slot.node);
+  const taken = [...byNode].find(([node, own]) => {
+    return !context.leavesRoomForAll(
+      node,
+      own.map(([, pod]) => pod),
+    );
+  });
+  if (taken === undefined) {
+    delete state.squeezedSinceMs;
+    return undefined;
+  }
+  state.squeezedSinceMs ??= context.nowMs;
+  const [node, own] = taken;
+  const pods = own.map(([, { name }]) => name).join(", ");
+  return {
+    reason: `others took the room of ${pods} on node ${node} before all members arrived`,
+    giveUpAtMs: state.squeezedSinceMs + squeezedGraceMs,
+  };
 }
 
 /** The commit: whoever moves `Reserved` to `Binding` by compare-and-swap has won against every revocation. */

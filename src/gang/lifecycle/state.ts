@@ -84,6 +84,8 @@ export interface GangState {
   strays?: ReadonlyMap<string, string>;
   /** When a member of the reserved placement was first seen missing. */
   missingSinceMs?: number;
+  /** Since when all members are at the barrier and some node has no room for its own any more. */
+  squeezedSinceMs?: number;
   /** When the gang was first seen incomplete with its present members: statuses are written once members stop coming. */
   incomplete?: { members: string; sinceMs: number };
 }
@@ -185,10 +187,12 @@ export interface Context {
   nowIso(): string;
   /** Grows when capacity is freed or added: a rejected gang is worth another try. */
   capacityVersion: number;
-  /** The node exists, is ready and has not lost the room that the plan counted on. */
+  /** The node exists, is ready and takes pods. */
   nodeFits(node: string): boolean;
   /** What runs on the node leaves room for the pod. */
   leavesRoom(node: string, pod: PodRecord): boolean;
+  /** What runs on the node leaves room for all of these pods, and nobody would have to leave. */
+  leavesRoomForAll(node: string, pods: readonly PodRecord[]): boolean;
   /** Nobody but the gang itself and the claims of this pod hold the devices of this slot. */
   devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
   /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { leavesRoom } from "../../../src/extender/node-room.ts";
+import { leavesRoom, leavesRoomForAll } from "../../../src/extender/node-room.ts";
 import type { NodeRecord } from "../../../src/topology/records.ts";
 import { podRecord } from "../../builders.ts";
 import { clusterOf } from "../../support/cluster.ts";
@@ -42,3 +42,18 @@ test("places that are held for others take no room, a node that does not exist h
   expect(leavesRoom(model, "n0", comer)).toBe(true);
   expect(leavesRoom(model, "n1", comer)).toBe(false);
 });
+
+for (const [title, others, comers, room] of [
+  ["nobody", [], [2_000, 2_000], true],
+  ["nobody, with more than the node has", [], [2_000, 2_500], false],
+  ["lower priority in their way", [running("a", 1_000, 4)], [2_000, 2_000], false],
+  ["one who leaves too few pods", [running("a", 1), running("b", 1)], [1, 1], false],
+] as const) {
+  test(`a node has ${room ? "" : "no "}room for all who are to be bound beside: ${title}`, () => {
+    const model = clusterOf([]);
+    model.upsertNode(node);
+    for (const pod of others) model.upsertPod(pod);
+    const pods = comers.map((cpu, i) => podRecord(`c-${i}`, { requests: { cpu }, priority: 5 }));
+    expect(leavesRoomForAll(model, "n0", pods)).toBe(room);
+  });
+}

@@ -464,6 +464,26 @@ describe("a reserved gang", () => {
     });
   }
 
+  test("does not commit while a node has no room for its members any more, and gives the places up after five seconds", () => {
+    const asked: string[][] = [];
+    const leavesRoomForAll = (node: string, comers: readonly PodRecord[]) => {
+      asked.push([node, ...comers.map(({ name }) => name)]);
+      return node !== "n1";
+    };
+    const state = stateOf(gangIn("Reserved"), [bound(0), released(1)], [held(0, { guarded: false }), held(1)]);
+    const first = step(state, [arrived(1)], context({ leavesRoomForAll }));
+    expect(said(first)).toEqual([]);
+    expect(asked).toEqual([["n1", "g-1"]]);
+    expect(first.wakeAtMs).toBe(nowMs + 5_000);
+    const later = context({ leavesRoomForAll, nowMs: nowMs + 5_000 });
+    expect(said(step(first.state, [tick], later))).toEqual([
+      "Revoked: others took the room of g-1 on node n1 before all members arrived",
+    ]);
+    const again = step(first.state, [tick], context({ nowMs: nowMs + 4_999 }));
+    expect(said(again)).toEqual(["Binding"]);
+    expect(again.state.squeezedSinceMs).toBeUndefined();
+  });
+
   test("keeps a member at the barrier when only an older call of it hangs up", () => {
     const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
     const events = [
