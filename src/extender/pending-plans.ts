@@ -148,6 +148,8 @@ export interface Queued {
   readonly key: string;
   readonly priority: number;
   readonly createdAtMs: number;
+  /** A pod that came past the gate: kube-scheduler tries it again and again until it has its devices. */
+  readonly bypasses?: true;
 }
 
 /** Names a pod without a Gang in the queue: a Gang may have its name. */
@@ -166,6 +168,16 @@ export function lonePod(pod: PodRecord): GangRequest {
 /** Higher priority first, then older, then by name. */
 export function byQueueOrder(a: Queued, b: Queued): number {
   return b.priority - a.priority || a.createdAtMs - b.createdAtMs || comparePlain(a.key, b.key);
+}
+
+/** Of an endless number of them at most so many are answered before others, in one turn. */
+const bypassesFirst = 16;
+
+/** As they are answered: queue order, but of each priority some pods that came past the gate go first. */
+export function inAnswerOrder<T extends Queued>(queue: readonly T[]): T[] {
+  const sorted = queue.toSorted(byQueueOrder);
+  const first = new Set(sorted.filter(({ bypasses }) => bypasses).slice(0, bypassesFirst));
+  return sorted.toSorted((a, b) => b.priority - a.priority || Number(first.has(b)) - Number(first.has(a)));
 }
 
 /** The lowest of its pods': PriorityClasses are bounded by quota, a field of the Gang would not be. */

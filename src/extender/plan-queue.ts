@@ -10,7 +10,7 @@ import { createDrains } from "./drains.ts";
 import type { GangGroups } from "./gang-groups.ts";
 import type { GangHolds } from "./gang-holds.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
-import { byQueueOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
+import { inAnswerOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import type { RoomMaker } from "./room-maker.ts";
 import type { Singles } from "./singles.ts";
@@ -56,7 +56,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const drains = createDrains({ model, nowMs: ports.nowMs, stateOf, afterMs: limits.drainAfterMs });
 
   /**
-   * Plans gangs and single pods in queue order, in one batch: nothing of it is carried out before its end, so that
+   * Plans gangs and single pods in the order of their answers, in one batch: nothing of it is carried out before its end, so that
    * earlier ones can still make room for later ones.
    * @returns false when time was up before the queue was empty.
    */
@@ -67,7 +67,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
     const gangs = [...wantsPlan].map(stateOf).filter((state) => state !== undefined);
     for (const { key } of gangs) asked.add(key);
-    const queue = [...gangs.map(queued), ...singles.waiting()].sort(byQueueOrder);
+    const queue = inAnswerOrder([...gangs.map(queued), ...singles.waiting()]);
     // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
     if (queue.length === 0) return true;
     const decided = new Map<string, Placement>();

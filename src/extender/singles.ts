@@ -292,7 +292,9 @@ export function createSingles(
     waiting: () =>
       [...wantsPlan].map((uid) => {
         const { pod } = states.get(uid)!;
-        return { key: podKey(pod), priority: pod.priority, createdAtMs: pod.createdAtMs, uid };
+        const { priority, createdAtMs } = pod;
+        const bypasses = pod.gates.includes(gangGate) ? {} : { bypasses: true as const };
+        return { key: podKey(pod), priority, createdAtMs, uid, ...bypasses };
       }),
     planOne,
     take(gang, placement) {

@@ -1,3 +1,4 @@
+import { gangGate } from "../../src/api/names.ts";
 import type { PlacedPod } from "../../src/api/placement.ts";
 import { createDoubts } from "../../src/extender/doubts.ts";
 import { createGangGroups } from "../../src/extender/gang-groups.ts";
@@ -15,6 +16,8 @@ export interface Job {
   gpus: number;
   /** Pods of a gang; undefined: a pod of its own. */
   pods?: number;
+  /** A pod of its own that came past the gate. */
+  ungated?: true;
   priority?: number;
   rack?: boolean;
   minCount?: number;
@@ -151,10 +154,11 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
     states.set(state.key, { ...state, gang, pods: new Map(records.map((pod) => [pod.uid, pod])) });
   }
 
-  function submitPod({ name, gpus, priority = 0, cpu = 1_000 }: Job): void {
+  function submitPod({ name, gpus, priority = 0, cpu = 1_000, ungated }: Job): void {
     model.upsertClaim(claimRecord(`${name}-gpu`, [exactly("gpu", gpus)]));
     const claims = [{ name: "gpu", claimName: `${name}-gpu` }];
-    singles.observePod(podRecord(name, { claims, priority, requests: { cpu }, createdAtMs: nowMs }));
+    const gates = ungated ? [] : [gangGate];
+    singles.observePod(podRecord(name, { claims, priority, gates, requests: { cpu }, createdAtMs: nowMs }));
   }
 
   function holder({ name, pods }: Job): string {

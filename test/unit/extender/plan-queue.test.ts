@@ -1,0 +1,45 @@
+import { expect, test } from "vitest";
+import { inAnswerOrder, type Queued } from "../../../src/extender/pending-plans.ts";
+import { clusterOf } from "../../support/cluster.ts";
+import { queueWorld } from "../../support/queue-world.ts";
+
+const entry = (key: string, createdAtMs: number, more: Partial<Queued> = {}): Queued => ({
+  key,
+  createdAtMs,
+  priority: 0,
+  ...more,
+});
+const past = { bypasses: true } as const;
+const keysOf = (queue: Queued[]) => inAnswerOrder(queue).map(({ key }) => key);
+
+test("of each priority pods that came past the gate are answered first, then who is older", () => {
+  const queue = [
+    entry("old", 1),
+    entry("young", 3),
+    entry("past", 4, past),
+    entry("older past", 2, past),
+    entry("high", 9, { priority: 5 }),
+    entry("high past", 10, { priority: 5, ...past }),
+    entry("low past", 0, { priority: -1, ...past }),
+  ];
+  expect(keysOf(queue)).toEqual(["high past", "high", "older past", "past", "old", "young", "low past"]);
+  expect(keysOf(queue.toReversed())).toEqual(keysOf(queue));
+});
+
+test("sixteen of them at most in one turn; the others stand in the queue", () => {
+  const many = Array.from({ length: 40 }, (_, index) => entry(`past-${index}`, 10 + index, past));
+  const order = keysOf([...many, entry("gang", 5)]);
+  expect(order.indexOf("gang")).toBe(16);
+});
+
+test("a pod that came past the gate has its devices before a gang that waits, and not before one of higher priority", () => {
+  const world = queueWorld(clusterOf([{ name: "a", gpus: 8 }]), 0);
+  world.submit(
+    { name: "gang", pods: 1, gpus: 5 },
+    { name: "past", gpus: 5, ungated: true },
+    { name: "gated", gpus: 5 },
+  );
+  expect(world.waiting()).toEqual(["gang", "gated"]);
+  world.submit({ name: "urgent", pods: 1, gpus: 3, priority: 1 }, { name: "later", gpus: 3, ungated: true });
+  expect(world.waiting()).toEqual(["gang", "gated", "later"]);
+});
