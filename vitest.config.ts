@@ -1,3 +1,6 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
 import { defineConfig } from "vitest/config";
 
 // Three projects: what needs no cluster runs in parallel; what asks Kubernetes' own allocator builds that first, with
@@ -25,6 +28,8 @@ export default defineConfig({
       {
         test: {
           name: "cluster",
+          // Processes of kllama that tests start share their compiled code: compiling takes each of them half of its start.
+          env: { NODE_COMPILE_CACHE: join(tmpdir(), `kllama-test-compile-cache-${process.getuid?.() ?? 0}`) },
           include: ["test/cluster/**/*.test.ts"],
           fileParallelism: false,
           testTimeout: 120_000,

@@ -91,7 +91,7 @@ async function startPlanner(name: string): Promise<Planner> {
     fence: createFence({ client, holder: (await readHolder(client)).id, log: silent as never, timing }),
     identity: name,
     namespace: "kllama-system",
-    auditPeriodMs: 2_000,
+    auditPeriodMs: 1_000,
     onLost: () => {
       self.lost = true;
     },
@@ -148,7 +148,8 @@ test("an idle cluster is read once per audit and kind, and never written", async
       "GET /apis/scheduling.kllama.ai/v1alpha1/gangs",
     ]),
   );
-  expect(planner.requests.length).toBeLessThanOrEqual(3 * 5);
+  // One audit may have begun before, one may be under way.
+  expect(planner.requests.length).toBeLessThanOrEqual(3 * (((await audits()) ?? 0) - from + 2));
 });
 
 test("a pod of which no watch tells is placed after the next audit; one whose end no watch tells blocks its devices until then, not for ever", async () => {

@@ -1,9 +1,11 @@
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { gangCondition, gangLabel } from "../../src/api/names.ts";
 import { kubeconfigOf } from "../../src/cli/system/system.ts";
 import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { kllama } from "../support/cli.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
   claimTemplate,
@@ -19,6 +21,7 @@ import {
 const scene = useScene({ fleet: uniformFleet({ nodes: 8, nodesPerRack: 2 }) });
 const {
   freshNamespace,
+  returnTo,
   namespace,
   apply,
   drop,
@@ -92,6 +95,15 @@ async function allowBindings(): Promise<void> {
       .catch(() => undefined);
   }
 }
+
+/** The half minute of the pods without a Gang passes while others are tested. */
+let orphans = "";
+
+beforeAll(async () => {
+  orphans = await freshNamespace();
+  await apply(claimTemplate("two", 2), member("nobody", "ranks", 0, "two"), member("nobody", "ranks", 1));
+  await apply(member("late", "ranks", 0, "two"));
+});
 
 const lost = new Set<string>();
 afterEach(async () => {
@@ -257,5 +269,45 @@ describe("members that differ", () => {
     await apply(differing("mixed", 0, {}), differing("mixed", 1, { priorityClassName: "high" }));
     await scheduled("mixed");
     await isWhole("mixed");
+  });
+});
+
+describe("a gated pod without a Gang", () => {
+  const conditionOf = (found: Pod | undefined) => found?.status?.conditions?.find(({ type }) => type === gangCondition);
+  const asAdmin = (line: string) => kllama(...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path);
+
+  test("is told so once after half a minute; let go by hand it is bound alone, with a late Gang it goes", async () => {
+    returnTo(orphans);
+    const told = await until("the pod carries the condition", () => conditionOf(pod("nobody-ranks-0")), 60_000);
+    expect(told).toMatchObject({ status: "False", reason: "GangNotFound" });
+    expect(told.message).toContain(`kllama release nobody-ranks-0 -n ${namespace()}`);
+    const events = () =>
+      scene.seen.events().filter((each) => each.regarding?.namespace === namespace() && each.reason === "GangNotFound");
+    await until("all three have an event", () => events().length === 3);
+
+    for (const index of [0, 1]) {
+      const released = await asAdmin(`release nobody-ranks-${index} -n ${namespace()}`);
+      expect(released).toMatchObject({ code: 0, stderr: "" });
+    }
+    const alone = () => [0, 1].map((index) => pod(`nobody-ranks-${index}`));
+    await until("both are ready", () => alone().every((each) => each !== undefined && isReady(each)));
+    expect(alone().map((each) => each?.metadata.labels?.[gangLabel])).toEqual([undefined, undefined]);
+    await until("nobody is told any more that they wait", () =>
+      alone().every((each) => conditionOf(each)?.reason === "Released"),
+    );
+    expect(await asAdmin(`release nobody-ranks-0 -n ${namespace()}`)).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/is on node .* already; nothing holds it/),
+    });
+
+    expect(conditionOf(pod("late-ranks-0"))?.status).toBe("False");
+    await apply(gang("late", { podSets: [{ name: "ranks", count: 2 }] }));
+    await until("it is told that its Gang is there", () => conditionOf(pod("late-ranks-0"))?.reason === "GangFound");
+    const refused = await asAdmin(`release late-ranks-0 -n ${namespace()}`);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/is a member of Gang late \(Pending.*and goes with it, all or nothing/);
+    await apply(member("late", "ranks", 1, "two"));
+    await scheduled("late");
+    expect(events()).toHaveLength(3);
   });
 });

@@ -1,45 +1,22 @@
-import { Writable } from "node:stream";
-import { beforeAll, describe, expect, test } from "vitest";
-import type { Pod } from "../../src/api/kubernetes.ts";
-import { gangCondition, gangLabel } from "../../src/api/names.ts";
-import { runCli } from "../../src/cli/run.ts";
+import { describe, expect, test } from "vitest";
 import { install } from "../../src/cli/system/system.ts";
 import { readManifests } from "../../src/kube/manifests.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { kllama } from "../support/cli.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
-import { claimTemplate, gang, member, removeAll, type Workload } from "../support/workloads.ts";
+import { claimTemplate, gang, member, removeAll, withForeignGate } from "../support/workloads.ts";
 
-/**
- * Pods without a Gang, namespaces that are deleted, and kllama taken out, on a real control plane: six nodes with eight
- * GPUs each.
- */
+/** Namespaces that are deleted, and kllama taken out, on a real control plane: six nodes with eight GPUs each. */
 const nodes = 6;
 const scene = useScene({ fleet: uniformFleet({ nodes, nodesPerRack: 2 }) });
-const { freshNamespace, returnTo, namespace, apply, pods, pod, claims, status, until } = scene;
+const { freshNamespace, returnTo, namespace, apply, pods, claims, status, until } = scene;
 const { membersOf, scheduled, createGang } = scene;
 
 const guarded = () => claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
-const conditionOf = (found: Pod | undefined) => found?.status?.conditions?.find(({ type }) => type === gangCondition);
 
-/** The command line, with the administrator's rights. */
-async function kllama(line: string): Promise<{ code: number; stdout: string; stderr: string }> {
-  const texts = { stdout: "", stderr: "" };
-  const sink = (name: keyof typeof texts) =>
-    new Writable({
-      write(chunk, _encoding, done) {
-        texts[name] += String(chunk);
-        done();
-      },
-    });
-  const args = [...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path];
-  const code = await runCli(args, { stdout: sink("stdout"), stderr: sink("stderr"), env: {} });
-  return { code, ...texts };
-}
-
-function withForeignGate(workload: Workload): Workload {
-  return { ...workload, spec: { ...(workload["spec"] as object), schedulingGates: [{ name: "example.com/wait" }] } };
-}
+/** With the administrator's rights. */
+const asAdmin = (line: string) => kllama(...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path);
 
 /** A gang that stays reserved: its second member cannot arrive. */
 async function createReserved(name: string): Promise<void> {
@@ -78,15 +55,6 @@ async function takeEverything(): Promise<void> {
   await scheduled("all");
 }
 
-/** The half minute of the pods without a Gang passes while others are tested. */
-let orphans = "";
-
-beforeAll(async () => {
-  orphans = await freshNamespace();
-  await apply(claimTemplate("two", 2), member("nobody", "ranks", 0, "two"), member("nobody", "ranks", 1));
-  await apply(member("late", "ranks", 0, "two"));
-});
-
 describe("a namespace deleted", () => {
   test("with a gang that waits, one that is reserved and one that runs: goes, and leaves nothing", async () => {
     const leaving: [phase: string, namespace: string][] = [];
@@ -105,43 +73,6 @@ describe("a namespace deleted", () => {
       await until(`the namespace with a gang in ${phase} is empty`, isEmpty);
     }
     await takeEverything();
-  });
-});
-
-describe("a gated pod without a Gang", () => {
-  test("is told so once after half a minute; let go by hand it is bound alone, with a late Gang it goes", async () => {
-    returnTo(orphans);
-    const told = await until("the pod carries the condition", () => conditionOf(pod("nobody-ranks-0")), 60_000);
-    expect(told).toMatchObject({ status: "False", reason: "GangNotFound" });
-    expect(told.message).toContain(`kllama release nobody-ranks-0 -n ${namespace()}`);
-    const events = () =>
-      scene.seen.events().filter((each) => each.regarding?.namespace === namespace() && each.reason === "GangNotFound");
-    await until("all three have an event", () => events().length === 3);
-
-    for (const index of [0, 1]) {
-      const released = await kllama(`release nobody-ranks-${index} -n ${namespace()}`);
-      expect(released).toMatchObject({ code: 0, stderr: "" });
-    }
-    const alone = () => [0, 1].map((index) => pod(`nobody-ranks-${index}`));
-    await until("both are ready", () => alone().every((each) => each !== undefined && isReady(each)));
-    expect(alone().map((each) => each?.metadata.labels?.[gangLabel])).toEqual([undefined, undefined]);
-    await until("nobody is told any more that they wait", () =>
-      alone().every((each) => conditionOf(each)?.reason === "Released"),
-    );
-    expect(await kllama(`release nobody-ranks-0 -n ${namespace()}`)).toMatchObject({
-      code: 1,
-      stderr: expect.stringMatching(/is on node .* already; nothing holds it/),
-    });
-
-    expect(conditionOf(pod("late-ranks-0"))?.status).toBe("False");
-    await apply(gang("late", { podSets: [{ name: "ranks", count: 2 }] }));
-    await until("it is told that its Gang is there", () => conditionOf(pod("late-ranks-0"))?.reason === "GangFound");
-    const refused = await kllama(`release late-ranks-0 -n ${namespace()}`);
-    expect(refused.code).toBe(1);
-    expect(refused.stderr).toMatch(/is a member of Gang late \(Pending.*and goes with it, all or nothing/);
-    await apply(member("late", "ranks", 1, "two"));
-    await scheduled("late");
-    expect(events()).toHaveLength(3);
   });
 });
 
@@ -186,14 +117,14 @@ describe("kllama taken out with gangs there", () => {
   test("kllama release --all lets go of what was reserved; refused while a planner runs", async () => {
     await freshNamespace();
     await createReserved("stuck");
-    const refused = await kllama("release --all");
+    const refused = await asAdmin("release --all");
     expect(refused).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("stop it and its replicas") });
     expect(guarded()).toHaveLength(2);
     await scene.stack.planner.kill("SIGTERM");
     await emptyNamespace();
     await until("only guarded claims are left", () => pods().length === 0 && scene.gangs().length === 0);
     expect(guarded()).toHaveLength(2);
-    expect(await kllama(`release --all -n ${namespace()}`)).toEqual({
+    expect(await asAdmin(`release --all -n ${namespace()}`)).toEqual({
       code: 0,
       stdout: "claims: 2 given back, 0 left to the pods that run with them\npods: 0 let go\n",
       stderr: "",
@@ -213,7 +144,7 @@ describe("kllama taken out with gangs there", () => {
     const { admin, planner } = scene.stack;
     await planner.kill("SIGTERM");
     for (const path of policyPaths) await admin.request("DELETE", path);
-    const released = await kllama("release --all");
+    const released = await asAdmin("release --all");
     expect(released).toMatchObject({ code: 0, stderr: "" });
     expect(released.stdout).toContain("claims: 2 given back");
     await until("nothing is guarded", () => guarded().length === 0);

@@ -1,13 +1,12 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Writable } from "node:stream";
 import { Agent, request } from "undici";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
-import { runCli } from "../../src/cli/run.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
+import { kllama } from "../support/cli.ts";
 import { isBound, useScene } from "../support/scene.ts";
 import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
 
@@ -20,19 +19,6 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "kllama-snapshot-"));
 });
 afterAll(() => rm(folder, { recursive: true }));
-
-async function kllama(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const [out, err]: [string[], string[]] = [[], []];
-  const sink = (to: string[]) =>
-    new Writable({
-      write(chunk, _encoding, done) {
-        to.push(String(chunk));
-        done();
-      },
-    });
-  const code = await runCli(args, { stdout: sink(out), stderr: sink(err), env: {} });
-  return { code, stdout: out.join(""), stderr: err.join("") };
-}
 
 /** Gang → pod → node and devices. */
 function placesOf({ placements }: PlanOutput, namespace: string) {

@@ -13,6 +13,8 @@ interface AuditLine {
 /** A write by one of kllama's accounts that the API server took; what it answered to a dry run is none. */
 export interface AcceptedWrite {
   account: string;
+  /** When it was answered, as `Date.toISOString()` writes it. */
+  at: string;
   /** UID of the pod that the token is bound to. */
   podUid: string | undefined;
   /** `update gangs/status`. */
@@ -41,10 +43,11 @@ export async function acceptedWrites({ auditLog }: ControlPlane, since: string):
         (responseStatus?.code ?? 500) < 300 &&
         stageTimestamp > since,
     )
-    .map(({ verb, user, objectRef }) => {
+    .map(({ verb, user, objectRef, stageTimestamp }) => {
       const { resource = "", subresource, namespace = "", name = "" } = objectRef ?? {};
       return {
         account: user.username.slice(accounts.length),
+        at: stageTimestamp,
         podUid: user.extra?.["authentication.kubernetes.io/pod-uid"]?.[0],
         what: `${verb} ${resource}${subresource === undefined ? "" : `/${subresource}`}`,
         object: `${namespace}/${name}`,

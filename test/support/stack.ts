@@ -36,7 +36,8 @@ interface Service {
   kill(signal: NodeJS.Signals): Promise<void>;
   /** Starts it (again) and waits until it is ready. */
   start(environment?: Record<string, string>): Promise<void>;
-  exited(): Promise<void>;
+  /** Resolves when its process is gone, with what ended it. */
+  exited(): Child["exited"];
 }
 
 /** A whole system: real control plane, simulated fleet, kllama's processes under their own accounts. */
@@ -55,20 +56,16 @@ export interface Stack {
 
 export async function startStack(options: StackOptions): Promise<Stack> {
   return await startUpon(options, async (plane, admin, stops) => {
-    await install(admin);
-    await waitForPolicies(admin);
-    const extender = await prepareExtender(plane);
+    const [extender] = await together(prepareExtender(plane), install(admin));
     const pod = await createReplicaPod(admin, "kllama-planner-0");
-    const planner = await startService(
-      plane,
-      "planner",
-      [...plannerFlags(extender), ...(options.plannerFlags ?? [])],
-      stops,
-      pod,
+    const flags = [...plannerFlags(extender), ...(options.plannerFlags ?? [])];
+    const [planner, operator, fleet] = await together(
+      startService(plane, "planner", flags, stops, pod),
+      options.operator === true ? startService(plane, "operator", [], stops) : undefined,
+      startFleetOf(plane, options, stops),
+      startScheduler(plane, extender),
+      waitForPolicies(admin),
     );
-    await startScheduler(plane, extender);
-    const fleet = await startFleetOf(plane, options, stops);
-    const operator = options.operator === true ? await startService(plane, "operator", [], stops) : undefined;
     return {
       ...(fleet === undefined ? {} : { fleet }),
       planner,
@@ -117,6 +114,12 @@ async function startUpon<T>(
     await stop();
     throw error;
   }
+}
+
+/** All at once; rejects once nothing of it is being started any more, so that all that was can be stopped. */
+async function together<T extends unknown[]>(...work: T): Promise<{ [K in keyof T]: Awaited<T[K]> }> {
+  await Promise.allSettled(work);
+  return Promise.all(work);
 }
 
 async function startFleetOf(

@@ -13,7 +13,7 @@ export interface Child {
   /** Rejects when it ends without having been stopped. */
   failed: Promise<never>;
   /** Resolves when it is gone, for whatever reason. */
-  exited: Promise<void>;
+  exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
   /** SIGTERM, SIGKILL after a grace; resolves when it is gone. */
   stop(): Promise<void>;
   /** Default: SIGKILL. */
@@ -55,7 +55,11 @@ export function startChild({ name, flags, logDir, environment = {} }: ChildOptio
   });
   closeSync(log);
   let stopping = false;
-  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()).once("error", () => resolve()));
+  const exited: Child["exited"] = new Promise((resolve) =>
+    child
+      .once("exit", (code, signal) => resolve({ code, signal }))
+      .once("error", () => resolve({ code: null, signal: null })),
+  );
   const failed = exited.then(async () => {
     if (stopping) return new Promise<never>(() => undefined);
     throw new Error(await failureText(name, child, logPath));

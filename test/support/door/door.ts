@@ -1,6 +1,5 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { type ClientHttp2Session, connect } from "node:http2";
 import { constants, setPriority } from "node:os";
 import process from "node:process";
@@ -8,6 +7,7 @@ import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { createAuthority } from "../../../tools/control-plane/certificates.ts";
+import { queuedMs } from "../queued.ts";
 import type { Stack } from "../stack.ts";
 import type { Order, Report } from "./attacker.ts";
 import type { Target } from "./attacks.ts";
@@ -47,7 +47,7 @@ export async function besiege(
 ): Promise<Siege> {
   const target = await targetOf(stack);
   const session = connect(stack.extender.url, stack.extender.client);
-  const client: Client = { session, calls, queuedMs: queueClock([process.pid, stack.planner.pid!]) };
+  const client: Client = { session, calls, queuedMs: () => queuedMs([process.pid, stack.planner.pid!]) };
   const idle: Call[] = [];
   const attacked: Call[] = [];
   const reports: Report[] = [];
@@ -141,12 +141,6 @@ function served(calls: readonly Call[]): Served {
 function p99(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.floor(sorted.length * 0.99)] ?? 0;
-}
-
-/** How long the main threads of these processes have been ready to run without a core so far, as Linux counts it. */
-function queueClock(pids: readonly number[]): () => number {
-  const files = pids.map((pid) => `/proc/${pid}/task/${pid}/schedstat`);
-  return () => files.reduce((sum, file) => sum + Number(readFileSync(file, "utf8").split(" ")[1]) / 1e6, 0);
 }
 
 async function post(session: ClientHttp2Session, { path, body }: ValidCall): Promise<string> {
