@@ -181,6 +181,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     nowMs,
     nowIso: () => new Date(nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
     capacityVersion: 1,
+    manages: (name) => name === driver,
     nodeFits: () => true,
     leavesRoom: () => true,
     leavesRoomForAll: () => true,

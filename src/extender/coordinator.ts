@@ -132,7 +132,6 @@ export function createCoordinator(
 
   const singles: Singles = createSingles(
     model,
-    managedDrivers,
     { ...ports, write },
     () => touch(),
     (owner) => doubts.releasing(owner),
@@ -341,6 +340,7 @@ export function createCoordinator(
       nowMs: ports.nowMs(),
       nowIso: ports.nowIso,
       capacityVersion: model.capacityVersion,
+      manages: (driver) => managedDrivers.has(driver),
       nodeFits,
       leavesRoom: (node, pod) => leavesRoom(model, node, pod),
       leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),
@@ -387,7 +387,8 @@ export function createCoordinator(
     }
     return placed.claims.every((claim) =>
       claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {
-        if (adminAccess === true) return true;
+        // What kube-scheduler gives it finds free itself.
+        if (adminAccess === true || !managedDrivers.has(driver)) return true;
         const holders = model.holdersOf(driver, pool, device, shareID);
         return (
           holders.every((holder) => own.has(holder) || onlyWaits(holder)) &&

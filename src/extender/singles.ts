@@ -1,7 +1,7 @@
 import { gangGate } from "../api/names.ts";
 import type { Placement } from "../api/placement.ts";
-import { claimOwnership } from "../dra/allocator/class-drivers.ts";
 import type { Batch } from "../gang/batch.ts";
+import { isLeft } from "../gang/left-claims.ts";
 import { hasAllClaims } from "../gang/lifecycle/claims.ts";
 import { tellPod } from "../gang/lifecycle/orphans.ts";
 import { avoid, avoiding, expireAvoided, refusalSettlesMs } from "../gang/lifecycle/refusals.ts";
@@ -46,7 +46,6 @@ const sliceMs = 10;
 
 export function createSingles(
   model: ClusterModel,
-  managedDrivers: ReadonlySet<string>,
   ports: CoordinatorPorts,
   touch: () => void,
   /** Told before the model lets go of what it holds under a key. */
@@ -147,24 +146,22 @@ export function createSingles(
   }
 
   function isManaged(state: SingleState): boolean {
-    const classes = model.view.deviceClasses;
-    return [...state.claims.values()].some(
-      (claim) => claimOwnership(claim.spec, classes, managedDrivers) !== "foreign",
-    );
+    return [...state.claims.values()].some((claim) => !isLeft(model, claim));
   }
 
   function decide(uid: string, state: SingleState): void {
     wantsPlan.delete(uid);
     const nowMs = ports.nowMs();
     if (expireAvoided(state.avoided, nowMs)) delete state.rejectedAt;
-    const managed = isManaged(state);
-    countBypass(state, managed);
+    countBypass(state, isManaged(state));
     const { effects, wakeAtMs } = decideSingle(state, {
       nowMs,
       capacityVersion: model.capacityVersion,
       nodeFits: (name) => model.node(name)?.ready === true && model.node(name)?.unschedulable === false,
-      managed,
-      intrudes: [...state.claims.values()].some((claim) => sharingFault(model, state.pod, claim) !== undefined),
+      isLeft: (claim) => isLeft(model, claim),
+      intrudes: [...state.claims.values()].some(
+        (claim) => !isLeft(model, claim) && sharingFault(model, state.pod, claim) !== undefined,
+      ),
     });
     const expiresAtMs = state.rejectedAt === undefined ? [] : state.avoided.values();
     const nextMs = Math.min(wakeAtMs ?? Number.POSITIVE_INFINITY, ...expiresAtMs);

@@ -42,7 +42,7 @@ function bestHost(problem: Problem, group: Group, table: ShapeTable): DomainRoom
     const { name } = node.record;
     const inside = valuesInside(view, node.index, level.attribute);
     // Pods without devices have the host alone in common.
-    const told = inside.length > 0 || (group.rule.ref.kind === "device" && table.shape.claims.length === 0);
+    const told = inside.length > 0 || (group.rule.ref.kind === "device" && table.shape.devices === 0);
     if (!told || !isBetter(name, table.slots[node.index]!)) continue;
     const room = roomInside(view, table, node, level, inside, (bound) => isBetter(name, bound));
     if (room !== undefined && isBetter(name, room)) best = { path: name, room };
@@ -60,7 +60,7 @@ function roomInside(
   worthwhile: (bound: number) => boolean,
 ): number | undefined {
   const most = slots[index]!;
-  if (values.length < 2 || shape.claims.length === 0) return most;
+  if (values.length < 2 || shape.devices === 0) return most;
   const inventory = view.inventory(index);
   const usage = view.usage(index);
   const largest = (room: (inside: Together) => number) =>

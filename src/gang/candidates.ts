@@ -73,7 +73,7 @@ function largeEnough(problem: Problem, group: Group) {
   const pods = [...podsByTable(problem, group)];
   return {
     pods,
-    claimless: group.slots.every((slot) => problem.tables[slot]!.shape.claims.length === 0),
+    claimless: group.slots.every((slot) => problem.tables[slot]!.shape.devices === 0),
     domain: ({ index }: NodeLevel, domain: number): boolean =>
       pods.every(([table, count]) => table.sums(group.rule.fabric, index, "slots")[domain]! >= count),
     host: (node: number): boolean =>

@@ -35,8 +35,11 @@ export function podPlace(
   const node = view.indexOf(name);
   if (node === undefined) return undefined;
   const { indexOf } = view.inventory(node);
-  const devices = claims.flatMap((claim) =>
-    claim.devices.flatMap((each) => indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
+  const placed = claims.flatMap((claim) => claim.devices);
+  // Network cards that kube-scheduler gave it besides compute nothing. A cluster's dump does not tell what is managed there.
+  const own = placed.filter(({ driver }) => view.managedDrivers.has(driver));
+  const devices = (own.length > 0 ? own : placed).flatMap(
+    ({ driver, pool, device }) => indexOf.get(deviceKey(driver, pool, device)) ?? [],
   );
   return { podSet, index, node, devices };
 }

@@ -5,11 +5,12 @@ import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { bestDomain } from "./best-domain.ts";
 import { type Conflict, problemOf, smallestConflict } from "./conflict.ts";
+import { countSlots } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
 import { breadthOf, type Group, type Problem, pinnedDomains, type Rule, valuesInside } from "./problem.ts";
-import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { chooseDevices, leastDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
 interface Verdict {
@@ -179,11 +180,48 @@ function shortageVerdict(view: ModelView, table: ShapeTable, count: number): Ver
     }
   }
   const devices = shape.claims.length > 0 && byResources >= count;
+  const short = devices ? shortClaims(view, table, count) : undefined;
+  if (short !== undefined) {
+    const { claims, room } = short;
+    const whose = claims[0]!.left ? " (kube-scheduler gives them)" : "";
+    const what = `${classesOf(claims).join(" and ")} devices${whose}`;
+    return {
+      reason: "InsufficientDevices",
+      message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now: there are ${what} for ${plural(room, "pod")} only`,
+      blocking: [{ level: "cluster", ...amounts({ ...shape, claims }, count, room) }],
+    };
+  }
   return {
     reason: devices ? "InsufficientDevices" : "InsufficientResources",
     message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${devices || shape.claims.length === 0 ? "" : " (CPU, memory or pods are short, not devices)"}`,
     blocking: [{ level: "cluster", ...amounts(shape, count, total) }],
   };
+}
+
+/** Of pods that want devices from kllama and from kube-scheduler: the claims that too few nodes could serve by themselves. */
+function shortClaims(
+  view: ModelView,
+  { shape, admits }: ShapeTable,
+  count: number,
+): { claims: Shape["claims"]; room: number } | undefined {
+  const kinds = [true, false].map((left) => shape.claims.filter((claim) => claim.left === left));
+  if (kinds.some(({ length }) => length === 0)) return undefined;
+  for (const claims of kinds) {
+    let room = 0;
+    for (const node of view.nodes) {
+      if (node === undefined || admits[node.index] !== 1) continue;
+      const { record, load, index } = node;
+      const most = roomFor(shape.demands, record.allocatable, load.used);
+      room += countSlots({ ...shape, claims }, record, most, view.inventory(index), () => view.usage(index));
+    }
+    if (room < count) return { claims, room };
+  }
+  return undefined;
+}
+
+function classesOf(claims: Shape["claims"]): string[] {
+  const alternatives = claims.flatMap(({ requests }) => requests.map((request) => request.alternatives[0]!));
+  return [...new Set(alternatives.map(({ className }) => className))];
 }
 
 /** `2 nodes with 4 free gpu.kllama.ai devices each`, or room for pods where a node takes several. */
@@ -229,9 +267,12 @@ function amountText(resource: string, amount: number): string {
 
 /** Devices where the pods have claims, else pods. */
 function amounts(shape: Shape, pods: number, room: number): Pick<Blocking, "resource" | "needed" | "available"> {
-  const className = shape.claims[0]?.requests[0]?.alternatives[0]?.className;
+  const claims = shape.claims.filter(({ left }) => !left);
+  const counted = claims.length > 0 ? claims : shape.claims;
+  const [className] = classesOf(counted);
   if (className === undefined) return { resource: "pods", needed: pods, available: room };
-  return { resource: className, needed: pods * shape.devices, available: room * shape.devices };
+  const devices = leastDevices(counted);
+  return { resource: className, needed: pods * devices, available: room * devices };
 }
 
 /** No domain of a level holds the gang's share of a group. */

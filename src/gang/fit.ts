@@ -281,7 +281,9 @@ function mixOf(workload: Workload, cache: FitCache): WorkloadMix {
   const total = workload.reduce((sum, { weight }) => sum + weight, 0);
   return workload.flatMap(({ pod, claims, weight }) => {
     const shape = shapeOf(pod, claims, cache, [], undefined);
-    return "reason" in shape ? [] : [{ shape, weight: weight / total }];
+    // Pods that ask kube-scheduler alone for devices ask nothing of ours.
+    if ("reason" in shape || shape.claims.every(({ left }) => left)) return [];
+    return [{ shape, weight: weight / total }];
   });
 }
 

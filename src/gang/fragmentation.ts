@@ -205,13 +205,13 @@ function stateText(view: ModelView, mix: WorkloadMix, admissionOf: (record: Node
 function kindsOf(mix: WorkloadMix): Kind[] {
   const positioned = mix.map((each, position) => ({ ...each, position }));
   const byDevices = Map.groupBy(
-    positioned.filter(({ shape }) => shape.claims.length > 0),
+    positioned.filter(({ shape }) => shape.claims.some(({ left }) => !left)),
     ({ shape }) => shape.deviceKey,
   );
   return [...byDevices.values()].map((variants) => {
     const { claims, devices } = variants[0]!.shape;
     const weight = variants.reduce((sum, each) => sum + each.weight, 0);
-    return { claim: claims[0]!, count: devices, weight, variants };
+    return { claim: claims.find(({ left }) => !left)!, count: devices, weight, variants };
   });
 }
 

@@ -68,7 +68,7 @@ function classClaims(view: ModelView): [string, CompiledClaim][] {
   return [...view.deviceClasses.keys()].flatMap((name): [string, CompiledClaim][] => {
     const requests = [{ name: "one", exactly: { deviceClassName: name } }];
     const claim = compileClaim({ devices: { requests } }, view.deviceClasses, view.managedDrivers);
-    return isClaimProblem(claim) ? [] : [[name, claim]];
+    return isClaimProblem(claim) || claim.left ? [] : [[name, claim]];
   });
 }
 

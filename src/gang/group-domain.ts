@@ -104,7 +104,7 @@ export function isOpen(problem: Problem, group: Group): boolean {
   if (group.pins.length === 0) return true;
   const domain = pinnedDomain(problem, group);
   const undecided = domain?.kind === "device" && domain.value === undefined;
-  return undecided && group.slots.some((slot) => problem.tables[slot]!.shape.claims.length > 0);
+  return undecided && group.slots.some((slot) => problem.tables[slot]!.shape.devices > 0);
 }
 
 /** The one domain that pinned pods are in; undefined: they are in several, or in none. */

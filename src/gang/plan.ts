@@ -5,6 +5,7 @@ import type { ClusterModel } from "../topology/model.ts";
 import type { PodRecord, Resources } from "../topology/records.ts";
 import { explainObstacles, explainSearch } from "./explain.ts";
 import { fitCache, type Workload } from "./fit.ts";
+import { withoutLeftovers } from "./left-claims.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { placementOf } from "./result.ts";
 import { type Solution, solveUnit } from "./solve.ts";
@@ -61,6 +62,13 @@ const defaultBudget = 20_000;
  */
 export function plan(model: ClusterModel, unit: PlanUnit, options: PlanOptions = {}): PlanResult {
   fitCache(model).expect(options.workload);
+  const result = planOn(model, unit, options);
+  const other = "plans" in result ? undefined : withoutLeftovers(model, unit);
+  const again = other && planOn(other, unit, options);
+  return again && "plans" in again ? again : result;
+}
+
+function planOn(model: ClusterModel, unit: PlanUnit, options: PlanOptions): PlanResult {
   const prepared = prepareUnit(model, unit);
   if (Array.isArray(prepared)) {
     return { rejections: explainObstacles(unit, prepared), explored: 0, budgetExceeded: false };

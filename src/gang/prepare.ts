@@ -7,6 +7,7 @@ import { type ClusterModel, holdSlot } from "../topology/model.ts";
 import type { ClaimRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
 import { onlyWaits } from "./keys.ts";
+import { isLeft, tiesToNode } from "./left-claims.ts";
 import { slowestFabric } from "./links.ts";
 import { assignSlots, claimsReady, gangFaults, type MemberSlots, minCountOf, slotKey } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
@@ -77,7 +78,8 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
     base.push(...part.base);
     surplus.push(...part.surplus);
     pins.push(...part.pins);
-    sharing.push(...sharingRules(i, gangs[i]!.request, slots, gangs[i]!.fabric));
+    const isTied = (claim: ClaimRecord) => tiesToNode(model, claim, cache);
+    sharing.push(...sharingRules(i, gangs[i]!.request, slots, gangs[i]!.fabric, isTied));
   }
   if (obstacles.length > 0) return oncePerGang(obstacles);
   const rules = [...sharing, ...gangs.flatMap(({ request, fabric }, i) => gangRules(i, request.spec, fabric))];
@@ -277,6 +279,7 @@ function slotFault(
   cache: FitCache,
 ): Obstacle | undefined {
   for (const claim of slot.claims) {
+    if (isLeft(model, claim)) continue;
     const message = sharingFault(model, slot.pod, claim);
     if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message };
   }

@@ -153,7 +153,9 @@ export function pinnedValues(view: ModelView, pin: Pin, attribute: string): stri
   const indices =
     pin.devices ??
     (pin.placed?.claims ?? []).flatMap(({ devices }) =>
-      devices.flatMap((each) => inventory.indexOf.get(deviceKey(each.driver, each.pool, each.device)) ?? []),
+      devices.flatMap(({ driver, pool, device }) =>
+        view.managedDrivers.has(driver) ? (inventory.indexOf.get(deviceKey(driver, pool, device)) ?? []) : [],
+      ),
     );
   return [...new Set(indices.map((index) => attributeValue(inventory.devices[index]!, attribute) ?? ""))].sort();
 }
@@ -186,7 +188,7 @@ export function buildProblem(input: {
   tableOf: (slot: Slot, alone: readonly Alone[]) => ShapeTable;
 }): Problem {
   const { view, slots, rules, fabric, decided } = input;
-  const pins = [...input.pins, ...decided.map(pinOf)];
+  const pins = [...input.pins, ...decided.map((each) => pinOf(view, each))];
   const alone = slots.map(() => new Map<string, Alone>());
   const sets: { rule: Rule; slots: number[]; pins: Pin[] }[] = [];
   for (const rule of rules) {
@@ -218,9 +220,21 @@ function inKeyOrder<T>(map: ReadonlyMap<string, T>): T[] {
   return [...map].sort(([a], [b]) => comparePlain(a, b)).map(([, value]) => value);
 }
 
-function pinOf({ slot, place }: Decided): Pin {
-  const devices = place.choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
-  return { gang: slot.gang, podSet: slot.podSet, index: slot.index, node: place.node, devices };
+function pinOf(view: ModelView, { slot, place }: Decided): Pin {
+  return {
+    gang: slot.gang,
+    podSet: slot.podSet,
+    index: slot.index,
+    node: place.node,
+    devices: ownDevices(view, place),
+  };
+}
+
+/** Devices of a place that its pod computes with, and not those which kube-scheduler gives it besides. */
+export function ownDevices(view: ModelView, { node, choice }: Place): number[] {
+  const { devices } = view.inventory(node);
+  const isOwn = ({ device }: { device: number }) => view.managedDrivers.has(devices[device]!.driver);
+  return choice.claims.flatMap((claim) => claim.devices.filter(isOwn).map(({ device }) => device));
 }
 
 function setsOf(rule: Rule, slots: readonly Slot[], pins: readonly Pin[]) {

@@ -1,5 +1,4 @@
-import type { Fabric } from "../topology/fabric.ts";
-import type { Place, Problem } from "./problem.ts";
+import { ownDevices, type Place, type Problem } from "./problem.ts";
 
 /**
  * Lets interchangeable pods trade places until index order follows domain order, and device order on one node, so that
@@ -9,7 +8,7 @@ export function inRankOrder(problem: Problem, found: readonly Place[]): Place[] 
   const places = found.slice();
   for (const { slots } of problem.bundles)
     permute(
-      problem.fabric,
+      problem,
       places,
       slots.map((slot) => [slot]),
     );
@@ -20,16 +19,16 @@ export function inRankOrder(problem: Problem, found: readonly Place[]): Place[] 
     const key = `${String(99 - depth).padStart(2, "0")} ${signature}`;
     classes.set(key, [...(classes.get(key) ?? []), [...slots]]);
   }
-  for (const key of [...classes.keys()].sort()) permute(problem.fabric, places, classes.get(key)!);
+  for (const key of [...classes.keys()].sort()) permute(problem, places, classes.get(key)!);
   return places;
 }
 
 /** Hands the contents of the sets, sorted by where they start, to the sets in order. */
-function permute(fabric: Fabric, places: Place[], sets: readonly (readonly number[])[]): void {
+function permute(problem: Problem, places: Place[], sets: readonly (readonly number[])[]): void {
   const contents = sets.map((slots) => slots.map((slot) => places[slot]!));
   contents.sort((a, b) => {
     for (const [i, place] of a.entries()) {
-      const difference = comparePlaces(fabric, place, b[i]!);
+      const difference = comparePlaces(problem, place, b[i]!);
       if (difference !== 0) return difference;
     }
     return 0;
@@ -37,12 +36,11 @@ function permute(fabric: Fabric, places: Place[], sets: readonly (readonly numbe
   for (const [i, slots] of sets.entries()) for (const [j, slot] of slots.entries()) places[slot] = contents[i]![j]!;
 }
 
-function comparePlaces(fabric: Fabric, a: Place, b: Place): number {
-  return fabric.rankOf(a.node) - fabric.rankOf(b.node) || firstDevice(a) - firstDevice(b);
+function comparePlaces({ fabric, view }: Problem, a: Place, b: Place): number {
+  return fabric.rankOf(a.node) - fabric.rankOf(b.node) || firstDevice(view, a) - firstDevice(view, b);
 }
 
-function firstDevice({ choice }: Place): number {
-  let first = Number.POSITIVE_INFINITY;
-  for (const claim of choice.claims) for (const { device } of claim.devices) first = Math.min(first, device);
-  return first === Number.POSITIVE_INFINITY ? -1 : first;
+function firstDevice(view: Problem["view"], place: Place): number {
+  const devices = ownDevices(view, place);
+  return devices.length === 0 ? -1 : Math.min(...devices);
 }

@@ -1,11 +1,11 @@
 import type { PlacedClaim, PlacedPod, Placement, PlacementCost } from "../api/placement.ts";
 import { placedDevice } from "../dra/allocator/result.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import type { ClaimRecord } from "../topology/records.ts";
 import { type PlacedGang, type PodPlace, placementCost, podPlace, sharedDomains } from "./cost.ts";
+import { devicesOf } from "./lifecycle/members.ts";
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
-import type { Decided } from "./problem.ts";
+import { type Decided, ownDevices } from "./problem.ts";
 import { lentDevices } from "./shared-claims.ts";
 
 /** The answer for one gang of a unit; `decided` are the new places of all its gangs. */
@@ -42,7 +42,7 @@ function placedPod(model: ClusterModel, { slot, place }: Decided, lenders: reado
   let next = 0;
   const claims = slot.claims.map((claim, i): PlacedClaim => {
     const reference = slot.pod.claims[i]!.name;
-    if (claim.allocation) return { claim: claim.name, reference, devices: allocatedDevices(claim) };
+    if (claim.allocation) return { claim: claim.name, reference, devices: devicesOf(claim) };
     if (slot.borrows?.has(claim.uid))
       return { claim: claim.name, reference, devices: lentDevices(lenders, claim.name) };
     const chosen = place.choice.claims[next++]!.devices.map((each) =>
@@ -53,11 +53,6 @@ function placedPod(model: ClusterModel, { slot, place }: Decided, lenders: reado
   return { pod: slot.pod.name, podSet: slot.podSet, index: slot.index, node: record.name, claims };
 }
 
-function allocatedDevices(claim: ClaimRecord): PlacedClaim["devices"] {
-  const results = claim.allocation?.devices?.results ?? [];
-  return results.map(({ tolerations: _, bindingConditions: __, bindingFailureConditions: ___, ...device }) => device);
-}
-
 /** Where all pods of a gang are: those that were placed before and the new ones. */
 function podPlaces(model: ClusterModel, prepared: PreparedUnit, gang: number, decided: readonly Decided[]): PodPlace[] {
   const pinned = prepared.pins.flatMap(({ gang: of, placed }) =>
@@ -66,8 +61,7 @@ function podPlaces(model: ClusterModel, prepared: PreparedUnit, gang: number, de
   const placed = decided.flatMap((each): PodPlace[] => {
     if (each.slot.gang !== gang) return [];
     const { podSet, index } = each.slot;
-    const devices = each.place.choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
-    return [{ podSet, index, node: each.place.node, devices }];
+    return [{ podSet, index, node: each.place.node, devices: ownDevices(model.view, each.place) }];
   });
   return [...pinned, ...placed];
 }

@@ -34,9 +34,12 @@ export interface Shape {
    * depends on more than what `likeness` compares.
    */
   readonly reads: readonly string[] | undefined;
-  /** Devices that one pod needs at least. */
+  /** Devices that one pod needs at least, without those that kube-scheduler gives it. */
   readonly devices: number;
-  /** One request for devices of one kind: pods that choose one after the other waste none, unless they are partitions. */
+  /**
+   * One request for devices of one kind, and one for such as kube-scheduler gives: pods that choose one after the other
+   * waste none, unless they are partitions.
+   */
   readonly simple: boolean;
   /** Devices of an administrator's access are not held. */
   readonly admin: boolean;
@@ -171,21 +174,24 @@ export function shapeOf(
     bindingOn,
     deviceKey,
     reads: attributesRead(pending),
-    devices: leastDevices(pending),
+    devices: leastDevices(pending.filter(({ left }) => !left)),
     ...kindOf(pending),
   };
 }
 
 function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin"> {
-  const requests = claims.flatMap((claim) => claim.requests);
-  const alternatives = requests.flatMap((request) => request.alternatives);
+  const alternativesOf = (some: readonly CompiledClaim[]) =>
+    some.flatMap(({ requests }) => requests.flatMap(({ alternatives }) => alternatives));
+  const single = (left: boolean) => alternativesOf(claims.filter((claim) => claim.left === left)).length <= 1;
+  const matching = claims.every(({ constraints }) => constraints.every(({ kind }) => kind === "match"));
   return {
-    simple: alternatives.length <= 1 && claims.every(({ constraints }) => constraints.every((c) => c.kind === "match")),
-    admin: alternatives.some(({ adminAccess }) => adminAccess),
+    simple: single(false) && single(true) && matching,
+    admin: alternativesOf(claims).some(({ adminAccess }) => adminAccess),
   };
 }
 
-function leastDevices(claims: readonly CompiledClaim[]): number {
+/** Devices that the claims need at least. */
+export function leastDevices(claims: readonly CompiledClaim[]): number {
   return claims
     .flatMap((claim) => claim.requests)
     .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => Math.max(1, count))), 0);

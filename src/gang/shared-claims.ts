@@ -90,13 +90,19 @@ function isNamed({ claims }: PodRecord, claim: string): boolean {
 
 const sameNode: DeviceLevel = { name: "host", attribute: wholeNode, link: {} };
 
-/** Pods that share a claim have to be on one node: one rule per claim that some slot borrows. */
-export function sharingRules(gang: number, request: GangRequest, slots: readonly Slot[], fabric: Fabric): Rule[] {
-  const names = new Map<string, string>();
+/** Pods that share a claim have to be on one node: one rule per claim that some slot borrows and that ties them to it. */
+export function sharingRules(
+  gang: number,
+  request: GangRequest,
+  slots: readonly Slot[],
+  fabric: Fabric,
+  tiesToNode: (claim: ClaimRecord) => boolean,
+): Rule[] {
+  const borrowed = new Map<string, ClaimRecord>();
   for (const slot of slots) {
-    for (const { uid, name } of slot.claims) if (slot.borrows?.has(uid)) names.set(uid, name);
+    for (const claim of slot.claims) if (slot.borrows?.has(claim.uid)) borrowed.set(claim.uid, claim);
   }
-  return [...names.values()].map((name) => {
+  return [...borrowed.values()].filter(tiesToNode).map(({ name }) => {
     const members = new Set([
       ...slots.filter(({ claims }) => claims.some((claim) => claim.name === name)).map(placeKey),
       ...request.placed.filter(({ claims }) => claims.some(({ claim }) => claim === name)).map(placeKey),

@@ -4,7 +4,7 @@ import { defaultKvBytes, gpusOf, narrowestShared, type PodPlace, podPlace, ringM
 import { hasFigures, isGpuFabric, type LevelLink, linkMilliseconds, linksOf } from "./links.ts";
 import type { PlanUnit } from "./plan.ts";
 import type { PreparedUnit } from "./prepare.ts";
-import type { LevelRef, Place, Problem, Slot } from "./problem.ts";
+import { type LevelRef, ownDevices, type Place, type Problem, type Slot } from "./problem.ts";
 
 type SlotName = Pick<Slot, "gang" | "podSet" | "index">;
 
@@ -130,9 +130,8 @@ export function podsOf(problem: Problem, places: readonly Place[], { slots, pins
   });
   const found = slots.map((i): PodPlace => {
     const { gang: end, podSet, index } = problem.slots[i]!;
-    const { node, choice } = places[i]!;
-    const devices = choice.claims.flatMap((claim) => claim.devices.map(({ device }) => device));
-    return { podSet, index, node, devices, end };
+    const place = places[i]!;
+    return { podSet, index, node: place.node, devices: ownDevices(problem.view, place), end };
   });
   return [...pinned, ...found];
 }

@@ -1,5 +1,5 @@
-import { describe, expect, test } from "vitest";
-import type { Pod } from "../../src/api/kubernetes.ts";
+import { describe, expect, onTestFinished, test } from "vitest";
+import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
@@ -8,11 +8,13 @@ import {
   claimTemplate,
   create,
   createNamespace,
+  foreignGate,
   gang,
   member,
   removeAll,
   statefulSet,
   type Workload,
+  withForeignGate,
 } from "../support/workloads.ts";
 
 /**
@@ -74,7 +76,8 @@ describe("bypass pods", () => {
 describe("drivers of others", () => {
   test("a claim on them is allocated by kube-scheduler and never written by kllama; mixed ones are refused", async () => {
     await freshNamespace();
-    await publishForeignDevices("foreign-node-devices");
+    await createForeignClass();
+    await publishForeignDevices(scene.fleet.nodes[0]!.name);
     await apply(claimTemplate("theirs", 1, "other.example.com"), mixedTemplate("mixed"));
     await apply(bypass("theirs", "theirs"));
     await until("kube-scheduler binds it", () => pods().length === 1 && pods().every(isBound));
@@ -82,21 +85,92 @@ describe("drivers of others", () => {
       claims().find((each) => each.metadata.ownerReferences?.[0]?.name === "theirs" && each.status?.allocation),
     );
     expect(claim.status?.allocation?.devices?.results?.[0]?.driver).toBe("other.example.com");
-    const managers = (claim.metadata as { managedFields?: { manager?: string }[] }).managedFields;
-    expect(managers?.map(({ manager }) => manager)).toContain("kube-scheduler");
-    expect(managers?.filter(({ manager }) => manager?.includes("kllama"))).toEqual([]);
+    expectOfScheduler(claim);
     await createGang("mixed", 1, {}, "mixed");
     const refused = await until("the gang with a mixed claim is refused", () => status("mixed")?.explanation);
     expect(status("mixed")?.conditions?.find((c) => c.type === "Planned")?.reason).toBe("MixedDrivers");
     expect(refused).toContain("other.example.com");
     expect(membersOf("mixed").filter(isBound)).toEqual([]);
-    const path = resourcePath({
-      group: "resource.k8s.io",
-      version: "v1",
-      resource: "resourceslices",
-      name: "foreign-node-devices",
+  });
+
+  test("members that want them in claims of their own get GPUs from kllama and the rest from kube-scheduler, where both are; one too few is named", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("two", 2), claimTemplate("theirs", 1, "other.example.com"));
+    await apply(gang("short", { podSets: [{ name: "ranks", count: 3 }] }));
+    await apply(...Array.from({ length: 3 }, (_, index) => withCard(member("short", "ranks", index, "two"))));
+    await until("one card is short", () => plannedReason("short") === "InsufficientDevices");
+    expect(status("short")?.explanation).toContain(
+      "there are other.example.com devices (kube-scheduler gives them) for 2 pods only",
+    );
+    await apply(gang("both", { podSets: [{ name: "ranks", count: 2 }] }));
+    await apply(...[0, 1].map((index) => withCard(member("both", "ranks", index, "two"))));
+    await scheduled("both");
+    await until("both run", () => membersOf("both").every(isReady));
+    for (const pod of membersOf("both")) {
+      expect(pod.spec.nodeName).toBe(scene.fleet.nodes[0]?.name);
+      const own = claims().filter((each) => each.metadata.ownerReferences?.[0]?.uid === pod.metadata.uid);
+      const driversOf = ({ status: has }: ResourceClaim) =>
+        has?.allocation?.devices?.results?.map(({ driver }) => driver);
+      expect(own.map(driversOf).sort()).toEqual([["gpu.kllama.ai", "gpu.kllama.ai"], ["other.example.com"]]);
+      for (const claim of own) if (driversOf(claim)?.length === 1) expectOfScheduler(claim);
+      await until("the status tells both", () => told("both", pod.metadata.name) === scene.devicesOf(pod).join());
+    }
+    expect(membersOf("short").filter(isBound)).toEqual([]);
+  });
+
+  test("a pod of its own that wants both waits for a card, and gets it when one is free", async () => {
+    await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
+    await apply(claimTemplate("two", 2), claimTemplate("theirs", 1, "other.example.com"));
+    for (const name of ["first", "second", "third"]) await apply(withCard(bypass(name, "two")));
+    const waiting = await until("two run, and one is told what it lacks", () => {
+      const left = pods().filter((pod) => !isReady(pod));
+      return left.length === 1 && eventsOf(left[0]!.metadata.name, "PodInsufficientDevices").length > 0 && left[0];
     });
-    await scene.stack.admin.request("DELETE", path);
+    const [leaver] = pods().filter(isReady);
+    await scene.drop({ ...leaver!, apiVersion: "v1", kind: "Pod" });
+    await until("the last one runs", () => pods().some((pod) => isReady(pod) && isSame(pod, waiting)));
+  });
+
+  test("members that want nothing else go where the plan says", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("theirs", 1, "other.example.com"));
+    await createGang("cards", 2, {}, "theirs");
+    const { status: found } = await scheduled("cards");
+    const places = found?.placement?.pods.map(({ pod, node }) => `${pod} ${node}`);
+    const bound = membersOf("cards").map(({ metadata, spec }) => `${metadata.name} ${spec.nodeName}`);
+    expect(places?.sort()).toEqual(bound.sort());
+    for (const claim of claims()) expectOfScheduler(claim);
+  });
+
+  test("a member that was given one there, and then had to go elsewhere, is given another one", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("two", 2), claimTemplate("theirs", 1, "other.example.com"));
+    const [home, other] = scene.fleet.nodes.map(({ name }) => name);
+    await apply(gang("moved", { podSets: [{ name: "ranks", count: 2 }] }));
+    const [first, second] = [0, 1].map((index) => withCard(member("moved", "ranks", index, "two")));
+    await apply(first!, withForeignGate(second!));
+    const cards = () =>
+      claims()
+        .flatMap(({ status: has }) => has?.allocation?.devices?.results ?? [])
+        .filter(({ driver }) => driver !== "gpu.kllama.ai");
+    await until("kube-scheduler gave the first one a card", () => cards().length === 1);
+    expect(cards()[0]?.pool).toBe(home);
+    const cordon = (unschedulable: boolean) =>
+      scene.stack.admin.request("PATCH", `/api/v1/nodes/${home}`, {
+        body: { spec: { unschedulable } },
+        contentType: "application/merge-patch+json",
+      });
+    await publishForeignDevices(other!);
+    onTestFinished(async () => void (await cordon(false)));
+    await cordon(true);
+    await until("it is given back", () => (status("moved")?.attempts ?? 0) > 0);
+    await scene.stack.admin.request("PATCH", scene.podPath(second!.metadata.name), {
+      body: { spec: { schedulingGates: [{ $patch: "delete", name: foreignGate }] } },
+      contentType: "application/strategic-merge-patch+json",
+    });
+    await scheduled("moved");
+    expect(membersOf("moved").map(({ spec }) => spec.nodeName)).toEqual([other, other]);
+    expect(cards().map(({ pool }) => pool)).toEqual([other, other]);
   });
 });
 
@@ -299,27 +373,49 @@ describe("a gang that waited for too long", () => {
   });
 });
 
-async function publishForeignDevices(name: string): Promise<void> {
-  const deviceClass = {
-    apiVersion: "resource.k8s.io/v1",
-    kind: "DeviceClass",
-    metadata: { name: "other.example.com" },
-    spec: { selectors: [{ cel: { expression: 'device.driver == "other.example.com"' } }] },
+const isSame = (a: KubernetesObject, b: KubernetesObject): boolean => a.metadata.uid === b.metadata.uid;
+
+/** The pod wants a device of another driver in a claim of its own besides. */
+function withCard(pod: Workload): Workload {
+  const spec = pod["spec"] as { resourceClaims: object[]; containers: { resources: { claims: object[] } }[] };
+  const [container] = spec.containers;
+  const resources = { ...container!.resources, claims: [...container!.resources.claims, { name: "card" }] };
+  const resourceClaims = [...spec.resourceClaims, { name: "card", resourceClaimTemplateName: "theirs" }];
+  return { ...pod, spec: { ...spec, resourceClaims, containers: [{ ...container, resources }] } };
+}
+
+/** Nothing of it was written by kllama. */
+function expectOfScheduler({ metadata }: ResourceClaim): void {
+  const managers = metadata.managedFields?.map(({ manager }) => manager);
+  expect(managers).toContain("kube-scheduler");
+  expect(managers?.filter((manager) => manager?.includes("kllama"))).toEqual([]);
+}
+
+/** The devices of a member as the Gang's status tells them. */
+function told(name: string, pod: string): string | undefined {
+  const placed = status(name)?.placement?.pods.find((each) => each.pod === pod);
+  const devices = placed?.claims.flatMap((claim) => claim.devices.map((each) => `${each.pool}/${each.device}`));
+  return devices?.sort().join();
+}
+
+/** Two devices of another driver, on a node. */
+async function publishForeignDevices(nodeName: string): Promise<void> {
+  const spec = {
+    driver: "other.example.com",
+    nodeName,
+    pool: { name: nodeName, generation: 1, resourceSliceCount: 1 },
+    devices: [{ name: "card-0" }, { name: "card-1" }],
   };
-  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/deviceclasses", { body: deviceClass });
-  const nodeName = scene.fleet.nodes[0]?.name;
-  const slice = {
-    apiVersion: "resource.k8s.io/v1",
-    kind: "ResourceSlice",
-    metadata: { name },
-    spec: {
-      driver: "other.example.com",
-      nodeName,
-      pool: { name: nodeName, generation: 1, resourceSliceCount: 1 },
-      devices: [{ name: "card-0" }, { name: "card-1" }],
-    },
-  };
-  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/resourceslices", { body: slice });
+  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/resourceslices", {
+    body: { apiVersion: "resource.k8s.io/v1", kind: "ResourceSlice", metadata: { name: `${nodeName}-cards` }, spec },
+  });
+}
+
+async function createForeignClass(): Promise<void> {
+  const spec = { selectors: [{ cel: { expression: 'device.driver == "other.example.com"' } }] };
+  await scene.stack.admin.request("POST", "/apis/resource.k8s.io/v1/deviceclasses", {
+    body: { apiVersion: "resource.k8s.io/v1", kind: "DeviceClass", metadata: { name: "other.example.com" }, spec },
+  });
 }
 
 function mixedTemplate(name: string): Workload {

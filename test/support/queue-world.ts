@@ -8,7 +8,7 @@ import { createPlanQueue, type PlanQueue } from "../../src/extender/plan-queue.t
 import { createSingles, type Singles } from "../../src/extender/singles.ts";
 import { type GangRecord, type GangState, memberKey, newGangState } from "../../src/gang/lifecycle/state.ts";
 import type { ClusterModel } from "../../src/topology/model.ts";
-import { driver, exactly, podRecord } from "../builders.ts";
+import { exactly, podRecord } from "../builders.ts";
 import { claimRecord, gangIn } from "./cluster.ts";
 
 export interface Job {
@@ -106,7 +106,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
     };
     const places = createHeldPlaces();
     const holds = createGangHolds(model, places, createDoubts(model));
-    singles = createSingles(model, new Set([driver]), ports, () => undefined);
+    singles = createSingles(model, ports, () => undefined);
     queue = createPlanQueue({
       model,
       ports,

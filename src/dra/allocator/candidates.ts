@@ -16,7 +16,7 @@ export interface Candidates {
   readonly whole: boolean;
   /** First selector that failed on a device, with the reason; the device counts as not selected. */
   readonly error?: string;
-  /** Devices selected that are of drivers which are not managed. */
+  /** Devices selected that the claim may not have: of drivers which are not managed, or which are where it is left to others. */
   readonly foreign: number;
 }
 
@@ -55,7 +55,7 @@ function select(inventory: NodeInventory, claim: CompiledClaim, alternative: Com
     if (!entry.reachable) continue;
     const verdict = selects(alternative, entry);
     if (verdict === false) continue;
-    if (!claim.managedDrivers.has(entry.driver)) foreign += "error" in verdict ? 0 : 1;
+    if (claim.managedDrivers.has(entry.driver) === claim.left) foreign += "error" in verdict ? 0 : 1;
     else if ("error" in verdict) error ??= `${verdict.error} (device ${entry.key})`;
     else {
       if (entry.shared !== undefined) shares.set(entry.index, verdict);

@@ -11,7 +11,7 @@ import type { Consumption } from "../../topology/inventory.ts";
 import { parseNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
 import { compileExpression, type DeviceExpression } from "./cel/expression.ts";
-import { driversOf } from "./class-drivers.ts";
+import { foreignDriver } from "./class-drivers.ts";
 
 /** Why a claim cannot be planned at all, on any node: the object, the field and the remedy are named. */
 export interface ClaimProblem {
@@ -36,6 +36,8 @@ export interface CompiledAlternative {
   readonly capacity: Consumption;
   /** Alternatives with an equal key select the same devices. */
   readonly selectionKey: string;
+  /** A driver that it asks for, when it asks for drivers that are not managed alone. */
+  readonly foreignDriver?: string;
 }
 
 interface CompiledRequest {
@@ -58,13 +60,18 @@ export interface CompiledClaim {
   readonly requests: readonly CompiledRequest[];
   readonly constraints: readonly CompiledConstraint[];
   readonly managedDrivers: ReadonlySet<string>;
+  /**
+   * Every device it asks for is of a driver that is not managed: kube-scheduler allocates it, and here it is only checked
+   * for fit. Managed devices are none of it then, as unmanaged ones are none of other claims.
+   */
+  readonly left: boolean;
 }
 
 /** `k8s.io/api/resource/v1`: AllocationResultsMaxSize. */
 export const maxDevicesPerClaim = 32;
 
 /**
- * Compiles a claim's spec against its device classes. Results may only be of managed drivers. What kllama does not
+ * Compiles a claim's spec against its device classes. Its results may be of managed drivers alone, or of others alone. What kllama does not
  * know of, unknown fields included, is refused by its name: allocating without it would give devices that the claim
  * did not ask for.
  */
@@ -80,7 +87,7 @@ export function compileClaim(
     const requests = (spec.devices?.requests ?? []).map((request, i) =>
       compileRequest(request, `spec.devices.requests[${i}]`, context),
     );
-    refuseMixedDrivers(requests, context);
+    refuseMixedDrivers(requests);
     const constraints = (spec.devices?.constraints ?? []).map((constraint, i) =>
       compileConstraint(constraint, `spec.devices.constraints[${i}]`, requests),
     );
@@ -90,7 +97,8 @@ export function compileClaim(
         `the requests need ${least} devices, a claim holds at most ${maxDevicesPerClaim}; split it into several claims`,
       );
     }
-    return { shape: shapeOf(requests, constraints), requests, constraints, managedDrivers };
+    const left = requests.some(({ alternatives }) => alternatives.some((a) => a.foreignDriver !== undefined));
+    return { shape: shapeOf(requests, constraints), requests, constraints, managedDrivers, left };
   } catch (error) {
     if (error instanceof Refusal) return { reason: error.reason, message: error.message };
     throw error;
@@ -175,6 +183,7 @@ function compileAlternative(
   const adminAccess = wanted.adminAccess === true;
   const texts = selectors.map(({ text }) => text);
   const selectionKey = JSON.stringify([texts, tolerations, [...capacity].map(String), [...managedDrivers].sort()]);
+  const foreign = foreignDriver(deviceClass, wanted.selectors, managedDrivers);
   return {
     name,
     className: deviceClass.name,
@@ -185,6 +194,7 @@ function compileAlternative(
     selectors,
     capacity,
     selectionKey,
+    ...(foreign === undefined ? {} : { foreignDriver: foreign }),
   };
 }
 
@@ -238,29 +248,21 @@ function compileConstraint(
   return { kind: matchAttribute === undefined ? "distinct" : "match", attribute, covers };
 }
 
-/** Results of several schedulers' drivers in one claim cannot be held: nobody would own all of its devices. */
-function refuseMixedDrivers(requests: readonly CompiledRequest[], { classes, managedDrivers }: Context): void {
-  const owners = requests.flatMap(({ alternatives }) =>
-    alternatives.map((alternative) => ({
-      alternative,
-      foreign: foreignDriver(alternative, { classes, managedDrivers }),
-    })),
+/** One claim has one allocation, which kllama or kube-scheduler writes: neither may give the other's devices. */
+function refuseMixedDrivers(requests: readonly CompiledRequest[]): void {
+  const owned = requests.flatMap(({ alternatives }, i) =>
+    alternatives.map((alternative) => ({ ...alternative, field: `spec.devices.requests[${i}]` })),
   );
-  const foreign = owners.find((owner) => owner.foreign !== undefined);
-  if (foreign === undefined) return;
-  const detail = `request ${foreign.alternative.name} (DeviceClass ${foreign.alternative.className}) asks for devices of driver ${foreign.foreign}, which kllama does not manage`;
-  if (owners.every((owner) => owner.foreign !== undefined)) {
-    throw unsupported(`${detail}; leave the claim to kube-scheduler or add the driver to the managed ones`);
-  }
-  const message = `${detail}, beside devices of managed drivers; put them into claims of their own`;
+  const foreign = owned.find((each) => each.foreignDriver !== undefined);
+  const managed = owned.find((each) => each.foreignDriver === undefined);
+  if (foreign === undefined || managed === undefined) return;
+  const [theirs, ours] = [foreign, managed].map((each) => {
+    return `${each.field} (request ${each.name}, DeviceClass ${each.className})`;
+  });
+  const message =
+    `${theirs} asks for devices of driver ${foreign.foreignDriver}, which kllama does not manage, beside ${ours} ` +
+    "with managed ones; make two claims of it, one for each kind";
   throw new Refusal("MixedDrivers", message);
-}
-
-/** A driver that the alternative's class asks for, when none of those it asks for is managed. */
-function foreignDriver(alternative: CompiledAlternative, { classes, managedDrivers }: Context): string | undefined {
-  const deviceClass = classes.get(alternative.className);
-  const drivers = deviceClass === undefined ? [] : driversOf(deviceClass);
-  return drivers.some((driver) => managedDrivers.has(driver)) ? undefined : drivers[0];
 }
 
 function leastDevices(alternative: CompiledAlternative): number {

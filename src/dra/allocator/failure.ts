@@ -68,7 +68,7 @@ function noMatch({ inventory }: Search, { alternative, candidates }: StepChoice)
     ...(withheld[0] === undefined
       ? []
       : [`${withheld.length} selected but withheld: ${inventory.devices[withheld[0].device]!.key} ${withheld[0].why}`]),
-    ...(foreign === 0 ? [] : [`${foreign} selected of drivers that kllama does not manage`]),
+    ...(foreign === 0 ? [] : [foreignText(alternative, foreign)]),
     ...inventory.problems.map(({ message }) => message),
   ];
   return {
@@ -78,6 +78,11 @@ function noMatch({ inventory }: Search, { alternative, candidates }: StepChoice)
     available: 0,
     resource: alternative.className,
   };
+}
+
+function foreignText({ foreignDriver }: StepChoice["alternative"], count: number): string {
+  if (foreignDriver !== undefined) return `${count} selected of drivers whose devices kllama alone gives`;
+  return `${count} selected of drivers that kllama does not manage: a claim for those is left to kube-scheduler when its DeviceClass, or its own selector, names the driver (device.driver == "…")`;
 }
 
 /** The largest set with one value of a match constraint, when it is too small for the request. */

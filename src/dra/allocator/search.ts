@@ -139,7 +139,11 @@ function stepsOf(
         alternative,
         candidates,
         ...eligibility(inventory, usage, alternative, candidates),
-        rules: [...common, ...rules.filter((_, i) => claim.constraints[i]!.covers[request]![choice])],
+        // What kube-scheduler allocates it chooses without knowing of the others.
+        rules: [
+          ...(claim.left ? [] : common),
+          ...rules.filter((_, i) => claim.constraints[i]!.covers[request]![choice]),
+        ],
       };
     }),
   }));

@@ -1,13 +1,21 @@
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { claimOf, reservationState } from "./claims.ts";
+import { claimOf, isLeft, reservationState } from "./claims.ts";
 import { deadlineOf, timeoutMs } from "./deadline.ts";
 import type { Decision } from "./decision.ts";
-import { bindMember, boundElsewhere, isReserved, isUnsettled, reserveMember } from "./member-effects.ts";
+import {
+  bindMember,
+  boundElsewhere,
+  hasLeftDevices,
+  isReserved,
+  isUnsettled,
+  reserveMember,
+} from "./member-effects.ts";
 import { isBoundTo, membersOf } from "./members.ts";
 import { writeRevoked } from "./revoked.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
 import { type Context, type Effect, type GangRecord, type GangState, unansweredWrite } from "./state.ts";
+import { steer } from "./steering.ts";
 import { sweep } from "./sweep.ts";
 
 /** Time for the bindings of a committed gang, however little of `scheduleTimeoutSeconds` is left. */
@@ -19,21 +27,24 @@ export function decideBinding(state: GangState, gang: GangRecord, context: Conte
   const members = membersOf(state, gang, placed);
   const deadlineMs = bindingDeadline(state, gang, context);
   // A member recreated since the commit, or left without its node, joins later: see `decideScheduled`.
-  const bindable = members.filter(
+  const reserved = members.filter(
     ([slot, pod]) =>
       isBoundTo(state, pod, slot.node) || (context.nodeFits(slot.node) && isReserved(state, gang, slot, pod, context)),
   );
+  const bindable = reserved.filter(([slot, pod]) => hasLeftDevices(state, slot, pod, context));
   if (context.nowMs >= deadlineMs) return giveUpBinding(state, gang, members, bindable, context);
-  const returning = members.filter((member) => !bindable.includes(member) && wasTakenOff(state, gang, member, context));
+  const returning = members.filter((member) => !reserved.includes(member) && wasTakenOff(state, gang, member, context));
   const effects = [
     ...sweep(state, members, context),
     ...returning.flatMap(([slot, pod]) => reserveMember(state, gang, slot, pod, context)),
     ...bindable.flatMap(([slot, pod]) => bindMember(state, slot, pod)),
+    ...steer(state, reserved, context),
   ];
   const unbound = bindable.filter(
     ([slot, pod]) => !isBoundTo(state, pod, slot.node) && !boundElsewhere(pod, slot.node),
   );
-  if (unbound.length + returning.length === 0 && members.length > 0) {
+  // The rest of those that are reserved is bound when kube-scheduler has given them its devices, and calls again.
+  if (unbound.length + returning.length === 0 && bindable.length === reserved.length && members.length > 0) {
     effects.push(...writeScheduled(state, gang, context));
   }
   return { effects, wakeAtMs: deadlineMs };
@@ -100,6 +111,7 @@ function wasTakenOff(
 ): boolean {
   if (!context.nodeFits(slot.node) || boundElsewhere(pod, slot.node)) return false;
   return slot.claims.every((placed) => {
+    if (isLeft(placed, context)) return true;
     const claim = claimOf(pod, placed.reference, state.claims);
     if (claim?.allocation === undefined || claim.deleting) return false;
     return reservationState(claim, placed, slot.node, gang, pod) !== "foreign";

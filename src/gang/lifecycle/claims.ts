@@ -2,7 +2,7 @@ import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import { schedulingGroup } from "../../api/names.ts";
 import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
-import type { ClaimReference, GangRecord } from "./state.ts";
+import type { ClaimReference, Context, GangRecord } from "./state.ts";
 
 /**
  * The guard: the Gang itself as a consumer of the claim. kube-controller-manager keeps consumers of unknown kinds and
@@ -24,6 +24,14 @@ export function podConsumer(pod: { name: string; uid: string }): ResourceClaimCo
 export function claimReference(claim: ClaimRecord): ClaimReference {
   const { namespace, name, uid, resourceVersion, finalizers, allocation } = claim;
   return { namespace, name, uid, resourceVersion, finalizers, allocated: allocation !== undefined };
+}
+
+/**
+ * kube-scheduler allocates the claim in the cycle that ends with the bind call: the place says what was counted on, and
+ * nothing of it is written, guarded or taken back here.
+ */
+export function isLeft({ devices }: PlacedClaim, { manages }: Pick<Context, "manages">): boolean {
+  return devices.length > 0 && devices.every(({ driver }) => !manages(driver));
 }
 
 /** The live claim that a pod's reference names; undefined while kube-controller-manager has not created it. */

@@ -2,14 +2,21 @@ import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import { deviceKey } from "../../topology/held.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
-import { claimOf, claimReference, coversClaims, reservationState, withReservation } from "./claims.ts";
+import { claimOf, claimReference, coversClaims, isLeft, reservationState, withReservation } from "./claims.ts";
 import { answer } from "./decision.ts";
 import { isBoundTo, membersOf } from "./members.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 
 /** Name of a claim of the member that somebody else has allocated. */
-export function foreignClaim(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord): string | undefined {
+export function foreignClaim(
+  state: GangState,
+  gang: GangRecord,
+  slot: PlacedPod,
+  pod: PodRecord,
+  context: Context,
+): string | undefined {
   for (const placed of slot.claims) {
+    if (isLeft(placed, context)) continue;
     const claim = claimOf(pod, placed.reference, state.claims);
     if (claim !== undefined && reservationState(claim, placed, slot.node, gang, pod) === "foreign") return claim.name;
   }
@@ -30,6 +37,7 @@ export function reserveMember(
   if (isBoundTo(state, pod, slot.node)) return [];
   const effects: Effect[] = [];
   for (const placed of slot.claims) {
+    if (isLeft(placed, context)) continue;
     const claim = claimOf(pod, placed.reference, state.claims);
     // A write that is under way is not asked for again, whatever there is to say about it.
     if (claim === undefined || claim.deleting || state.inFlight.has(`claim/${claim.name}`)) continue;
@@ -68,7 +76,10 @@ function isReservingForAnother(state: GangState, slot: PlacedPod, pod: PodRecord
   return false;
 }
 
-/** Whether all claims of the member hold what its place says, as far as is known for sure. */
+/**
+ * Whether all claims of the member hold what its place says, as far as is known for sure. Of those that are left to
+ * kube-scheduler it is enough that they exist.
+ */
 export function isReserved(
   state: GangState,
   gang: GangRecord,
@@ -81,8 +92,28 @@ export function isReserved(
   return slot.claims.every((placed) => {
     const claim = claimOf(pod, placed.reference, state.claims);
     if (claim === undefined || claim.deleting || isUnsettled(state, `claim/${claim.name}`, context)) return false;
+    if (isLeft(placed, context)) return true;
     return reservationState(claim, placed, slot.node, gang, pod) === "reserved";
   });
+}
+
+/**
+ * Whether kube-scheduler has given the member the devices that it gives: it does before it makes the bind call. Bound
+ * without them the pod could not start.
+ */
+export function hasLeftDevices(state: GangState, slot: PlacedPod, pod: PodRecord, context: Context): boolean {
+  if (isBoundTo(state, pod, slot.node) || state.arrivals.get(pod.uid)?.node === slot.node) return true;
+  return slot.claims.every((placed) => {
+    if (!isLeft(placed, context)) return true;
+    const claim = claimOf(pod, placed.reference, state.claims);
+    return claim !== undefined && reaches(claim, slot.node) && claim.reservedFor.some(({ uid }) => uid === pod.uid);
+  });
+}
+
+/** As far as the allocation names nodes. */
+function reaches({ allocation }: ClaimRecord, node: string): boolean {
+  const named = allocation?.nodeSelector?.nodeSelectorTerms.flatMap(({ matchFields = [] }) => matchFields) ?? [];
+  return allocation !== undefined && (named.length === 0 || named.some(({ values }) => values?.includes(node)));
 }
 
 /** The write is under way, or failed a moment ago: it may have happened although its answer was lost. */

@@ -1,5 +1,6 @@
-import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
-import type { PodRecord } from "../../topology/records.ts";
+import type { PlacedClaim, PlacedDevice, PlacedPod } from "../../api/placement.ts";
+import { deviceKey } from "../../topology/held.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { assignSlots, type LeftOut, type MemberSlots, slotKey } from "../members.ts";
 import { claimOf, coversClaims } from "./claims.ts";
 import { type Context, type Effect, type GangRecord, type GangState, heldPods, type PodReference } from "./state.ts";
@@ -107,13 +108,31 @@ function claimsOf(state: GangState, pod: PodRecord): PlacedClaim[] {
     const claim = claimOf(pod, reference.name, state.claims);
     // Of a claim that is gone, or was emptied under a pod that runs, nothing tells where its devices are.
     if (claim?.allocation === undefined) return [];
-    const results = claim.allocation.devices?.results ?? [];
-    const devices = results.map(({ request, driver, pool, device }) => ({ request, driver, pool, device }));
-    return [{ claim: claim.name, reference: reference.name, devices }];
+    return [{ claim: claim.name, reference: reference.name, devices: devicesOf(claim) }];
   });
 }
 
 /** A pod that is left out counts for nothing: one of low priority would have the gang preempted. */
 export function lowestPriority(members: Iterable<PodRecord>): number {
   return Math.min(...[...members].map((pod) => pod.priority));
+}
+
+/** Equal for places on one node with the same devices. */
+export function placeOf({ podSet, index, node, claims }: PlacedPod): string {
+  const devices = claims.flatMap((claim) => claim.devices.map((d) => deviceKey(d.driver, d.pool, d.device)));
+  return [podSet, index, node, ...devices.sort()].join("\n");
+}
+
+/** What the claim has, as places name it. */
+export function devicesOf({ allocation }: ClaimRecord): PlacedDevice[] {
+  const results = allocation?.devices?.results ?? [];
+  return results.map(({ request, driver, pool, device, adminAccess, shareID, consumedCapacity }) => ({
+    request,
+    driver,
+    pool,
+    device,
+    ...(adminAccess === undefined ? {} : { adminAccess }),
+    ...(shareID === undefined ? {} : { shareID }),
+    ...(consumedCapacity === undefined ? {} : { consumedCapacity }),
+  }));
 }

@@ -55,7 +55,7 @@ function troubleWhileWaiting(
   const misplaced = placeTrouble(state, gang, placed, members, context);
   if (misplaced !== undefined) return { reason: misplaced };
   for (const [slot, pod] of members) {
-    const foreign = foreignTrouble(state, gang, slot, pod);
+    const foreign = foreignTrouble(state, gang, slot, pod, context);
     if (foreign !== undefined) return { reason: foreign };
     const claimless = lostClaimOf(state, pod, context);
     if (claimless?.reason !== undefined) return { reason: claimless.reason };

@@ -1,7 +1,7 @@
 import { gangGate } from "../../api/names.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
-import { claimOf } from "./claims.ts";
+import { claimOf, isLeft } from "./claims.ts";
 import { deadlineOf, timeoutMs } from "./deadline.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
@@ -11,6 +11,7 @@ import { heed, type Refusal, refusalSettlesMs, refusedMember } from "./refusals.
 import { writeRevoked } from "./revoked.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 import { write } from "./status.ts";
+import { steer } from "./steering.ts";
 import { sweep } from "./sweep.ts";
 import { foreignTrouble, missingTrouble, placeTrouble } from "./trouble.ts";
 
@@ -33,7 +34,8 @@ export function decideReserved(state: GangState, gang: GangRecord, context: Cont
   const gated = members.some(([, pod]) => pod.gates.includes(gangGate));
   if (gated && !context.mayRelease(state, members.length)) return { effects: reserving };
   state.releasedAtMs ??= gated ? context.nowMs : (gang.reservedAtMs ?? context.nowMs);
-  const effects = [...reserving, ...members.flatMap(([slot, pod]) => releaseMember(slot, pod))];
+  const releasing = members.flatMap(([slot, pod]) => releaseMember(slot, pod));
+  const effects = [...reserving, ...releasing, ...steer(state, members, context)];
   if (!context.groupReady(state) || !members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
     return { effects, wakeAtMs };
   }
@@ -72,11 +74,11 @@ function troubleBeforeCommit(
   const misplaced = placeTrouble(state, gang, placed, members, context);
   if (misplaced !== undefined) return { reason: misplaced };
   for (const [slot, pod] of members) {
-    const foreign = foreignTrouble(state, gang, slot, pod);
+    const foreign = foreignTrouble(state, gang, slot, pod, context);
     if (foreign !== undefined) return { reason: foreign };
     const gone = lostClaimOf(state, pod, context);
     if (gone !== undefined) return gone;
-    const failed = failedBinding(state, slot, pod);
+    const failed = failedBinding(state, slot, pod, context);
     if (failed !== undefined) return { reason: `pod ${pod.name} cannot be bound: ${failed}` };
   }
   const { refusal, ...wake } = refusedMember(state, members, context, refusalSettlesMs);
@@ -86,8 +88,9 @@ function troubleBeforeCommit(
   return { wakeAtMs: Math.min(missing.wakeAtMs, wake.wakeAtMs ?? missing.wakeAtMs) };
 }
 
-function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord): string | undefined {
-  const claims = slot.claims.map(({ reference }) => claimOf(pod, reference, state.claims));
+function failedBinding(state: GangState, slot: PlacedPod, pod: PodRecord, context: Context): string | undefined {
+  const own = slot.claims.filter((placed) => !isLeft(placed, context));
+  const claims = own.map(({ reference }) => claimOf(pod, reference, state.claims));
   return claims.find((claim) => claim?.bindingFailure !== undefined)?.bindingFailure;
 }
 

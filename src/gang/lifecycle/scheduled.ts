@@ -1,23 +1,26 @@
-import type { PlacedPod } from "../../api/placement.ts";
+import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
-import { hasAllClaims } from "./claims.ts";
+import { claimOf, hasAllClaims, isLeft } from "./claims.ts";
 import { noteCrowded } from "./crowded.ts";
 import { answer, type Decision } from "./decision.ts";
 import { bindMember, foreignClaim, isReserved, releaseMember, reserveMember } from "./member-effects.ts";
 import {
+  devicesOf,
   isBoundTo,
   isHomeless,
   livePods,
   lowestPriority,
   membersIn,
   membersOf,
+  placeOf,
   sayStrays,
   straysOf,
 } from "./members.ts";
 import { heed, patienceMs, refusedMember } from "./refusals.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
+import { steer } from "./steering.ts";
 import { sweep } from "./sweep.ts";
 
 /** The gang runs: members that are recreated return to their places, others get a plan beside what runs. */
@@ -32,8 +35,8 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   const heeded = refusal === undefined ? [] : [heed(state, refusal, context.nowMs)];
   const homeless = members.filter(([slot, pod]) => isHomeless(state, pod, slot, context.nodeFits));
   const settled = members.filter((member) => !homeless.includes(member));
-  const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod) === undefined);
-  const effects: Effect[] = [...heeded, ...sweep(state, kept, context)];
+  const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod, context) === undefined);
+  const effects: Effect[] = [...heeded, ...sweep(state, kept, context), ...steer(state, settled, context)];
   for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
     else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, context));
@@ -84,7 +87,7 @@ function wantsPlan(
   const surplus = [...slots.slots].some(
     ([slot, pod]) => !taken.has(slot) && pod.nodeName === undefined && hasAllClaims(pod, state.claims),
   );
-  if (homeless.some(([, pod]) => holdsDevices(state, pod))) return false;
+  if (homeless.some(([slot, pod]) => holdsDevices(state, slot, pod, context))) return false;
   if (!surplus && !homeless.some(([, pod]) => hasAllClaims(pod, state.claims))) return false;
   const { rejection } = state;
   if (rejection === undefined) return true;
@@ -92,8 +95,10 @@ function wantsPlan(
 }
 
 /** What the member holds on its former node is given back before it is planned anew. */
-function holdsDevices(state: GangState, pod: PodRecord): boolean {
-  return pod.claims.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
+function holdsDevices(state: GangState, slot: PlacedPod, pod: PodRecord, context: Context): boolean {
+  const left = new Set(slot.claims.flatMap((placed) => (isLeft(placed, context) ? placed.reference : [])));
+  const own = pod.claims.filter(({ name }) => !left.has(name));
+  return own.some(({ claimName }) => state.claims.get(claimName ?? "")?.allocation !== undefined);
 }
 
 /** Slots that the spec still wants: a smaller `count` lets go of the highest indices. */
@@ -116,7 +121,7 @@ export function writeScheduled(state: GangState, gang: GangRecord, context: Cont
     short === undefined
       ? { type: "Degraded", status: "False", reason: "AllMembersBound", message: "every needed member is bound" }
       : { type: "Degraded", status: "True", reason: "MembersMissing", message: short };
-  const placement = { ...gang.status.placement, ...state.proposal, pods: withLiveNames(pods, members) };
+  const placement = { ...gang.status.placement, ...state.proposal, pods: withLiveNames(pods, members, state, context) };
   const status = nextStatus(
     gang,
     {
@@ -132,7 +137,8 @@ export function writeScheduled(state: GangState, gang: GangRecord, context: Cont
     },
     context,
   );
-  const moved = state.proposal !== undefined || pods.length !== gang.status.placement?.pods.length;
+  const given = placement.pods.some((pod, i) => pod.claims !== pods[i]!.claims && placeOf(pod) !== placeOf(pods[i]!));
+  const moved = state.proposal !== undefined || given || pods.length !== gang.status.placement?.pods.length;
   if (!moved && saysTheSame(gang, status)) return [];
   return [
     {
@@ -145,10 +151,31 @@ export function writeScheduled(state: GangState, gang: GangRecord, context: Cont
   ];
 }
 
-/** Members of controllers other than StatefulSets come back under new names: the slot keeps the live one. */
-function withLiveNames(pods: readonly PlacedPod[], members: readonly [PlacedPod, PodRecord][]): PlacedPod[] {
-  const live = new Map(members.map(([slot, pod]) => [slot, pod.name]));
-  return pods.map((slot) => ({ ...slot, pod: live.get(slot) ?? slot.pod }));
+/**
+ * Members of controllers other than StatefulSets come back under new names: the slot keeps the live one. What was counted
+ * on of other drivers gives way to what kube-scheduler gave; not in a plan, which is known by its devices.
+ */
+function withLiveNames(
+  pods: readonly PlacedPod[],
+  members: readonly [PlacedPod, PodRecord][],
+  state: GangState,
+  context: Context,
+): PlacedPod[] {
+  const live = new Map(members);
+  return pods.map((slot) => {
+    const pod = live.get(slot);
+    if (pod === undefined) return slot;
+    const given = state.proposal === undefined && isBoundTo(state, pod, slot.node);
+    const some = given && slot.claims.some((placed) => isLeft(placed, context));
+    const claims = some ? slot.claims.map((placed) => asGiven(state, placed, pod, context)) : slot.claims;
+    return { ...slot, pod: pod.name, claims };
+  });
+}
+
+function asGiven(state: GangState, placed: PlacedClaim, pod: PodRecord, context: Context): PlacedClaim {
+  if (!isLeft(placed, context)) return placed;
+  const claim = claimOf(pod, placed.reference, state.claims);
+  return claim?.allocation === undefined ? placed : { ...placed, claim: claim.name, devices: devicesOf(claim) };
 }
 
 /** What is wanting for `minCount`, if anything is. */

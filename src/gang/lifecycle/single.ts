@@ -34,8 +34,8 @@ export interface SingleContext {
   nowMs: number;
   capacityVersion: number;
   nodeFits(node: string): boolean;
-  /** Whether kllama allocates any device of the pod's claims; if not, the pod is only let go. */
-  managed: boolean;
+  /** Whether kube-scheduler allocates the claim, and not kllama. A pod with no other claims is only let go. */
+  isLeft(claim: ClaimRecord): boolean;
   /** A claim that it names is another's. */
   intrudes: boolean;
 }
@@ -47,15 +47,16 @@ const longestBindingMs = 60_000;
 export function decideSingle(state: SingleState, context: SingleContext): { effects: Effect[]; wakeAtMs?: number } {
   const { pod } = state;
   if (pod.nodeName !== undefined || pod.terminal || pod.deleting) return { effects: [] };
-  const doomed = [...state.claims.values()].filter((claim) => claim.deleting && isOurs(state, claim));
+  const doomed = [...state.claims.values()].filter((claim) => claim.deleting && isOurs(state, claim, context));
   if (doomed.length > 0) return letGo(state, doomed, context);
   delete state.doomedSinceMs;
   // Whose claims these are is known only once they exist: a gate lifted before would send the pod past the planner.
   if (!hasAllClaims(pod, state.claims)) return { effects: [] };
-  if (!context.managed) return { effects: release(pod, undefined) };
   const claims = pod.claims
     .map((reference) => claimOf(pod, reference.name, state.claims))
-    .filter((c) => c !== undefined);
+    .filter((claim) => claim !== undefined && !context.isLeft(claim))
+    .filter((claim) => claim !== undefined);
+  if (claims.length === 0) return { effects: release(pod, undefined) };
   const allocated = claims.filter((claim) => claim.allocation !== undefined);
   // Let go now it would run on their devices. The plan is refused, and says why.
   if (context.intrudes) return planAnew(state, [], context);
@@ -67,7 +68,7 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
   if (state.proposal === undefined || state.reserved === true || !context.nodeFits(state.proposal.node)) {
     return planAnew(state, allocated, context);
   }
-  return { effects: reserve(state, state.proposal) };
+  return { effects: reserve(state, state.proposal, context) };
 }
 
 /**
@@ -97,7 +98,7 @@ function planAnew(
   allocated: readonly ClaimRecord[],
   context: SingleContext,
 ): { effects: Effect[]; wakeAtMs?: number } {
-  const ours = allocated.filter((claim) => isOurs(state, claim));
+  const ours = allocated.filter((claim) => isOurs(state, claim, context));
   if (ours.length > 0) return { effects: ours.map(clear) };
   if (state.planning) return { effects: [] };
   const rejected = state.rejectedAt;
@@ -108,20 +109,21 @@ function planAnew(
   return { effects: [{ type: "plan", id: "plan" }] };
 }
 
-/** Allocated, and nobody else uses it. */
-function isOurs(state: SingleState, claim: ClaimRecord): boolean {
-  return claim.allocation !== undefined && claim.reservedFor.every((consumer) => consumer.uid === state.pod.uid);
+/** Allocated by the planner, and nobody else uses it. */
+function isOurs(state: SingleState, claim: ClaimRecord, { isLeft }: SingleContext): boolean {
+  if (claim.allocation === undefined || isLeft(claim)) return false;
+  return claim.reservedFor.every((consumer) => consumer.uid === state.pod.uid);
 }
 
 function clear(claim: ClaimRecord): Effect {
   return { type: "clearClaim", id: `claim/${claim.name}`, claim: claimReference(claim) };
 }
 
-function reserve(state: SingleState, placed: PlacedPod): Effect[] {
+function reserve(state: SingleState, placed: PlacedPod, { isLeft }: SingleContext): Effect[] {
   const effects: Effect[] = [];
   for (const wanted of placed.claims) {
     const claim = claimOf(state.pod, wanted.reference, state.claims);
-    if (claim === undefined || claim.deleting || claim.allocation !== undefined) continue;
+    if (claim === undefined || claim.deleting || claim.allocation !== undefined || isLeft(claim)) continue;
     effects.push({
       type: "reserveClaim",
       id: `claim/${claim.name}`,

@@ -187,6 +187,8 @@ export interface Context {
   nowIso(): string;
   /** Grows when capacity is freed or added: a rejected gang is worth another try. */
   capacityVersion: number;
+  /** kllama alone gives the driver's devices; others are kube-scheduler's to give. */
+  manages(driver: string): boolean;
   /** The node exists, is ready and takes pods. */
   nodeFits(node: string): boolean;
   /** What runs on the node leaves room for the pod. */

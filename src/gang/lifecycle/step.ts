@@ -1,8 +1,7 @@
 import type { GangPlacement } from "../../api/gang.ts";
-import type { PlacedPod, Placement } from "../../api/placement.ts";
-import { deviceKey } from "../../topology/held.ts";
+import type { Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
-import { runningPods } from "./members.ts";
+import { placeOf, runningPods } from "./members.ts";
 import {
   type Context,
   type Effect,
@@ -160,11 +159,6 @@ function dropProposal(state: GangState): void {
 function carries(gang: GangRecord, proposal: GangPlacement | undefined): boolean {
   const written = new Set((gang.status.placement?.pods ?? []).map(placeOf));
   return proposal?.pods.every((pod) => written.has(placeOf(pod))) ?? false;
-}
-
-function placeOf({ podSet, index, node, claims }: PlacedPod): string {
-  const devices = claims.flatMap((claim) => claim.devices.map((d) => deviceKey(d.driver, d.pool, d.device)));
-  return [podSet, index, node, ...devices.sort()].join("\n");
 }
 
 function forgetPlan(state: GangState): void {

@@ -28,11 +28,12 @@ export function foreignTrouble(
   gang: GangRecord,
   slot: PlacedPod,
   pod: PodRecord,
+  context: Context,
 ): string | undefined {
   if (pod.nodeName !== undefined && pod.nodeName !== slot.node) {
     return `pod ${pod.name} was bound to node ${pod.nodeName} by somebody else`;
   }
-  const foreign = foreignClaim(state, gang, slot, pod);
+  const foreign = foreignClaim(state, gang, slot, pod, context);
   return foreign === undefined ? undefined : `claim ${foreign} was allocated by somebody else`;
 }
 

@@ -5,7 +5,7 @@ import type { CoordinatorPorts } from "../../../src/extender/ports.ts";
 import { createSingles } from "../../../src/extender/singles.ts";
 import { createBatch } from "../../../src/gang/batch.ts";
 import type { ClaimRecord, PodRecord } from "../../../src/topology/records.ts";
-import { driver, podRecord } from "../../builders.ts";
+import { podRecord } from "../../builders.ts";
 import { allocatedClaim, clusterOf } from "../../support/cluster.ts";
 
 /** Singles over an empty cluster, whose writes succeed at once and change nothing. */
@@ -30,7 +30,7 @@ function setUp() {
     preempted: () => undefined,
   };
   const model = clusterOf([]);
-  const singles = createSingles(model, new Set([driver]), ports, () => undefined);
+  const singles = createSingles(model, ports, () => undefined);
   let plans = 0;
   const batch = createBatch(model, {
     take: (gang, placement) => void singles.take(gang, placement),

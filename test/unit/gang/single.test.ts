@@ -14,7 +14,13 @@ const proposal: PlacedPod = {
   node: "n1",
   claims: [{ claim: "c", reference: "gpus", devices }],
 };
-const context: SingleContext = { nowMs: 0, capacityVersion: 1, nodeFits: () => true, managed: true, intrudes: false };
+const context: SingleContext = {
+  nowMs: 0,
+  capacityVersion: 1,
+  nodeFits: () => true,
+  isLeft: () => false,
+  intrudes: false,
+};
 const pod = podRecord("p", { claims: [{ name: "gpus", claimName: "c" }] });
 
 function claim(more: Partial<ClaimRecord> = {}): ClaimRecord {

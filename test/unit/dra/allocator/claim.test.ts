@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import type { DeviceConstraint, DeviceRequest, ResourceClaimSpec } from "../../../../src/api/kubernetes.ts";
 import { type CompiledClaim, compileClaim, isClaimProblem } from "../../../../src/dra/allocator/claim.ts";
+import { isLeftToScheduler } from "../../../../src/dra/allocator/class-drivers.ts";
 import { claimSpec, deviceClass, deviceClasses, driver, exactly, partition } from "../../../builders.ts";
 
 const managed = new Set([driver]);
@@ -207,16 +208,24 @@ describe("a claim is refused by name:", () => {
       'constraints[0].requests names "x"',
     ],
     [
-      "driver that is not managed",
-      claimSpec([exactly("r", 1, { deviceClassName: "gpu.nvidia.com" })]),
-      "UnsupportedClaim",
-      "driver gpu.nvidia.com, which kllama does not manage; leave the claim to kube-scheduler",
-    ],
-    [
       "mixed drivers",
       claimSpec([exactly("r", 1), exactly("n", 1, { deviceClassName: "gpu.nvidia.com" })]),
       "MixedDrivers",
-      "request n (DeviceClass gpu.nvidia.com) asks for devices of driver gpu.nvidia.com",
+      "spec.devices.requests[1] (request n, DeviceClass gpu.nvidia.com) asks for devices of driver gpu.nvidia.com, which kllama does not manage, beside spec.devices.requests[0] (request r, DeviceClass gpu.kllama.ai) with managed ones; make two claims of it, one for each kind",
+    ],
+    [
+      "mixed drivers in one request",
+      claimSpec([
+        {
+          name: "r",
+          firstAvailable: [
+            { name: "a", deviceClassName: "gpu.kllama.ai" },
+            { name: "b", deviceClassName: "gpu.nvidia.com" },
+          ],
+        },
+      ]),
+      "MixedDrivers",
+      "spec.devices.requests[0] (request r/b, DeviceClass gpu.nvidia.com)",
     ],
     [
       "unknown field of the spec",
@@ -235,4 +244,25 @@ test("a class that names no driver may be served by a managed one", () => {
   expect(isClaimProblem(compile(claimSpec([exactly("r", 1, { deviceClassName: "any" }), partition("m", "1g")])))).toBe(
     false,
   );
+});
+
+describe("a claim is left to kube-scheduler", () => {
+  const isLeft = (spec: ResourceClaimSpec): boolean => compiled(spec).left;
+  const byClass = claimSpec([exactly("r", 1, { deviceClassName: "gpu.nvidia.com" })]);
+
+  test("when its class, or where that names no driver its own selector, names drivers that are not managed alone", () => {
+    expect(isLeft(byClass)).toBe(true);
+    const of = (driverName: string) =>
+      claimSpec([exactly("r", 1, { deviceClassName: "any" }, `device.driver == "${driverName}"`)]);
+    expect([isLeft(of("dra.net")), isLeft(of(driver))]).toEqual([true, false]);
+    expect(isLeft(claimSpec([exactly("r", 1, { deviceClassName: "any" })]))).toBe(false);
+  });
+
+  test("by the drivers of the devices that it has, whatever it asks for", () => {
+    const has = (...drivers: string[]) => {
+      const results = drivers.map((each) => ({ request: "r", driver: each, pool: "p", device: "d" }));
+      return isLeftToScheduler({ spec: byClass, allocation: { devices: { results } } }, deviceClasses(nvidia), managed);
+    };
+    expect([has("dra.net"), has(driver), has("dra.net", driver), has()]).toEqual([true, false, false, true]);
+  });
 });
