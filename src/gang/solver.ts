@@ -95,7 +95,10 @@ function createEffort(budget: number): Effort {
   };
 }
 
-/** The required rules, and of the preferred ones, in their order, each that can be kept beside those before it. */
+/**
+ * The required rules, and of the preferred ones, in their order, each that can be kept beside those before it; then of the
+ * spreads that cannot, each with the least skew that can be: dropped altogether, they would have their pods put close together.
+ */
 function keepMost(wanted: readonly Rule[], problem: ProblemUnder, effort: Effort, limit: number): Found | Failure {
   const required = wanted.filter((rule) => rule.required);
   const preferred = wanted.filter((rule) => !rule.required);
@@ -112,7 +115,27 @@ function keepMost(wanted: readonly Rule[], problem: ProblemUnder, effort: Effort
     const next = tried([...best.rules, rule], wishBudget);
     if (typeof next !== "string") best = next;
   }
+  for (const rule of preferred) {
+    if (rule.kind === "spread" && !best.rules.includes(rule)) best = leastSkew(best, rule, tried);
+  }
   return best;
+}
+
+/** Keeps a spread with the least skew with which it can be kept; where even the largest does not help, it is left out. */
+function leastSkew(best: Found, rule: Rule, tried: (rules: readonly Rule[], steps: number) => Found | Failure): Found {
+  const { slots, pins } = best.problem;
+  const withSkew = (maxSkew: number) => tried([...best.rules, { ...rule, maxSkew }], wishBudget);
+  let [fails, holds] = [rule.maxSkew, slots.length + pins.length];
+  const loosest = holds > fails ? withSkew(holds) : "impossible";
+  if (typeof loosest === "string") return best;
+  let found = loosest;
+  while (holds - fails > 1) {
+    const middle = Math.floor((fails + holds) / 2);
+    const next = withSkew(middle);
+    if (typeof next === "string") fails = middle;
+    else [holds, found] = [middle, next];
+  }
+  return found;
 }
 
 /** Attempts at more than is asked for, with a budget of their own. */

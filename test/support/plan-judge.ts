@@ -9,6 +9,7 @@ import {
   leftOf,
   type OraclePlace,
   type OraclePod,
+  type OracleRule,
   placementExists,
   predictedCost,
   putPod,
@@ -84,7 +85,7 @@ function numbersOf({ base, surplus, all }: CaseWorld): OraclePod[][] {
   return numbers.map((pods) => all.filter((pod) => pods.includes(pod)));
 }
 
-/** Preferred rules in order, each kept that could be kept beside those before it; then the cost. */
+/** Preferred rules in order, each kept that could be kept beside those before it; spreads that cannot, with the least skew; then the cost. */
 function judgeWishes(
   { nodes, required, preferred, links, trafficOf }: CaseWorld,
   result: Extract<PlanResult, { plans: unknown }>,
@@ -93,12 +94,19 @@ function judgeWishes(
   withCost: boolean,
 ): Pick<Judgement, "fault" | "cost"> {
   const kept = [...required];
-  for (const rule of preferred) {
-    if (!pods.some(isNew) || !placementExists(nodes, pods, [...kept, rule])) continue;
+  const canKeep = (rule: OracleRule) => pods.some(isNew) && placementExists(nodes, pods, [...kept, rule]);
+  const missed = preferred.filter((rule) => {
+    if (!canKeep(rule)) return true;
     kept.push(rule);
-    const lost = brokenRule(nodes, pods, places, kept);
-    if (lost) return { fault: `loses the preferred ${lost}` };
+    return false;
+  });
+  for (const rule of missed.filter(({ type }) => type === "spread")) {
+    const skews = Array.from({ length: pods.length }, (_, i) => rule.maxSkew + 1 + i);
+    const least = skews.find((maxSkew) => canKeep({ ...rule, maxSkew }));
+    if (least !== undefined) kept.push({ ...rule, maxSkew: least });
   }
+  const lost = brokenRule(nodes, pods, places, kept);
+  if (lost) return { fault: `loses the preferred ${lost}` };
   const traffic = trafficOf(pods);
   const ours = predictedCost(nodes, places, traffic, links);
   const names = new Set(pods.filter(isNew).map(({ gang }) => gang));

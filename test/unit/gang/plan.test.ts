@@ -402,6 +402,22 @@ describe("constraints", () => {
     expect([racksWith([colocate, spread]), racksWith([spread, colocate])]).toEqual([1, 2]);
   });
 
+  test("a preferred spread that cannot be met is kept with the least skew that can be", () => {
+    const full = { more: { allocatable: { cpu: 0, pods: 0 } } };
+    const model = clusterOf([...racks({ a: 4, b: 4 }), { name: "c-0", zone: "z", rack: "c", gpus: 8, ...full }]);
+    const perRack = (count: number) => {
+      const spread: GangConstraint = { type: "spread", level: "rack", mode: "preferred" };
+      const gang = gangIn(model, "g", { w: { count, gpus: 8 } }, { constraints: [spread] });
+      const nodes = Object.values(nodesOf(plan(model, { gangs: [gang] }))).map(rackOf);
+      return ["a", "b", "c"].map((rack) => nodes.filter((each) => each === rack).length).sort();
+    };
+    expect([perRack(4), perRack(5), perRack(7)]).toEqual([
+      [0, 2, 2],
+      [0, 2, 3],
+      [0, 3, 4],
+    ]);
+  });
+
   test("a constraint over a subset binds that subset alone", () => {
     const model = clusterOf([...racks({ a: 2 }, 4), { name: "cpu-0", zone: "z", rack: "cpu" }]);
     const gang = gangIn(
