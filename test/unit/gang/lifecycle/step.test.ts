@@ -43,27 +43,6 @@ function reserving(count: number): GangState {
   return next;
 }
 
-test("a recreated member is reserved nothing while the reservation of its predecessor, which has the same devices, is under way", () => {
-  const before = reserving(1);
-  const [predecessor] = before.pods.values();
-  const sent = before.inFlight.get("claim/c-0");
-  const claims = [{ name: "gpu", claimName: "c-1" }];
-  const pod = podRecord("g-0", { uid: "again", gang: "g", podSet: "ranks", index: 0, gates: [gangGate], claims });
-  const { state, effects } = step(
-    before,
-    [
-      { type: "podGone", uid: predecessor!.uid },
-      { type: "pod", pod },
-      { type: "claim", claim: claimRecord("c-1", [], { ownerPodUid: pod.uid }) },
-    ],
-    lifecycleContext(1),
-  );
-  expect(effects).toEqual([]);
-  const refused = { ok: false, reason: "Conflict", message: "" } as const;
-  const answered = step(state, [{ type: "done", effect: sent!, outcome: refused }], lifecycleContext(2));
-  expect(answered.effects).toMatchObject([{ type: "reserveClaim", claim: { name: "c-1" } }]);
-});
-
 /** How often a decision looks at a write under way, all of them together. */
 function looksAtWrites(state: GangState): number {
   let looks = 0;
