@@ -1,5 +1,4 @@
 import { execFile } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import process from "node:process";
 import { parseArgs, promisify } from "node:util";
@@ -10,6 +9,8 @@ import { warmUp } from "../src/gang/fit.ts";
 import { type PlanResult, type PlanUnit, plan } from "../src/gang/plan.ts";
 import type { ClusterModel } from "../src/topology/model.ts";
 import { createRandom } from "../test/simulation/random.ts";
+import { threadCpuMs } from "./cpu.ts";
+import { type ChoiceTiming, choices, measureChoice } from "./making-room.ts";
 import { createFiller, forgetGang, pendingGang, uniformCluster } from "./scene.ts";
 
 const help = `usage: npm run bench -- plan [FLAGS]
@@ -22,6 +23,10 @@ the GPUs held. Between two plans the last one is held and an older one is given 
   infeasible  16 pods of 8 GPUs and one of 4 in one rack of 128 GPUs: each part has a place, all together have none
   explained   the same, and what would make room for it
   newShape    tp8 with a CPU request that no gang had before: nothing of it is known yet
+And with all GPUs held but fragments, what the planner does for tp8 and gang512 that found no room, in steps of which each
+may be the last of a turn of its event loop:
+  victims     who is preempted, if all that run have a lower priority
+  room        which nodes are drained
 
   --nodes N     one rung of the ladder only (default ${"10,100,1000,5000,20000,100000"})
   --samples N   plans per figure (default 200)
@@ -32,6 +37,8 @@ const ladder = [10, 100, 1000, 5000, 20_000, 100_000];
 const loads = [0, 0.5, 0.95];
 const kinds = ["tp8", "pdSet", "gang512", "infeasible", "explained", "newShape"] as const;
 type Kind = (typeof kinds)[number];
+/** Those for which room is made. */
+const refusedKinds = ["tp8", "gang512"] as const;
 
 /** Plans that are held at a time; the oldest is given back. */
 const heldAtATime = 4;
@@ -55,6 +62,8 @@ interface Rung {
   heapMb: number;
   rssMb: number;
   timings: Record<string, Record<Kind, Timing>>;
+  /** `victims tp8` and so on → times. */
+  makingRoom: Record<string, ChoiceTiming>;
 }
 
 export async function planBench(args: string[]): Promise<void> {
@@ -117,11 +126,21 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
   const timings: Rung["timings"] = {};
   for (const load of loads) {
     filler.fillTo(load);
+    // Tens of thousands of objects in a moment: V8 would copy them twice while plans are measured, 20 to 30 ms each time.
+    collectGarbage();
     const entries = kinds.map((kind): [Kind, Timing] => [kind, bench.measure(kind, samples)]);
     timings[`${Math.round(load * 100)}`] = Object.fromEntries(entries) as Record<Kind, Timing>;
   }
+  filler.fillTo(1);
+  collectGarbage();
+  const makingRoom: Rung["makingRoom"] = {};
+  for (const kind of refusedKinds) {
+    for (const choice of choices) {
+      makingRoom[`${choice} ${kind}`] = measureChoice(model, choice, () => bench.unit(kind), Math.ceil(samples / 10));
+    }
+  }
   const { heapMb, rssMb } = memory();
-  return { nodes, buildSeconds, warmUpMs, firstPlanMs, heapMb, rssMb, timings };
+  return { nodes, buildSeconds, warmUpMs, firstPlanMs, heapMb, rssMb, timings, makingRoom };
 }
 
 function createBench(model: ClusterModel) {
@@ -154,18 +173,19 @@ function createBench(model: ClusterModel) {
   };
   const once = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
     const unit = unitOf(model, kind, made++);
-    const onCore = onCoreMs();
+    const onCore = threadCpuMs();
     const begun = performance.now();
     const result = plan(model, unit);
     if (kind === "explained") counterfactualsOf(model, unit);
     const ms = performance.now() - begun;
-    const ownMs = onCoreMs() - onCore;
+    const ownMs = threadCpuMs() - onCore;
     hold(unit, result);
     giveBack(heldAtATime);
     return { ms, ownMs, placed: "plans" in result };
   };
   return {
     once,
+    unit: (kind: Kind): PlanUnit => unitOf(model, kind, made++),
     giveBack: () => giveBack(0),
     measure(kind: Kind, samples: number): Timing {
       let placed = 0;
@@ -230,20 +250,18 @@ function unitOf(model: ClusterModel, kind: Kind, number: number): PlanUnit {
   return { gangs, placementGroup: { namespace: "bench", name, spec } };
 }
 
-/** Time that this thread has had a core so far: Linux counts it, exactly, per thread. */
-function onCoreMs(): number {
-  const [nanoseconds] = readFileSync(`/proc/self/task/${process.pid}/schedstat`, "utf8").split(" ");
-  return Number(nanoseconds) / 1e6;
-}
-
 function quantile(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? 0;
 }
 
-/** After a garbage collection, so that what is counted is what is kept. */
-function memory(): { heapMb: number; rssMb: number } {
+function collectGarbage(): void {
   setFlagsFromString("--expose-gc");
   (runInNewContext("gc") as () => void)();
+}
+
+/** After a garbage collection, so that what is counted is what is kept. */
+function memory(): { heapMb: number; rssMb: number } {
+  collectGarbage();
   const { heapUsed, rss } = process.memoryUsage();
   return { heapMb: Math.round(heapUsed / 2 ** 20), rssMb: Math.round(rss / 2 ** 20) };
 }
@@ -261,6 +279,10 @@ function report(rungs: readonly Rung[], sizes: Sizes): void {
     "p50 / p99 in ms that the planner's thread had a core: without its waits, of which other work on the machine makes many",
     "",
     ...timeTable(rungs, ({ ownP50Ms, ownP99Ms }) => [ownP50Ms, ownP99Ms]),
+    "",
+    "choosing who makes room, with all GPUs held: the whole choice p50 / most, and its longest step, in ms of the thread's own; in brackets: pods evicted, or nodes drained",
+    "",
+    ...choiceTable(rungs),
     "",
     "| nodes × 8 GPUs | taking in all objects, s | warm-up ms | first plan of all ms | heap MB, cluster and caches | process MB |",
     "|---|---|---|---|---|---|",
@@ -303,6 +325,19 @@ function timeTable(rungs: readonly Rung[], times: (timing: Timing) => [number, n
       Object.entries(timings).map(
         ([held, byKind]) => `| ${nodes} | ${held} % | ${kinds.map((kind) => cell(byKind[kind])).join(" | ")} |`,
       ),
+    ),
+  ];
+}
+
+function choiceTable(rungs: readonly Rung[]): string[] {
+  const names = Object.keys(rungs[0]!.makingRoom);
+  const cell = ({ p50Ms, mostMs, stepMostMs, found }: ChoiceTiming) =>
+    `${p50Ms.toFixed(1)} / ${mostMs.toFixed(1)}, ${stepMostMs.toFixed(1)} (${found ?? "none"})`;
+  return [
+    `| nodes × 8 GPUs | ${names.join(" | ")} |`,
+    `|---|${names.map(() => "---|").join("")}`,
+    ...rungs.map(
+      ({ nodes, makingRoom }) => `| ${nodes} | ${names.map((name) => cell(makingRoom[name]!)).join(" | ")} |`,
     ),
   ];
 }

@@ -98,6 +98,7 @@ function runPod(model: ClusterModel, name: string, node: string, devices: readon
     ...claim,
     allocation: { devices: { results: devices.map((device) => ({ request: "gpus", driver, pool: node, device })) } },
     reservedFor: [{ resource: "pods", name, uid: `pod-${name}` }],
+    allocatedByPlanner: true,
   });
   model.upsertPod({ ...podOf(name, devices.length), nodeName: node });
 }

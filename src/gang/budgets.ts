@@ -7,18 +7,30 @@ import type { BudgetRecord, LabelSelector, PodRecord } from "../topology/records
  * other way round.
  */
 export function mayEvict(pods: readonly PodRecord[], budgets: readonly BudgetRecord[]): boolean {
+  return createEvictions(budgets)(pods);
+}
+
+/** Lets pods go, those of each call together or not at all, beside those that it has let go before. */
+export function createEvictions(budgets: readonly BudgetRecord[]): (pods: readonly PodRecord[]) => boolean {
   const taken = new Map<BudgetRecord, number>();
-  return pods.every((pod) => {
-    if (pod.deleting || pod.terminal) return true;
-    const mine = budgets.filter((budget) => budget.namespace === pod.namespace && selects(budget.selector, pod.labels));
-    const [budget] = mine;
-    if (budget === undefined) return true;
-    if (mine.length > 1) return false;
-    if (budget.sparesReadyOnly && !pod.ready) return true;
-    const count = (taken.get(budget) ?? 0) + 1;
-    taken.set(budget, count);
-    return count <= budget.disruptionsAllowed;
-  });
+  return (pods) => {
+    const more = new Map<BudgetRecord, number>();
+    const all = pods.every((pod) => {
+      if (pod.deleting || pod.terminal) return true;
+      const mine = budgets.filter(
+        (budget) => budget.namespace === pod.namespace && selects(budget.selector, pod.labels),
+      );
+      const [budget] = mine;
+      if (budget === undefined) return true;
+      if (mine.length > 1) return false;
+      if (budget.sparesReadyOnly && !pod.ready) return true;
+      const count = (more.get(budget) ?? taken.get(budget) ?? 0) + 1;
+      more.set(budget, count);
+      return count <= budget.disruptionsAllowed;
+    });
+    if (all) for (const [budget, count] of more) taken.set(budget, count);
+    return all;
+  };
 }
 
 /** As `metav1.LabelSelector` means it in policy/v1: none selects nothing, an empty one everything. */

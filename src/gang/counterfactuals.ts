@@ -9,6 +9,7 @@ import type { PlanUnit } from "./plan.ts";
 import { choosePreemption } from "./preemption.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { search } from "./search.ts";
+import { sharedLevels } from "./shared-levels.ts";
 import type { Victim } from "./victims.ts";
 import { isDown, type WhatIf, withEmptied, withoutGang, withReturned } from "./what-if.ts";
 
@@ -180,16 +181,6 @@ export function* fewestOf(
     else tooFew = middle;
   }
   return enough;
-}
-
-/** Levels of node labels that required rules name, narrow to broad. */
-export function sharedLevels({ rules, base }: PreparedUnit): NodeLevel[] {
-  const levels = new Set<NodeLevel>();
-  for (const { kind, required, ref, setOf } of rules) {
-    const concerns = kind === "colocate" && required && base.some((slot) => setOf(slot) !== undefined);
-    if (concerns && ref.kind === "node") levels.add(ref.level);
-  }
-  return [...levels].sort((a, b) => b.index - a.index);
 }
 
 /** Domains with most room now, beside what the candidates may bring. */

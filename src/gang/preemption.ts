@@ -4,11 +4,11 @@ import { mayEvict } from "./budgets.ts";
 import { fitCache } from "./fit.ts";
 import type { Steps } from "./in-slices.ts";
 import { type GangPlan, type PlanOptions, type PlanUnit, plan } from "./plan.ts";
-import { createTrial, without } from "./preemption-trial.ts";
+import { createTrial } from "./preemption-trial.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { byCost } from "./victim-cost.ts";
 import { searchSets } from "./victim-search.ts";
-import type { Victim } from "./victims.ts";
+import { type Victim, withoutVictims } from "./victims.ts";
 
 /** Room for a unit that `plan` refused, and who leaves for it. */
 export interface Preemption {
@@ -54,12 +54,12 @@ export function* choosePreemption(
   const matters = touching(model, prepared);
   let left = options.tries ?? defaultTries;
   const mayTry = (): boolean => left-- > 0;
-  const trial = createTrial(model, unit, leaving, budgets, mayTry);
+  const trial = createTrial(model, unit, prepared, leaving, budgets, mayTry);
   const found = yield* searchSets(able.filter(matters).sort(byCost), trial);
   if (found === undefined) return undefined;
   yield;
   const { victims, cheapest } = found;
-  const { model: other, changed } = without(model, leaving, victims);
+  const { model: other, changed } = withoutVictims(model, [...leaving, ...victims]);
   const result = fitCache(model).lend(other.view, changed, () => plan(other, unit, options));
   return "plans" in result ? { victims, plans: result.plans, cheapest } : undefined;
 }

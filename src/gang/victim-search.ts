@@ -1,11 +1,15 @@
 import { createHeap } from "./heap.ts";
 import type { Steps } from "./in-slices.ts";
 import type { Trial } from "./preemption-trial.ts";
-import { compareSets, most } from "./victim-cost.ts";
+import { compareSets, costOf, costWith, nothing, type Priced } from "./victim-cost.ts";
 import type { Victim } from "./victims.ts";
 
-/** Sets that are looked at, most of them without a search. */
-const maxLooked = 20_000;
+/** Sets that are thought of, most of them never tried; and so many are looked at in one step. */
+const maxSets = 20_000;
+const looksPerStep = 16;
+
+/** Of more victims than this not every set is looked at. */
+const many = 64;
 
 interface Found {
   readonly victims: readonly Victim[];
@@ -20,7 +24,7 @@ interface Found {
 export function* searchSets(able: readonly Victim[], trial: Trial): Steps<Found | undefined> {
   const alone = yield* trial.fits([]);
   if (alone === true) return { victims: [], cheapest: true };
-  if (able.length === 0 || (yield* trial.fits(able)) !== true) return undefined;
+  if (able.length === 0 || (yield* isEnough(able, trial)) !== true) return undefined;
   let sure = alone !== undefined;
   for (const universe of yield* prioritySteps(able, trial)) {
     const start = yield* narrow(universe, trial);
@@ -40,18 +44,27 @@ function* prioritySteps(able: readonly Victim[], trial: Trial): Steps<Victim[][]
   let enough = levels.length - 1;
   while (enough - tooLow > 1) {
     const middle = Math.floor((tooLow + enough) / 2);
-    if ((yield* trial.fits(upTo(middle))) === true) enough = middle;
+    if ((yield* isEnough(upTo(middle), trial)) === true) enough = middle;
     else tooLow = middle;
   }
   return levels.slice(enough).map((_, i) => upTo(enough + i));
 }
 
+/** Does the unit fit when all of them are gone? Many are tried in parts: one that is large takes as long as many small ones. */
+function* isEnough(victims: readonly Victim[], trial: Trial): Steps<boolean | undefined> {
+  if (victims.length <= many) return yield* trial.fits(victims);
+  for (const part of yield* trial.parts(victims)) {
+    const fits = yield* trial.fits(part);
+    if (fits === true || part.length === victims.length) return fits;
+  }
+  return false;
+}
+
 /** A set that fits and is allowed and that nobody can leave; the dearest are left out first. Undefined: none was found. */
 function* narrow(universe: readonly Victim[], trial: Trial): Steps<readonly Victim[] | undefined> {
-  const together: Victim[] = [];
-  for (const victim of universe) if (trial.allowed([...together, victim])) together.push(victim);
-  if (together.length < universe.length && (yield* trial.fits(together)) !== true) return undefined;
-  return yield* needed([], together, trial);
+  const together = trial.mostAllowed(universe);
+  if (together.length < universe.length && (yield* isEnough(together, trial)) !== true) return undefined;
+  return yield* needed([], together.length > many ? trial.within(together) : together, trial);
 }
 
 /** Of those in question, those without whom the unit does not fit beside the `sure` ones; the last are left out first. */
@@ -65,14 +78,14 @@ function* needed(sure: readonly Victim[], question: readonly Victim[], trial: Tr
   return [...fromCheap, ...fromDear];
 }
 
-interface Open {
-  readonly set: readonly Victim[];
+interface Open extends Priced {
   /** Number of its last member. */
   readonly last: number;
 }
 
 /**
- * Tries sets from the cheapest on, of those with a victim of the highest priority: the others are too small.
+ * Tries sets from the cheapest on, of those with a victim of the highest priority: the others are too small. Of many
+ * victims each is tried alone, and sets only of those who are known to be enough.
  * `sure`: none is cheaper than the answer, or there is none.
  */
 function* cheapestSet(
@@ -80,24 +93,38 @@ function* cheapestSet(
   start: readonly Victim[] | undefined,
   trial: Trial,
 ): Steps<{ victims: readonly Victim[] | undefined; sure: boolean }> {
-  const highest = most(universe, ({ priority }) => priority);
+  const highest = costOf(universe)[0];
   const top = universe.filter(({ priority }) => priority === highest);
   const ordered = [...top, ...universe.filter(({ priority }) => priority < highest)];
-  const open = createHeap<Open>((a, b) => compareSets(a.set, b.set));
-  const extend = ({ set, last }: Open, end = ordered.length): void => {
-    for (let next = last + 1; next < end; next++) open.push({ set: [...set, ordered[next]!], last: next });
+  const joins = universe.length > many ? new Set(trial.within(universe)) : undefined;
+  const known = start && { set: start, cost: costOf(start) };
+  const open = createHeap<Open>(compareSets);
+  let sets = 0;
+  const offer = (set: Priced, next: number): void => {
+    const victim = ordered[next]!;
+    const larger = { set: [...set.set, victim], cost: costWith(set.cost, victim), last: next };
+    if (known !== undefined && compareSets(larger, known) >= 0) return;
+    sets++;
+    open.push(larger);
   };
-  extend({ set: [], last: -1 }, top.length);
-  for (let looked = 0; looked < maxLooked; looked++) {
+  const extend = (set: Open): void => {
+    if (joins !== undefined && !set.set.every((victim) => joins.has(victim))) return;
+    for (const [next, victim] of ordered.entries())
+      if (next > set.last && joins?.has(victim) !== false) offer(set, next);
+  };
+  const none: Priced = { set: [], cost: nothing };
+  offer(none, 0);
+  for (let looked = 1; sets <= maxSets; looked++) {
     const next = open.pop();
-    if (next === undefined || (start !== undefined && compareSets(next.set, start) >= 0)) {
-      return { victims: start, sure: true };
-    }
+    if (next === undefined) return { victims: start, sure: joins === undefined };
+    // Those alone come in order of cost.
+    if (next.set.length === 1 && next.last + 1 < top.length) offer(none, next.last + 1);
+    if (looked % looksPerStep === 0) yield;
     // Whoever joins makes it no better.
     if (!trial.allowed(next.set)) continue;
-    const fits = yield* trial.fits(next.set);
+    const fits = trial.mayBeEnough(next.set) ? yield* trial.fits(next.set) : false;
     if (fits === undefined) return { victims: start, sure: false };
-    if (fits) return { victims: next.set, sure: true };
+    if (fits) return { victims: next.set, sure: joins === undefined };
     extend(next);
   }
   return { victims: start, sure: false };

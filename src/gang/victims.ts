@@ -2,7 +2,7 @@ import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import { isGuard } from "./lifecycle/claims.ts";
 import { type GangState, heldPods } from "./lifecycle/state.ts";
-import type { Leaver } from "./what-if.ts";
+import { type Leaver, type WhatIf, withoutLeavers } from "./what-if.ts";
 
 /** What leaves as a whole or not at all: gangs of one PlacementGroup, a gang, or a pod of its own. */
 export interface Victim {
@@ -54,6 +54,14 @@ export function podVictim(model: ClusterModel, pod: PodRecord): Victim {
     devices: claims.reduce((sum, { allocation }) => sum + (allocation?.devices?.results?.length ?? 0), 0),
     leavers: [{ pods: [pod], claims }],
   };
+}
+
+/** The cluster as if they were gone. */
+export function withoutVictims(model: ClusterModel, victims: readonly Victim[]): WhatIf {
+  return withoutLeavers(
+    model,
+    victims.flatMap(({ leavers }) => leavers),
+  );
 }
 
 /** What goes with a gang: its places, its bound pods, and claims that nobody else uses. */

@@ -80,11 +80,16 @@ export function withoutLeavers(model: ClusterModel, leavers: readonly Leaver[]):
     }
   }
   const gone = new Set(leavers.flatMap(holdersOf));
-  for (const held of new Map(leavers.flatMap((each) => heldThings(model, each))).values()) {
+  const things = new Map<string, { held: Held; nodes: readonly number[] }>();
+  for (const leaver of leavers) {
+    const nodes = nodesOf(view, leaver);
+    for (const [key, held] of heldThings(model, leaver)) things.set(key, { held, nodes });
+  }
+  for (const { held, nodes } of things.values()) {
     const [driver, pool, device] = partsOf(deviceOf(held));
     const share = typeof held === "string" ? undefined : held;
     if (!model.holdersOf(driver, pool, device, share?.id).every((holder) => gone.has(holder))) continue;
-    for (const index of homesOf(view, deviceOf(held), changes.keys())) {
+    for (const index of homesOf(view, deviceOf(held), nodes)) {
       const inventory = view.inventory(index);
       changeUsage(inventory, changeOf(index).usage, inventory.indexOf.get(deviceOf(held))!, -1, share?.consumed);
     }
@@ -120,11 +125,18 @@ function partsOf(key: string): [driver: string, pool: string, device: string] {
   return [key.slice(0, first), key.slice(first + 1, last), key.slice(last + 1)];
 }
 
-/** Nodes that know the device: one of those given, or all where several can reach its pool. */
-function homesOf(view: ModelView, device: string, likely: Iterable<number>): number[] {
+/** Nodes on which a leaver has something. */
+export function nodesOf(view: ModelView, { key, pods }: Leaver): number[] {
+  const names = new Set(pods.map(({ nodeName }) => nodeName!));
+  for (const { placed } of key === undefined ? [] : view.heldUnder(key)) names.add(placed.node);
+  return [...names].flatMap((name) => view.indexOf(name) ?? []);
+}
+
+/** Nodes that know the device: the first of those given that does, or all where several can reach its pool. */
+function homesOf(view: ModelView, device: string, likely: readonly number[]): number[] {
   const has = (index: number) => view.inventory(index).indexOf.has(device);
-  const near = [...likely].filter(has);
-  if (near.length > 0 && !view.inventory(near[0]!).wide) return near;
+  const near = likely.find(has);
+  if (near !== undefined && !view.inventory(near).wide) return [near];
   return view.nodes.flatMap((node) => (node !== undefined && has(node.index) ? [node.index] : []));
 }
 
