@@ -1,5 +1,8 @@
+import { join } from "node:path";
 import process from "node:process";
 import type { ResourceClaim } from "../../src/api/kubernetes.ts";
+import type { Gpu } from "../../src/dra/driver/inventory.ts";
+import { openSimulatedMachine } from "../../src/simulator/machine.ts";
 import { openScene } from "./driver.ts";
 import { act, type Deed } from "./driver-life.ts";
 
@@ -9,7 +12,7 @@ import { act, type Deed } from "./driver-life.ts";
  */
 export interface Life {
   folder: string;
-  type: string;
+  gpus: readonly Gpu[];
   claims: readonly ResourceClaim[];
   deeds: readonly Deed[];
   dieAfter: number;
@@ -17,13 +20,12 @@ export interface Life {
 
 const life = JSON.parse(process.argv[2] ?? "") as Life;
 let left = life.dieAfter;
-const driver = await openScene(life.type, {
-  folder: life.folder,
-  onEffect: () => {
-    left -= 1;
-    if (left === 0) process.kill(process.pid, "SIGKILL");
-  },
-});
+const onEffect = (): void => {
+  left -= 1;
+  if (left === 0) process.kill(process.pid, "SIGKILL");
+};
+const machine = await openSimulatedMachine(life.gpus, join(life.folder, "machine.json"), onEffect);
+const driver = await openScene("", { folder: life.folder, machine, onEffect });
 for (const claim of life.claims) driver.claims.set(claim.metadata.name, claim);
 for (const deed of life.deeds) await act(driver, deed);
 process.exit(0);

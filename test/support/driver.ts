@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,9 +15,7 @@ import type { Machine } from "../../src/dra/driver/machine.ts";
 import { createPreparation, type Preparation, type PreparationOptions } from "../../src/dra/driver/preparation.ts";
 import type { PreparedClaim } from "../../src/dra/driver/prepared-claim.ts";
 import { type Memory, readMemory } from "../../src/dra/driver/recovery.ts";
-import { parseFleet } from "../../src/simulator/fleet.ts";
 import { openSimulatedMachine } from "../../src/simulator/machine.ts";
-import { simulatedGpus, standaloneNode } from "../../src/simulator/objects.ts";
 
 /** One node's driver without kubelet and API server: what it prepares lies in a folder of its own. */
 
@@ -55,12 +53,6 @@ export function claimObject(
 
 export function referenceTo({ metadata }: ResourceClaim): ClaimReference {
   return { namespace: metadata.namespace ?? "", name: metadata.name, uid: metadata.uid ?? "" };
-}
-
-/** Types of `fleets/default.yaml`: dgx-h100 (8 GPUs), dgx-a100-mig (8 boards to be cut up), h100-pcie, gb200-nvl72. */
-export function machineGpus(type: string) {
-  const fleet = parseFleet(readFileSync("fleets/default.yaml", "utf8"), "default.yaml");
-  return simulatedGpus(standaloneNode(node, fleet.nodeTypes.find(({ name }) => name === type)!));
 }
 
 export interface DriverScene {
@@ -132,7 +124,7 @@ export async function openScene(
   const cdiFolder = join(folder, "cdi");
   const checkpoint = join(folder, "checkpoint.json");
   const machine = stepwise(
-    options.machine ?? (await openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect)),
+    options.machine ?? (await simulated(type, folder, onEffect)),
     ["createGpuInstance", "createComputeInstance", "destroyGpuInstance", "setTimeSlice"],
     hooks,
   );
@@ -181,4 +173,10 @@ export async function openScene(
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** Fleets are read by those alone who need one: a driver that is killed right after its start has its machine told. */
+async function simulated(type: string, folder: string, onEffect: OnEffect): Promise<Machine> {
+  const { machineGpus } = await import("./machine-gpus.ts");
+  return openSimulatedMachine(machineGpus(type), join(folder, "machine.json"), onEffect);
 }

@@ -15,7 +15,7 @@ export interface NodeAgentProcess {
   /** Name → what the API server says, in namespace `team`. */
   claims: Map<string, ResourceClaim>;
   stateFolder: string;
-  pid(): number | undefined;
+  cdiFolder: string;
   /** Megabytes (10⁶ bytes) of resident memory: now, and the most that it ever was. */
   memory(): { nowMb: number; peakMb: number };
   /** Ends it, and starts it again on what it left. */
@@ -58,7 +58,7 @@ export async function startNodeAgentProcess(
     registrationSocket: at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"),
     claims,
     stateFolder: at("state"),
-    pid: () => child.pid,
+    cdiFolder: at("cdi"),
     memory() {
       const status = readFileSync(`/proc/${child.pid}/status`, "utf8");
       const figure = (name: string): number =>

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import type { DeviceLosses, Inventory } from "../../src/dra/driver/inventory.ts";
 import type { Machine } from "../../src/dra/driver/machine.ts";
 import { openSimulatedMachine } from "../../src/simulator/machine.ts";
-import { machineGpus } from "./driver.ts";
+import { machineGpus } from "./machine-gpus.ts";
 
 /** What ails a machine; changed in place. */
 export interface Troubles {

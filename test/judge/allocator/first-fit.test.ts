@@ -3,7 +3,8 @@ import { beforeAll, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
 import type { DeviceClass, ResourceClaim } from "../../../src/api/kubernetes.ts";
 import { poolSlices } from "../../../src/dra/driver/slices.ts";
-import { machineGpus, node } from "../../support/driver.ts";
+import { node } from "../../support/driver.ts";
+import { machineGpus } from "../../support/machine-gpus.ts";
 import { ask, buildJudge } from "./judge.ts";
 
 /** The driver's slices under Kubernetes' own allocator, which takes the first devices that match: what their order is good for. */

@@ -92,7 +92,8 @@ static long gpuFault(const char *what, Gpu *gpu) {
 	return fault(what, key);
 }
 static int entered(const char *call) {
-	if (fault("slow", call) > 0) usleep(fault("slow", call) * 1000);
+	/* Ends early when the line is taken out. */
+	for (long waited = 0; waited < fault("slow", call); waited += 20) usleep(20000);
 	if (fault("die", call) >= 0) raise(SIGSEGV);
 	return fault("fail", call) > 0 ? (int)fault("fail", call) : SUCCESS;
 }

@@ -10,7 +10,8 @@ import {
 import { allocatedDevices } from "../../../../src/dra/driver/claim.ts";
 import { deviceTable } from "../../../../src/dra/driver/inventory.ts";
 import { type PreparedClaim, preparedDevice } from "../../../../src/dra/driver/prepared-claim.ts";
-import { claimObject, machineGpus, node, referenceTo } from "../../../support/driver.ts";
+import { claimObject, node, referenceTo } from "../../../support/driver.ts";
+import { machineGpus } from "../../../support/machine-gpus.ts";
 
 const uid = "11111111-1111-4111-8111-111111111111";
 

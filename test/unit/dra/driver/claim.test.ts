@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { allocatedDevices, ClaimError } from "../../../../src/dra/driver/claim.ts";
 import { deviceTable } from "../../../../src/dra/driver/inventory.ts";
-import { claimObject, machineGpus, node, referenceTo } from "../../../support/driver.ts";
+import { claimObject, node, referenceTo } from "../../../support/driver.ts";
+import { machineGpus } from "../../../support/machine-gpus.ts";
 
 const inventory = { devices: deviceTable(machineGpus("dgx-h100")), losses: {} };
 const uid = "11111111-1111-4111-8111-111111111111";

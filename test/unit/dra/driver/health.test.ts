@@ -3,7 +3,8 @@ import type { DeviceHealthMessage } from "../../../../src/dra/driver/grpc.ts";
 import { watchHealth } from "../../../../src/dra/driver/health.ts";
 import type { Inventory } from "../../../../src/dra/driver/inventory.ts";
 import type { Machine } from "../../../../src/dra/driver/machine.ts";
-import { machineGpus, node } from "../../../support/driver.ts";
+import { node } from "../../../support/driver.ts";
+import { machineGpus } from "../../../support/machine-gpus.ts";
 import { createVirtualTiming } from "../../../support/virtual-timing.ts";
 
 const since = "2026-01-01T00:00:00Z";

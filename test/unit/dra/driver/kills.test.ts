@@ -5,6 +5,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inTurns } from "../../../../src/dra/driver/in-turns.ts";
 import type { Life } from "../../../support/driver-child.ts";
 import {
   claims,
@@ -16,12 +17,16 @@ import {
   other,
 } from "../../../support/driver-claims.ts";
 import { act, awaken, type Deed } from "../../../support/driver-life.ts";
+import { machineGpus } from "../../../support/machine-gpus.ts";
 
 /**
  * The driver is killed with SIGKILL right after a step that changes a disk or a board, at every such step in turn. Whoever
- * comes after it must find all that is left over, and lose nothing. `npm run driver-faults` dies 200 times; without it a slice.
+ * comes after it must find all that is left over, and lose nothing. Past the last step it begins again, and then the successor is
+ * killed as well: `npm run driver-faults` does so for a long time.
  */
-const kills = process.env["KLLAMA_DRIVER_FAULTS"] === "all" ? 200 : 6;
+const kills = process.env["KLLAMA_DRIVER_FAULTS"] === "all" ? 2_000 : 200;
+/** A child starts while others are judged. */
+const atOnce = 3;
 
 const child = fileURLToPath(new URL("../../../support/driver-child.ts", import.meta.url));
 interface Chapter {
@@ -98,6 +103,7 @@ const chapters: readonly Chapter[] = [
   },
 ];
 
+const gpus = machineGpus(machineType);
 const made: string[] = [];
 const cache = mkdtempSync(join(tmpdir(), "kllama-kills-cache-"));
 
@@ -128,10 +134,9 @@ async function begin(chapter: Chapter): Promise<{ folder: string; effects: numbe
   await closeScene(driver);
   const cut = chapter.before.slice(whole.length);
   if (cut.length > 0) {
-    expect(
-      await live({ folder: path, type: machineType, claims, deeds: cut, dieAfter: chapter.cutAfter! }),
-      chapter.what,
-    ).toBe(true);
+    expect(await live({ folder: path, gpus, claims, deeds: cut, dieAfter: chapter.cutAfter! }), chapter.what).toBe(
+      true,
+    );
   }
   let effects = 0;
   const rehearsal = folder();
@@ -166,9 +171,7 @@ async function outlive(path: string, chapter: Chapter): Promise<void> {
 const beginnings: { chapter: Chapter; folder: string; effects: number }[] = [];
 
 beforeAll(async () => {
-  // A slice reads every third chapter: the one of three claims prepared, of three unprepared, and of the lost checkpoint.
-  const read = kills < 100 ? chapters.filter((_, index) => index % 3 === 1) : chapters;
-  for (const chapter of read) beginnings.push({ chapter, ...(await begin(chapter)) });
+  for (const chapter of chapters) beginnings.push({ chapter, ...(await begin(chapter)) });
 }, 300_000);
 
 afterAll(() => {
@@ -180,23 +183,20 @@ describe("a driver that is killed", () => {
     const boundaries = beginnings.flatMap(({ chapter, folder: from, effects }) =>
       Array.from({ length: effects }, (_, index) => ({ chapter, from, dieAfter: index + 1 })),
     );
-    expect(boundaries.length).toBeGreaterThan(kills < 100 ? 40 : 150);
-    for (let kill = 0; kill < kills; kill++) {
-      // A slice is spread over all; past the last one it begins again, and then the successor is killed as well.
-      const index = kills < boundaries.length ? Math.floor((kill * boundaries.length) / kills) : kill;
+    expect(boundaries.length).toBeGreaterThan(150);
+    // Past the last boundary two processes are killed, one after the other.
+    const beyond = Math.ceil((kills - boundaries.length) / 2);
+    let killed = 0;
+    const lives = Array.from({ length: boundaries.length + beyond }, (_, index) => index);
+    await inTurns(lives, atOnce, async (index) => {
       const { chapter, from, dieAfter } = boundaries[index % boundaries.length]!;
       const path = folder();
       cpSync(from, path, { recursive: true });
-      const killed = await live({ folder: path, type: machineType, claims, deeds: chapter.deeds, dieAfter });
-      expect(killed, `${chapter.what}: effect ${dieAfter}`).toBe(true);
+      expect(await live({ folder: path, gpus, claims, deeds: chapter.deeds, dieAfter }), chapter.what).toBe(true);
+      killed++;
       if (index >= boundaries.length) {
-        await live({
-          folder: path,
-          type: machineType,
-          claims,
-          deeds: [{ awaken: true }, chapter.again],
-          dieAfter: 1 + (kill % 7),
-        });
+        const deeds = [{ awaken: true } as const, chapter.again];
+        if (await live({ folder: path, gpus, claims, deeds, dieAfter: 1 + (index % 7) })) killed++;
       }
       try {
         await outlive(path, chapter);
@@ -204,6 +204,7 @@ describe("a driver that is killed", () => {
         throw new Error(`killed while ${chapter.what}, after effect ${dieAfter}`, { cause: error });
       }
       rmSync(path, { recursive: true, force: true });
-    }
+    });
+    expect(killed).toBe(boundaries.length + 2 * beyond);
   }, 1_200_000);
 });

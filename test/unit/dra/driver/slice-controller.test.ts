@@ -9,7 +9,8 @@ import { createNetwork } from "../../../simulation/network.ts";
 import { createProcess } from "../../../simulation/process.ts";
 import { createRandom } from "../../../simulation/random.ts";
 import { createApiServer } from "../../../support/api-double/server.ts";
-import { machineGpus, node } from "../../../support/driver.ts";
+import { node } from "../../../support/driver.ts";
+import { machineGpus } from "../../../support/machine-gpus.ts";
 
 /** The controller against the API server's double, in virtual time. */
 

@@ -1,7 +1,6 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
 import { expect, test, vi } from "vitest";
 import type { DeviceHealthMessage } from "../../../../../src/dra/driver/grpc.ts";
 import { claimObject, referenceTo } from "../../../../support/driver.ts";
@@ -36,9 +35,6 @@ test.skipIf(fakeNvml === undefined)(
       );
       await vi.waitFor(() => expect(heard.at(-1)).toEqual([]), soon);
       setFaults();
-      // The call cannot be interrupted: its process is.
-      const children = readFileSync(`/proc/${agent.pid()}/task/${agent.pid()}/children`, "utf8").trim().split(" ");
-      for (const child of children) process.kill(Number(child), "SIGKILL");
       await vi.waitFor(() => expect(heard.at(-1)?.map(({ health }) => health)).toEqual(Array(8).fill("HEALTHY")), soon);
       expect((await kubelet.prepare([referenceTo(claim)]))[uid]?.error).toBe("");
       stop();
