@@ -4,7 +4,7 @@ import process from "node:process";
 import { parseArgs, promisify } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { counterfactualsOf } from "../src/gang/counterfactuals.ts";
+import { counterfactualSteps } from "../src/gang/counterfactuals.ts";
 import { warmUp } from "../src/gang/fit.ts";
 import { type PlanResult, type PlanUnit, plan } from "../src/gang/plan.ts";
 import type { ClusterModel } from "../src/topology/model.ts";
@@ -21,7 +21,7 @@ the GPUs held. Between two plans the last one is held and an older one is given 
   pdSet       a PlacementGroup of 32 GPUs in one block: 2 prefill gangs of 8 GPUs, 1 decode gang of 2 pods of 8 GPUs
   gang512     64 pods of 8 GPUs, every 8 in one rack, one block preferred
   infeasible  16 pods of 8 GPUs and one of 4 in one rack of 128 GPUs: each part has a place, all together have none
-  explained   the same, and what would make room for it
+  explained   the same, and what would make room for it: the planner finds that out in slices, of at least one step
   newShape    tp8 with a CPU request that no gang had before: nothing of it is known yet
 And with all GPUs held but fragments, what the planner does for tp8 and gang512 that found no room, in steps of which each
 may be the last of a turn of its event loop:
@@ -50,6 +50,8 @@ interface Timing {
   ownP50Ms: number;
   ownP99Ms: number;
   placed: boolean;
+  /** Of `explained`: steps per gang, and how long one takes. */
+  steps?: { perGang: number; p50Ms: number; p99Ms: number; mostMs: number; ownMostMs: number };
 }
 
 /** One size of cluster. `timings`: load in percent → kind → times. */
@@ -171,12 +173,22 @@ function createBench(model: ClusterModel) {
       for (const gang of unit.gangs) forgetGang(model, gang);
     }
   };
+  let steps: { ms: number; ownMs: number }[] = [];
+  const explain = (unit: PlanUnit): void => {
+    const outlook = counterfactualSteps(model, unit);
+    for (let done = false; !done; ) {
+      const onCore = threadCpuMs();
+      const begun = performance.now();
+      done = outlook.next().done === true;
+      steps.push({ ms: performance.now() - begun, ownMs: threadCpuMs() - onCore });
+    }
+  };
   const once = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
     const unit = unitOf(model, kind, made++);
     const onCore = threadCpuMs();
     const begun = performance.now();
     const result = plan(model, unit);
-    if (kind === "explained") counterfactualsOf(model, unit);
+    if (kind === "explained") explain(unit);
     const ms = performance.now() - begun;
     const ownMs = threadCpuMs() - onCore;
     hold(unit, result);
@@ -193,6 +205,7 @@ function createBench(model: ClusterModel) {
       const ownTimes: number[] = [];
       // The first plans after a change of load meet many changed nodes at once: they are part of no steady state.
       for (let warm = 0; warm < 3; warm++) once(kind);
+      steps = [];
       for (let sample = 0; sample < samples; sample++) {
         // What cannot be placed changes nothing: something else has to.
         if (kind === "infeasible" || kind === "explained") once("tp8");
@@ -209,8 +222,20 @@ function createBench(model: ClusterModel) {
         ownP50Ms: quantile(ownTimes, 0.5),
         ownP99Ms: quantile(ownTimes, 0.99),
         placed: placed === samples,
+        ...(steps.length > 0 && { steps: stepTimes(steps, samples) }),
       };
     },
+  };
+}
+
+function stepTimes(steps: readonly { ms: number; ownMs: number }[], gangs: number): NonNullable<Timing["steps"]> {
+  const times = steps.map(({ ms }) => ms).sort((a, b) => a - b);
+  return {
+    perGang: Math.round(steps.length / gangs),
+    p50Ms: quantile(times, 0.5),
+    p99Ms: quantile(times, 0.99),
+    mostMs: times.at(-1) ?? 0,
+    ownMostMs: Math.max(...steps.map(({ ownMs }) => ownMs)),
   };
 }
 
@@ -284,6 +309,12 @@ function report(rungs: readonly Rung[], sizes: Sizes): void {
     "",
     ...choiceTable(rungs),
     "",
+    "what would make room, step by step: ms by the clock, and the longest with a core",
+    "",
+    "| nodes × 8 GPUs | held | steps per gang | p50 | p99 | longest | longest with a core |",
+    "|---|---|---|---|---|---|---|",
+    ...rungs.flatMap(stepRows),
+    "",
     "| nodes × 8 GPUs | taking in all objects, s | warm-up ms | first plan of all ms | heap MB, cluster and caches | process MB |",
     "|---|---|---|---|---|---|",
     ...rungs.map(
@@ -311,6 +342,15 @@ function report(rungs: readonly Rung[], sizes: Sizes): void {
     seed: sizes.seed,
   };
   process.stdout.write(`RESULT ${JSON.stringify(result)}\n`);
+}
+
+function stepRows({ nodes, timings }: Rung): string[] {
+  return Object.entries(timings).flatMap(([held, { explained }]) => {
+    if (explained.steps === undefined) return [];
+    const { perGang, p50Ms, p99Ms, mostMs, ownMostMs } = explained.steps;
+    const times = [p50Ms, p99Ms, mostMs, ownMostMs].map((ms) => ms.toFixed(1));
+    return [`| ${nodes} | ${held} % | ${perGang} | ${times.join(" | ")} |`];
+  });
 }
 
 function timeTable(rungs: readonly Rung[], times: (timing: Timing) => [number, number]): string[] {

@@ -138,6 +138,9 @@ export interface PodDisruptionBudget extends KubernetesObject {
       matchExpressions?: { key: string; operator: string; values?: string[] }[];
     } | null;
     unhealthyPodEvictionPolicy?: string;
+    /** A number of pods, or a percentage. */
+    minAvailable?: number | string | undefined;
+    maxUnavailable?: number | string;
   };
   status?: { observedGeneration?: number; disruptionsAllowed?: number };
 }

@@ -4,7 +4,14 @@ import { type GangRecord, type GangState, heldPods } from "../gang/lifecycle/sta
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { assembleInventory, type NodeInventory } from "../topology/inventory.ts";
 import { type ClusterModel, createClusterModel, type HeldPod } from "../topology/model.ts";
-import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, SliceRecord } from "../topology/records.ts";
+import type {
+  BudgetRecord,
+  ClaimRecord,
+  DeviceClassRecord,
+  NodeRecord,
+  PodRecord,
+  SliceRecord,
+} from "../topology/records.ts";
 import { createSliceIndex } from "../topology/slice-index.ts";
 
 /** The cluster at one moment, as records. */
@@ -12,6 +19,7 @@ export interface ClusterState {
   gangs: readonly GangRecord[];
   groups: readonly PlacementGroupRecord[];
   pods: readonly PodRecord[];
+  budgets: readonly BudgetRecord[];
   claims: readonly ClaimRecord[];
   nodes: readonly NodeRecord[];
   slices: readonly SliceRecord[];

@@ -65,7 +65,7 @@ export function createPlannerView(state: ClusterState, managedDrivers?: readonly
     const rejection = result.rejections.find((each) => each.gang === name && each.namespace === namespace);
     if (rejection === undefined || outlooks >= mostOutlooks) return rejection;
     outlooks++;
-    return { ...rejection, counterfactuals: counterfactualsOf(model, unit) };
+    return { ...rejection, counterfactuals: [...counterfactualsOf(model, unit)] };
   };
   const nodeFits = (name: string): boolean => {
     const node = model.node(name);

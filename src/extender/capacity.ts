@@ -1,6 +1,7 @@
 import type { CapacityAnswer } from "../api/capacity.ts";
 import type { Placement, Rejection } from "../api/placement.ts";
 import { type Batch, createBatch } from "../gang/batch.ts";
+import { counterfactualsOf } from "../gang/counterfactuals.ts";
 import { gangStates } from "../gang/lifecycle/gang-states.ts";
 import type { GangRecord, GangState } from "../gang/lifecycle/state.ts";
 import { assignSlots } from "../gang/members.ts";
@@ -22,6 +23,8 @@ export interface Question extends Pick<CapacityAnswer, "kind" | "namespace" | "n
 export interface CapacityLimits {
   /** Copies after which no more are tried. */
   readonly copies: number;
+  /** Gangs of the question's namespace are called by name where they would make room; default: nobody is. */
+  readonly names?: boolean;
   /** Search budget of each plan; default: the planner's own. */
   readonly budget?: number;
   /** False: no further plan is begun. */
@@ -42,7 +45,7 @@ interface Refusal {
 export function capacityOf(model: ClusterModel, question: Question, limits: CapacityLimits): CapacityAnswer {
   let answer: CapacityAnswer | undefined;
   model.attempt(() => {
-    const trial = createTrial(model, limits);
+    const trial = createTrial(model, question, limits);
     try {
       answer = placeCopies(trial, question, limits.copies);
     } finally {
@@ -131,7 +134,7 @@ interface Trial {
 
 type Waiting = Queued & ({ readonly state: GangState } | { readonly pod: PodRecord });
 
-function createTrial(model: ClusterModel, { budget, inTime }: CapacityLimits): Trial {
+function createTrial(model: ClusterModel, question: Question, { names, budget, inTime }: CapacityLimits): Trial {
   const claims = new Map<string, ClaimRecord>();
   const sharers = new Map<string, PodRecord[]>();
   const states = new Map<string, GangState>();
@@ -139,9 +142,10 @@ function createTrial(model: ClusterModel, { budget, inTime }: CapacityLimits): T
   const placed = new Map<string, Placement>();
   const holdKey = (gang: string) => `capacity of ${gang}`;
 
-  const seen = withWork(model, claims, sharers);
+  const seenBy = (each: ClusterModel): ClusterModel => withWork(each, claims, sharers);
+  const named = new Set(names === true ? [question.namespace] : []);
   const batch: Batch = createBatch(
-    seen,
+    seenBy(model),
     {
       take(gang, placement) {
         const key = keyOf(gang);
@@ -202,9 +206,14 @@ function createTrial(model: ClusterModel, { budget, inTime }: CapacityLimits): T
     if (!inTime()) return { stoppedBy: "time", rejections: [] };
     const answer = unitOf(each, copy);
     if ("waiting" in answer) return "later";
-    const result = batch.plan(answer.unit);
+    const { unit } = answer;
+    const result = batch.plan(unit);
     if (!("rejections" in result)) return undefined;
-    return { stoppedBy: result.budgetExceeded ? "budget" : "room", rejections: result.rejections };
+    const stoppedBy = result.budgetExceeded ? "budget" : "room";
+    // Nobody asks what would make room for one more, and what others of the same copy have is nobody else's to leave.
+    if (placed.size > 0) return { stoppedBy, rejections: result.rejections };
+    const counterfactuals = [...counterfactualsOf(model, unit, { named, seenBy }, inTime)];
+    return { stoppedBy, rejections: result.rejections.map((each) => ({ ...each, counterfactuals })) };
   }
 
   function place(copy: Copy): Refusal | undefined {

@@ -1,6 +1,4 @@
 import type { GangPhase } from "../api/gang.ts";
-import type { PlacedPod } from "../api/placement.ts";
-import { onlyWaits } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -19,17 +17,18 @@ import {
 import { step } from "../gang/lifecycle/step.ts";
 import { validateGang } from "../gang/members.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
-import { deviceKey } from "../topology/held.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { BudgetRecord, ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
 import { createAlarms } from "./alarms.ts";
-import { createDoubts, doubtKey } from "./doubts.ts";
+import { devicesFree } from "./devices-free.ts";
+import { createDoubts } from "./doubts.ts";
 import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
 import { createGangGroups } from "./gang-groups.ts";
 import { createGangHolds } from "./gang-holds.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
 import { leavesRoom, leavesRoomForAll } from "./node-room.ts";
+import { createOutlooks, type Outlooks } from "./outlooks.ts";
 import { byQueueOrder, priorityOf } from "./pending-plans.ts";
 import { createPlanQueue, queued } from "./plan-queue.ts";
 import type { CoordinatorPorts } from "./ports.ts";
@@ -136,8 +135,9 @@ export function createCoordinator(
     () => touch(),
     (owner) => doubts.releasing(owner),
   );
+  const stateOf = (key: string): GangState | undefined => entries.get(key)?.state;
   const stateWith = (uid: string): GangState | undefined => {
-    const state = entries.get(keyOfGang.get(uid) ?? "")?.state;
+    const state = stateOf(keyOfGang.get(uid) ?? "");
     return state?.gang?.uid === uid ? state : undefined;
   };
   const preemptions = createPreemptions(model, stateWith);
@@ -145,7 +145,7 @@ export function createCoordinator(
     model,
     groups,
     states: () => [...entries.values()].map(({ state }) => state),
-    stateOf: (key) => entries.get(key)?.state,
+    stateOf,
     budgets: () => [...budgets.values()],
     nowMs: ports.nowMs,
   });
@@ -157,12 +157,14 @@ export function createCoordinator(
     holds,
     groups,
     singles,
-    stateOf: (key) => entries.get(key)?.state,
+    stateOf,
     nodeFits,
     makeRoom: preempts ? makeRoom : () => undefined,
     tell,
+    refused: (unit) => outlooks.refused(unit),
     decide: decideFor,
   });
+  const outlooks: Outlooks = createOutlooks({ model, nowMs: ports.nowMs, stateOf, tell, turn: queue.turn });
 
   function write(effect: WriteEffect, owner: string): void {
     doubts.sent(effect, owner);
@@ -344,7 +346,7 @@ export function createCoordinator(
       nodeFits,
       leavesRoom: (node, pod) => leavesRoom(model, node, pod),
       leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),
-      devicesFree,
+      devicesFree: (state, placed, pod) => devicesFree(model, state, placed, pod),
       groupReady: groups.isReady,
       mayRelease,
       condemned: preemptions.condemned,
@@ -374,28 +376,6 @@ export function createCoordinator(
   function nodeFits(name: string): boolean {
     const node = model.node(name);
     return node?.ready === true && !node.unschedulable;
-  }
-
-  function devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean {
-    const own = new Set([`hold:${state.key}`]);
-    for (const { claimName } of pod.claims) {
-      const claim = claimName === undefined ? undefined : model.claim(pod.namespace, claimName);
-      if (claim === undefined) continue;
-      own.add(`claim:${claim.uid}`).add(`hold:${doubtKey(claim.uid)}`);
-      // Whoever shares the claim shares its devices.
-      for (const { uid } of claim.reservedFor) own.add(`pod:${uid}`);
-    }
-    return placed.claims.every((claim) =>
-      claim.devices.every(({ driver, pool, device, shareID, adminAccess }) => {
-        // What kube-scheduler gives it finds free itself.
-        if (adminAccess === true || !managedDrivers.has(driver)) return true;
-        const holders = model.holdersOf(driver, pool, device, shareID);
-        return (
-          holders.every((holder) => own.has(holder) || onlyWaits(holder)) &&
-          !isOverdrawn(model, placed.node, deviceKey(driver, pool, device))
-        );
-      }),
-    );
   }
 
   function decideFor(key: string): void {
@@ -477,6 +457,7 @@ export function createCoordinator(
       if (dirty.size === 0) admitReleases();
       if (dirty.size === 0) inTime = queue.planAll() && singlesInTime;
     } while ((dirty.size > 0 || singles.isDirty()) && inTime);
+    if (inTime) outlooks.work();
     flushing = false;
     if (inTime) scheduleNext();
     else touch();
@@ -495,7 +476,14 @@ export function createCoordinator(
     const next =
       model.capacityVersion !== seenCapacity || dirty.size > 0
         ? nowMs
-        : Math.min(alarms.next(), singles.wakeAtMs(), window.nextMs(nowMs), doubts.next(), queue.nextMs());
+        : Math.min(
+            alarms.next(),
+            singles.wakeAtMs(),
+            window.nextMs(nowMs),
+            doubts.next(),
+            queue.nextMs(),
+            outlooks.nextMs(),
+          );
     if (next !== Number.POSITIVE_INFINITY) touch(Math.max(0, next - nowMs));
   }
 
@@ -578,7 +566,7 @@ export function createCoordinator(
     },
     gangOf: (podUid) => gangOfPod.get(podUid),
     goesAlone,
-    state: (key) => entries.get(key)?.state,
+    state: stateOf,
     gangs() {
       const gangs = [...entries.values()].map(({ state }) => state.gang).filter((gang) => gang !== undefined);
       return new Map(gangs.map((gang) => [gang.uid, { ...gang, problems: [] }]));
@@ -629,28 +617,6 @@ export function createCoordinator(
       tell(`${gang.namespace}/${gang.name}`, { type: "gang", gang: { ...gang, problems } });
     }
   }
-}
-
-/** What it takes of its board, or of its own capacity, is somebody else's too: of a partition of a GPU that is not free yet. */
-function isOverdrawn(model: ClusterModel, node: string, device: string): boolean {
-  const { view } = model;
-  const index = view.indexOf(node);
-  if (index === undefined) return false;
-  const { devices, indexOf, counterCapacity } = view.inventory(index);
-  const { consumed } = view.usage(index);
-  const entry = devices[indexOf.get(device) ?? -1];
-  if (entry === undefined) return false;
-  // Of the board's devices those that somebody has, not who only waits for them.
-  const taken =
-    entry.counters.length === 0
-      ? []
-      : devices.filter(({ group, driver, pool, name }) => {
-          return group === entry.group && model.holdersOf(driver, pool, name).some((holder) => !onlyWaits(holder));
-        });
-  const used = (of: number): number =>
-    taken.reduce((sum, each) => sum + (each.counters.find(({ counter }) => counter === of)?.amount ?? 0), 0);
-  if (entry.counters.some(({ counter }) => used(counter) > counterCapacity[counter]!)) return true;
-  return entry.shared?.capacities.some(({ slot, limit }) => consumed[slot]! > limit) ?? false;
 }
 
 function isTrouble({ reason }: Extract<WriteEffect, { type: "tellPod" }>): boolean {

@@ -41,9 +41,9 @@ interface Doubt {
   attempts: Attempt[];
 }
 
-/** The key under which the model holds the devices. */
+/** The key under which the model holds the devices; no gang's: namespaces have no colon. */
 export function doubtKey(claimUid: string): string {
-  return `doubt/${claimUid}`;
+  return `doubt:${claimUid}`;
 }
 
 export function createDoubts(model: ClusterModel): Doubts {

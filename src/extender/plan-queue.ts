@@ -10,6 +10,7 @@ import { createDrains } from "./drains.ts";
 import type { GangGroups } from "./gang-groups.ts";
 import type { GangHolds } from "./gang-holds.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
+import type { RefusedUnit } from "./outlooks.ts";
 import { inAnswerOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import type { RoomMaker } from "./room-maker.ts";
@@ -25,6 +26,8 @@ export interface PlanQueue {
   planAll(): boolean;
   /** Plan again at this time even if nobody asks. */
   nextMs(): number;
+  /** Runs `act` as in the turn of the gang: what is reserved to those behind it is free to it. */
+  turn(state: GangState, act: () => void): void;
 }
 
 export interface PlanQueueParts {
@@ -41,6 +44,8 @@ export interface PlanQueueParts {
   makeRoom: RoomMaker;
   /** Tells a gang what came of its plan. */
   tell(key: string, event: LifecycleEvent): void;
+  /** Told of every unit that was planned in vain. */
+  refused(unit: RefusedUnit): void;
   /** Has it decide at once, so that what it was given is held by its state. */
   decide(key: string): void;
 }
@@ -157,6 +162,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const gangs = answer.keys.flatMap((key) => stateOf(key) ?? []).map(queued);
     const rejections = drains.refused({ unit: answer.unit, gangs, rejections: result.rejections, options });
     for (const key of answer.keys) refuseOne(key, rejections);
+    parts.refused({ unit: answer.unit, keys: answer.keys, rejections });
     return [];
   }
 
@@ -239,6 +245,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     },
     planAll,
     nextMs: drains.nextMs,
+    turn: (state, act) => drains.turn(queued(state), act),
   };
 }
 

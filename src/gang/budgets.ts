@@ -34,7 +34,7 @@ export function createEvictions(budgets: readonly BudgetRecord[]): (pods: readon
 }
 
 /** As `metav1.LabelSelector` means it in policy/v1: none selects nothing, an empty one everything. */
-function selects(selector: LabelSelector | undefined, labels: Readonly<Record<string, string>> = {}): boolean {
+export function selects(selector: LabelSelector | undefined, labels: Readonly<Record<string, string>> = {}): boolean {
   if (selector === undefined) return false;
   const { matchLabels = {}, matchExpressions = [] } = selector;
   if (Object.entries(matchLabels).some(([key, value]) => labels[key] !== value)) return false;

@@ -1,13 +1,10 @@
 import type { PlacedDevice, PlacedPod } from "../api/placement.ts";
 import { deviceKey } from "../topology/held.ts";
 import type { ClusterModel } from "../topology/model.ts";
-import { problemOf } from "./conflict.ts";
-import { fitCache } from "./fit.ts";
 import { onlyWaits } from "./keys.ts";
 import type { GangPlan, PlanUnit } from "./plan.ts";
-import { prepareUnit } from "./prepare.ts";
-import { search } from "./search.ts";
-import { type WhatIf, withEmptied } from "./what-if.ts";
+import { fitsIn } from "./try-out.ts";
+import { withEmptied } from "./what-if.ts";
 
 /** Where a refused unit will fit once those who are there now have left, and nobody has come instead. */
 export interface Room {
@@ -22,9 +19,6 @@ export interface Leavers {
   readonly others: number;
   readonly devices: number;
 }
-
-/** What a search may spend. */
-const searchBudget = 1_000;
 
 /** Would the unit still fit on the nodes of the room, and are its devices still there? */
 export function roomStands(model: ClusterModel, unit: PlanUnit, { plans }: Room): boolean {
@@ -70,16 +64,6 @@ export function isDrainText(message: string): boolean {
 
 function counted(count: number, what: string): string {
   return count === 1 ? `1 ${what}` : `${count} ${what}s`;
-}
-
-/** Does the unit fit there? */
-export function fitsIn(model: ClusterModel, unit: PlanUnit, { model: other, changed }: WhatIf): boolean {
-  return fitCache(model).lend(other.view, changed, () => {
-    const there = prepareUnit(other, unit);
-    if (Array.isArray(there)) return false;
-    const rules = there.rules.filter((rule) => rule.required);
-    return search(problemOf(other.view, there, there.base, rules), searchBudget).kind === "found";
-  });
 }
 
 /** Node name → the sum of what pods ask there that kllama does not plan. */

@@ -17,3 +17,11 @@ export function drainKey(gang: string): string {
 export function onlyWaits(holder: string): boolean {
   return holder.startsWith("hold:drain:");
 }
+
+/**
+ * Is that the key of a gang? The model also holds places under keys of others: pods without a gang, reservations in doubt,
+ * rooms, copies of what is asked about.
+ */
+export function isGangKey(key: string, namespace: string): boolean {
+  return key.startsWith(`${namespace}/`) && !key.includes(" ");
+}

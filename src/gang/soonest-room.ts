@@ -1,12 +1,13 @@
 import type { ClusterModel } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
-import { busyNodes, fewestOf, likeliestDomains } from "./counterfactuals.ts";
-import { fitsIn, type Leavers, leaversOf, type Room, type Stays, staying } from "./drain.ts";
+import { type Leavers, leaversOf, type Room, type Stays, staying } from "./drain.ts";
 import { fitCache, type ShapeTable } from "./fit.ts";
 import type { Steps } from "./in-slices.ts";
+import { busyNodes, fewestOf, likeliestDomains } from "./likely-room.ts";
 import { type GangPlan, type PlanOptions, type PlanUnit, plan } from "./plan.ts";
 import { type PreparedUnit, prepareUnit } from "./prepare.ts";
 import { sharedLevels } from "./shared-levels.ts";
+import { fitsIn } from "./try-out.ts";
 import { withEmptied } from "./what-if.ts";
 
 /** Clusters that differ from the present one and are searched at most, and what the plan in one of them may spend. */

@@ -98,8 +98,8 @@ export interface ModelView {
   readonly managedDrivers: ReadonlySet<string>;
   /** What is held under a key. */
   heldUnder(key: string): readonly HeldPod[];
-  /** Keys under which pods of a namespace hold something, sorted. */
-  holdersIn(namespace: string): readonly string[];
+  /** Keys under which something is held, each with the namespace of its pods. */
+  holders(): readonly { readonly key: string; readonly namespace: string }[];
 }
 
 /** An empty cluster. `managedDrivers`: drivers whose devices kllama alone allocates. */
@@ -148,7 +148,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
       },
       managedDrivers: new Set(options.managedDrivers),
       heldUnder: holds.heldUnder,
-      holdersIn: holds.holdersIn,
+      holders: holds.holders,
     },
   };
 }
@@ -188,8 +188,7 @@ function createHolds(nodes: NodeTable, ledger: Ledger) {
     );
   return {
     heldUnder: (key: string): readonly HeldPod[] => held.get(key)?.pods ?? [],
-    holdersIn: (namespace: string): string[] =>
-      [...held].flatMap(([key, each]) => (each.namespace === namespace ? key : [])).sort(),
+    holders: () => [...held].map(([key, { namespace }]) => ({ key, namespace })),
     hold(key: string, namespace: string, pods: readonly HeldPod[]) {
       const before = held.get(key);
       if (equalJson(before?.pods ?? [], pods)) return;

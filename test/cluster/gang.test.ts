@@ -152,7 +152,11 @@ describe("a StatefulSet", () => {
     await apply(statefulSet("set", 10, "eight"));
     await scheduled("set");
     await createGang("envious", 1, {}, "eight");
-    await until("the other gang is refused", () => status("envious")?.explanation !== undefined);
+    await until("the other gang is refused, and told what would make room", () =>
+      status("envious")
+        ?.conditions?.find(({ type }) => type === "Planned")
+        ?.message.includes("; it would fit if gang set leaves"),
+    );
     const before = membersOf("set").find((pod) => pod.metadata.name === "set-3");
     const devices = devicesOf(before);
     await drop({ ...member("set", "ranks", 3), metadata: { name: "set-3" } });

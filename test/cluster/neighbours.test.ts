@@ -275,9 +275,21 @@ describe("tenants", () => {
     );
     await apply(claimTemplate("four", 4), bypass("alone", "four"));
     await createGang("mine", 2);
-    await until("the gang is refused", () => plannedReason("mine") === "InsufficientDevices");
+    await until("the gang is refused, and told what would make room", () =>
+      plannedReason("mine") === "InsufficientDevices" && status("mine")?.explanation?.includes("; it would fit if ")
+        ? true
+        : undefined,
+    );
+    expect(status("mine")?.explanation).toContain(
+      "; it would fit if a gang of another namespace with 16 devices leaves",
+    );
     await until("the pod is refused", () => eventsOf("alone", "PodInsufficientDevices")[0]);
     await until("kube-scheduler has said something, too", () => scene.pod("alone")?.status?.conditions?.[0]);
+    await until("an event says the same", () =>
+      scene.seen
+        .events()
+        .some(({ regarding, note }) => regarding?.name === "mine" && note === status("mine")?.explanation),
+    );
     const texts = [scene.gangs(), pods(), claims(), scene.seen.events().filter(isOurs)];
     expect(JSON.stringify(texts)).not.toContain("hush");
     await removeAll(admin, "hush-tenant");

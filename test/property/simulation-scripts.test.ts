@@ -74,6 +74,19 @@ test("members beyond minCount wait while their group is deleted, beside room, un
   expect(again.filter(isThird)).toHaveLength(1);
 });
 
+test("a gang without room is told what would make some, once", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0"), gang("g1")], { nodes: ["n0"] }),
+    script: [
+      [1_000, (people) => people.createGang("g0")],
+      [10_000, (people) => people.createGang("g1")],
+      [60_000, () => undefined],
+    ],
+  });
+  const said = lines.filter((line) => / ~ gangs g1 .*; it would fit if gang g0 leaves/.test(line));
+  expect(said).toHaveLength(1);
+});
+
 test("devices of a claim that outlived its pod with nobody in reservedFor are given back, and the pod's successor has them", async () => {
   const lines = await expectRight({
     sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"] }),

@@ -1,13 +1,15 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { RejectionReason } from "../../src/api/placement.ts";
+import { counterfactualsOf } from "../../src/gang/counterfactuals.ts";
 import { plan } from "../../src/gang/plan.ts";
-import type { ClusterModel } from "../../src/topology/model.ts";
+import type { ClusterModel, HeldPod } from "../../src/topology/model.ts";
 import { driver, podRecord } from "../builders.ts";
 import { allocatedClaim, clusterOf, gangIn, type NodeSketch } from "../support/cluster.ts";
 
 /** Part of every name that the neighbour has, and of no other. */
 const secret = "hush";
+const namespace = `${secret}-team`;
 
 interface Case {
   racks: number[];
@@ -26,7 +28,7 @@ const cases: fc.Arbitrary<Case> = fc.record({
     {
       count: fc.integer({ min: 1, max: 5 }),
       gpus: fc.constantFrom(1, 3, 4, 8, 9),
-      cores: fc.constantFrom(1, 20, 40, 100),
+      cores: fc.constantFrom(1, 1, 1, 20, 40, 100),
       level: fc.constantFrom("host", "rack", "zone"),
       type: fc.constantFrom("colocate" as const, "spread" as const),
       selector: fc.constantFrom("r0", "nowhere"),
@@ -41,9 +43,8 @@ function nodesOf(racks: readonly number[]): NodeSketch[] {
   );
 }
 
-/** A pod with a claim, a pod with CPU alone, and a reserved gang, of a namespace with the secret in its name. */
-function moveIn(model: ClusterModel, node: string, { claimed, held, cores }: Case["taken"][number]): void {
-  const namespace = `${secret}-team`;
+/** A pod with a claim, a pod with CPU alone, and a place of a reserved gang, of a namespace with the secret in its name. */
+function moveIn(model: ClusterModel, node: string, { claimed, held, cores }: Case["taken"][number]): HeldPod[] {
   const uid = `${secret}-uid-${node}`;
   const devices = (from: number, count: number) => Array.from({ length: count }, (_, index) => `gpu-${from + index}`);
   const claim = allocatedClaim(`${secret}-claim-${node}`, node, devices(0, claimed), [uid]);
@@ -51,26 +52,28 @@ function moveIn(model: ClusterModel, node: string, { claimed, held, cores }: Cas
   model.upsertPod(
     podRecord(`${secret}-pod-${node}`, { uid, namespace, nodeName: node, requests: { cpu: cores * 1000, pods: 1 } }),
   );
-  if (held === 0) return;
+  if (held === 0) return [];
   const results = devices(4, held).map((device) => ({ request: "gpu", driver, pool: node, device }));
   const placed = {
     pod: `${secret}-rank-${node}`,
-    podSet: "ranks",
+    podSet: `ranks-${node}`,
     index: 0,
     node,
     claims: [{ claim: `${secret}-gpus-${node}`, reference: "gpu", devices: results }],
   };
-  model.hold(`${namespace}/${secret}-gang-${node}`, namespace, [{ placed, requests: { pods: 1 } }]);
+  return [{ placed, requests: { pods: 1 } }];
 }
 
 describe("a refusal names nobody else's objects", () => {
   test("whatever the neighbour holds and whatever is asked for", { timeout: 60_000 }, () => {
     const reasons = new Set<RejectionReason>();
+    let strangers = 0;
     fc.assert(
       fc.property(cases, ({ racks, taken, ask }) => {
         const nodes = nodesOf(racks);
         const model = clusterOf(nodes);
-        for (const [index, { name }] of nodes.entries()) moveIn(model, name, taken[index % taken.length]!);
+        const held = nodes.flatMap(({ name }, i) => moveIn(model, name, taken[i % taken.length]!));
+        model.hold(`${namespace}/${secret}-gang`, namespace, held);
         const more = {
           requests: { cpu: ask.cores * 1000, pods: 1 },
           ...(ask.selector === undefined ? {} : { nodeSelector: { rack: ask.selector } }),
@@ -78,14 +81,18 @@ describe("a refusal names nobody else's objects", () => {
         const { type, level } = ask;
         const constraints = [{ type, level, mode: "required" as const }];
         const gang = gangIn(model, "mine", { w: { count: ask.count, gpus: ask.gpus, more } }, { constraints });
-        const result = plan(model, { gangs: [gang] });
+        const unit = { gangs: [gang] };
+        const result = plan(model, unit);
         if ("plans" in result) return;
         for (const { reason } of result.rejections) reasons.add(reason);
-        expect(JSON.stringify(result.rejections)).not.toContain(secret);
+        const counterfactuals = counterfactualsOf(model, unit);
+        if (counterfactuals.some((text) => text.startsWith("if a gang of another namespace with "))) strangers += 1;
+        expect(JSON.stringify([result.rejections, counterfactuals])).not.toContain(secret);
       }),
-      { numRuns: 100 },
+      { numRuns: 200 },
     );
     // The neighbour stood in the way in several ways.
     expect(reasons.size).toBeGreaterThan(2);
+    expect(strangers).toBeGreaterThan(0);
   });
 });

@@ -42,6 +42,8 @@ export interface Case {
   groupRules: CaseRule[];
   /** Bytes that the first role hands to the second; 0: no pairing. */
   kvBytes: number;
+  /** Whose the gang is that runs beside the unit's own. */
+  neighbourIn: "team" | "others";
 }
 
 export interface CaseNode {
@@ -196,6 +198,7 @@ export function casesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
       ),
       groupRules: fc.oneof(fc.constant<CaseRule[]>([]), fc.array(caseRule(nodeLevel), { maxLength: 2 })),
       kvBytes: fc.constantFrom(0, 1e9, 1e7),
+      neighbourIn: fc.constantFrom("team" as const, "others" as const),
     })
     .filter(({ gangs }) => gangs.flatMap(({ podSets }) => podSets).reduce((sum, { count }) => sum + count, 0) <= pods);
 }
@@ -377,7 +380,7 @@ function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): vo
   }
 }
 
-/** Name of the gang that runs beside the unit's own, in the same namespace. */
+/** Name of the gang that runs beside the unit's own. */
 export const neighbour = "neighbour";
 
 function holdForNeighbour(model: ClusterModel, sample: Case, nodes: readonly OracleNode[]): void {
@@ -392,7 +395,8 @@ function holdForNeighbour(model: ClusterModel, sample: Case, nodes: readonly Ora
     const placed = { pod: `${neighbour}-${i}`, podSet: "s0", index: i, node: name, claims };
     return [{ placed, requests: cpu > 0 ? { cpu: cpu * 1000 } : {} }];
   });
-  if (held.length > 0) model.hold(`team/${neighbour}`, "team", held);
+  const namespace = sample.neighbourIn;
+  if (held.length > 0) model.hold(`${namespace}/${neighbour}`, namespace, held);
 }
 
 function withPlace(device: Device, { name, numa, pair, index }: OracleDevice): Device {

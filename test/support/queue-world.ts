@@ -118,6 +118,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
       stateOf: (key) => states.get(key),
       nodeFits: () => true,
       makeRoom: () => undefined,
+      refused: () => undefined,
       tell(key, event) {
         if (event.type === "rejected") {
           refuse(key, event.rejection.reason, event.rejection.message, event.capacityVersion);

@@ -32,7 +32,10 @@ export function refusalFault(
 /** Does the unit fit if what the text says happens? */
 function comesTrue({ nodes, base, required }: CaseWorld, text: string): boolean {
   const fits = (changed: readonly OracleNode[]) => placementExists(changed, base, required);
-  if (text === `if gang ${neighbour} leaves`) return fits(nodes.map((node) => ({ ...node, ...node.withoutNeighbour })));
+  const stranger = /^if a gang of another namespace with \d+ (device|pod)s? leaves$/;
+  if (text === `if gang ${neighbour} leaves` || stranger.test(text)) {
+    return fits(nodes.map((node) => ({ ...node, ...node.withoutNeighbour })));
+  }
   const returned = /^if (\d+) nodes? returns?(?: to (\S+) (\S+))?$/.exec(text);
   const freed = /^if (\d+) nodes?(?: of (\S+) (\S+))? becomes? free$/.exec(text);
   const [, count, level, path] = returned ?? freed ?? [];

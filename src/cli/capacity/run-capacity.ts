@@ -34,8 +34,9 @@ export async function runCapacity(options: RunCapacityOptions): Promise<number> 
   const { work, cluster, problems, notes } = await readWorld(options);
   const { questions, answers, notes: left } = questionsOf(work);
   const model = modelOf(cluster, gangStates(cluster), managedDrivers);
+  const limits = { copies: limit, names: true, inTime: () => true };
   const output: CapacityOutput = {
-    answers: [...answers, ...questions.map((each) => capacityOf(model, each, { copies: limit, inTime: () => true }))],
+    answers: [...answers, ...questions.map((each) => capacityOf(model, each, limits))],
     free: freeDevices(model.view),
   };
   for (const note of [...notes, ...left]) streams.stderr.write(`kllama capacity: ${note}\n`);

@@ -1,5 +1,6 @@
 import type { CapacityAnswer, CapacityOutput, FreeDevices } from "../../api/capacity.ts";
 import type { Placement } from "../../api/placement.ts";
+import { outlookSentences } from "../../gang/outlook-text.ts";
 import { compareNatural } from "../../topology/natural-order.ts";
 import { plural, wrap } from "../text.ts";
 
@@ -62,7 +63,7 @@ function refusedText(answer: CapacityAnswer, width: number): string {
   const lines = answer.rejections.flatMap(({ gang, reason, message, counterfactuals }) => [
     `    ${answer.rejections.length > 1 ? `${gang}: ` : ""}${reason}`,
     wrap(message, width, "      "),
-    ...counterfactuals.map((text) => wrap(`it would fit ${text}`, width, "      ")),
+    ...outlookSentences(counterfactuals).map((text) => wrap(text, width, "      ")),
   ]);
   return [`  ${titleOf(answer)}`, ...lines].join("\n");
 }

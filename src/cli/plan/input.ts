@@ -1,8 +1,9 @@
-import type { Node, Pod, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
+import type { Node, Pod, PodDisruptionBudget, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
 import type { Rejection } from "../../api/placement.ts";
 import { defined } from "../../kube/defined.ts";
 import type { DocumentProblem, SourceObject } from "../../kube/documents.ts";
 import {
+  projectBudget,
   projectClaim,
   projectDeviceClass,
   projectGang,
@@ -13,8 +14,8 @@ import {
   projectTopology,
 } from "../../kube/project.ts";
 import { builtInTopology } from "../../topology/levels.ts";
-import type { PodRecord } from "../../topology/records.ts";
 import type { ClusterState } from "../cluster-state.ts";
+import { asAdmitted, countedBudget, readyNode, readyPod, youngest } from "./assumed.ts";
 import { checked, fieldName, isCustom } from "./check.ts";
 import { claimsFor, isOneByOne, type KindedObject, ofCluster, podsOf } from "./expand.ts";
 import { adaptPodGroup, isPodGroup } from "./pod-groups.ts";
@@ -66,6 +67,7 @@ const groups: Readonly<Record<string, string>> = {
   StatefulSet: "apps",
   Deployment: "apps",
   PriorityClass: "scheduling.k8s.io",
+  PodDisruptionBudget: "policy",
 };
 const clusterWide = new Set(["Node", "ResourceSlice", "DeviceClass", "ClusterTopology", "PriorityClass"]);
 
@@ -312,10 +314,10 @@ function project(
   adapted: readonly { name: string; spec: ClusterState["topologies"][number]["spec"] }[],
   problems: DocumentProblem[],
 ): ClusterState {
-  const all = <R, T>(kind: string, read: (raw: R) => T): T[] =>
-    [...entriesOf(store, kind).values()].flatMap(({ object, source }) => {
+  const all = <R, T>(kind: string, read: (raw: R, planned: boolean) => T): T[] =>
+    [...entriesOf(store, kind).values()].flatMap(({ object, source, planned }) => {
       try {
-        return [read(withUid(object) as unknown as R)];
+        return [read(withUid(object) as unknown as R, planned)];
       } catch (error) {
         const reason = `${kind} ${keyOf(object)}: ${error instanceof Error ? error.message : String(error)}`;
         problems.push({ file: source?.file ?? "", line: source?.line() ?? 0, reason });
@@ -323,41 +325,21 @@ function project(
       }
     });
   const priorityOf = priorities(store);
+  const pods = objectsOf<Pod & KindedObject>(store, "Pod");
   return {
     gangs: all("Gang", projectGang).map(youngest),
     groups: all("PlacementGroup", projectPlacementGroup),
-    pods: all("Pod", (raw: Pod) => youngest(asAdmitted(projectPod(priorityOf(raw))))),
+    pods: all("Pod", (raw: Pod, planned) =>
+      youngest(asAdmitted(projectPod(priorityOf(planned ? readyPod(raw) : raw)))),
+    ),
+    budgets: all("PodDisruptionBudget", (raw: PodDisruptionBudget, planned) =>
+      planned ? countedBudget(raw, pods) : projectBudget(raw),
+    ),
     claims: all("ResourceClaim", projectClaim),
-    nodes: all("Node", (raw: Node) => projectNode(asKubeletWould(raw))),
+    nodes: all("Node", (raw: Node) => projectNode(readyNode(raw))),
     slices: all("ResourceSlice", projectSlice),
     deviceClasses: all("DeviceClass", projectDeviceClass),
     topologies: [...all("ClusterTopology", projectTopology), ...adapted],
-  };
-}
-
-/** What was not created yet is still to be admitted, which adds the marker of members. */
-function asAdmitted(pod: PodRecord): PodRecord {
-  return pod.createdAtMs === 0 ? { ...pod, bindMarker: pod.gang !== undefined } : pod;
-}
-
-/** What was not created yet waits behind all that was. */
-function youngest<T extends { createdAtMs: number }>(record: T): T {
-  return record.createdAtMs === 0 ? { ...record, createdAtMs: Number.MAX_SAFE_INTEGER } : record;
-}
-
-/** A node that says nothing of its readiness counts as ready; what it may give is all it has, unless it says so. */
-function asKubeletWould(node: Node): Node {
-  const { status } = node;
-  const conditions = status?.conditions ?? [];
-  const told = conditions.some(({ type }) => type === "Ready");
-  const allocatable = status?.allocatable ?? status?.capacity;
-  return {
-    ...node,
-    status: {
-      ...status,
-      ...(allocatable === undefined ? {} : { allocatable }),
-      conditions: told ? conditions : [...conditions, { type: "Ready", status: "True" }],
-    },
   };
 }
 

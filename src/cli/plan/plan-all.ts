@@ -165,7 +165,8 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
     const groupOfState = (state: GangState) => groupNamed(cluster.groups, state);
     const others =
       below === undefined ? undefined : atOnce(preemptibleIn(model, states.values(), groupOfState, { keys, below }));
-    return [...preemptionOutlook(model, unit, others?.candidates ?? []), ...counterfactualsOf(model, unit)];
+    const preempted = preemptionOutlook(model, unit, others?.candidates ?? [], cluster.budgets);
+    return [...preempted, ...counterfactualsOf(model, unit)];
   }
 
   /** What would make room for the first of those that were refused: each takes some searches. */

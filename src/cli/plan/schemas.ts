@@ -225,6 +225,29 @@ const replicated = z.looseObject({
   }),
 });
 
+const amount = z.union(
+  [count, z.string().regex(/^\d{1,3}%$/)],
+  "expected a number of pods or a percentage, such as 1 or 25%",
+);
+const podDisruptionBudget = z.looseObject({
+  metadata,
+  spec: z
+    .looseObject({
+      selector: z
+        .looseObject({
+          matchLabels: strings.optional(),
+          matchExpressions: z
+            .array(z.looseObject({ key: z.string(), operator: z.string(), values: z.array(z.string()).optional() }))
+            .optional(),
+        })
+        .optional(),
+      minAvailable: amount.optional(),
+      maxUnavailable: amount.optional(),
+    })
+    .optional(),
+  status: z.looseObject({ observedGeneration: count.optional(), disruptionsAllowed: count.optional() }).optional(),
+});
+
 const priorityClass = z.looseObject({ metadata, value: z.int(), globalDefault: z.boolean().optional() });
 
 /** Kind → what it must look like. */
@@ -238,4 +261,5 @@ export const builtInSchemas: Readonly<Record<string, z.ZodType>> = {
   StatefulSet: replicated,
   Deployment: replicated,
   PriorityClass: priorityClass,
+  PodDisruptionBudget: podDisruptionBudget,
 };

@@ -1,4 +1,5 @@
 import type { PlacedPod, Placement, PlanOutput, Rejection } from "../../api/placement.ts";
+import { outlookSentences } from "../../gang/outlook-text.ts";
 import { compareNatural } from "../../topology/natural-order.ts";
 import { plural, wrap } from "../text.ts";
 
@@ -80,7 +81,7 @@ function rejectionText(
           ({ level, domain, resource, needed, available }) =>
             `    ${level}${domain === undefined ? "" : ` ${domain}`}: ${resource}: ${needed} needed, ${available} there`,
         ),
-        ...counterfactuals.map((text) => wrap(`it would fit ${text}`, width, "    ")),
+        ...outlookSentences(counterfactuals).map((text) => wrap(text, width, "    ")),
       ]
     : [];
   return [`  ${namespace}/${gang}  ${reason}`, wrap(message, width, "    "), ...more].join("\n");

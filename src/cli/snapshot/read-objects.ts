@@ -24,6 +24,7 @@ const dra = (resource: string, kind: string): Collection => ({
 const collections: readonly Collection[] = [
   { group: "", version: "v1", resource: "nodes", kind: "Node" },
   ours("clustertopologies", "ClusterTopology"),
+  { group: "policy", version: "v1", resource: "poddisruptionbudgets", kind: "PodDisruptionBudget" },
   dra("deviceclasses", "DeviceClass"),
   dra("resourceslices", "ResourceSlice"),
   ours("placementgroups", "PlacementGroup"),

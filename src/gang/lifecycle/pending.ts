@@ -1,5 +1,6 @@
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf } from "../members.ts";
+import { isRefusal, withOutlook } from "../outlook-text.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
@@ -7,7 +8,15 @@ import { livePods, lowestPriority, runningPods, sayStrays, straysOf } from "./me
 import { writePreempting } from "./preempting.ts";
 import { writeReserved } from "./reservation.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
-import { type Context, type Effect, type GangRecord, type GangState, memberKey, unansweredWrite } from "./state.ts";
+import {
+  type Context,
+  type Effect,
+  type GangRecord,
+  type GangRejection,
+  type GangState,
+  memberKey,
+  unansweredWrite,
+} from "./state.ts";
 import { membersText, nextStatus, saysTheSame } from "./status.ts";
 import { sweep } from "./sweep.ts";
 
@@ -49,11 +58,23 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   const { rejection } = state;
   if (rejection !== undefined) {
     const stale = rejection.capacityVersion < context.capacityVersion || rejection.members !== memberKey(state);
-    if (!stale)
-      return { effects: [...effects, ...sayPending(state, gang, rejection.reason, rejection.message, context)] };
+    if (!stale) {
+      const text = refusalText(gang, rejection);
+      return { effects: [...effects, ...sayPending(state, gang, rejection.reason, text, context)] };
+    }
   }
   if (state.replanAtMs > context.nowMs) return { effects, wakeAtMs: state.replanAtMs };
   return { effects: [...effects, { type: "plan", id: "plan" }] };
+}
+
+/**
+ * Why the gang is refused is said at once, what would make room when it is known. Until that is known anew, what was said
+ * before of the same refusal stands: it is not taken back and said again whenever something else changes.
+ */
+function refusalText(gang: GangRecord, { message, counterfactuals }: GangRejection): string {
+  const before = gang.status.explanation ?? "";
+  if (counterfactuals === undefined && isRefusal(before, message)) return before;
+  return withOutlook(message, counterfactuals ?? []);
 }
 
 /** The first pod set that lacks members with claims; undefined when the gang can be planned. */

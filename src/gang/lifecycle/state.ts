@@ -62,7 +62,9 @@ export interface GangState {
   /** A plan was asked for and has not been answered. */
   planning: boolean;
   /** The last refusal: tried again when capacity was freed after `capacityVersion`, or the members changed. */
-  rejection?: { reason: string; message: string; capacityVersion: number; members: string };
+  rejection?: GangRejection;
+  /** When it was last told what would make room for it. */
+  outlookAtMs?: number;
   /** No new plan before this time: grows with every revoked or refused attempt. */
   replanAtMs: number;
   /** pod UID → claim that was made for it and does not exist, since when, and how often the pod was told. */
@@ -103,6 +105,8 @@ export type LifecycleEvent =
   /** Somebody may be preempted who could not before. */
   | { type: "preemptionPossible" }
   | { type: "rejected"; rejection: Rejection; capacityVersion: number }
+  /** What would make room for the gang that was refused. */
+  | { type: "outlook"; counterfactuals: readonly string[] }
   | { type: "arrived"; podUid: string; node: string; call: number }
   | { type: "left"; podUid: string; call: number }
   | { type: "done"; effect: Effect; outcome: Outcome }
@@ -136,6 +140,17 @@ export interface PodReference {
   namespace: string;
   name: string;
   uid: string;
+}
+
+/** Why the latest plan was refused. */
+export interface GangRejection {
+  reason: string;
+  message: string;
+  capacityVersion: number;
+  /** `memberKey` then. */
+  members: string;
+  /** What would make room; absent: not known yet. */
+  counterfactuals?: readonly string[];
 }
 
 export type StatusWrite = Extract<Effect, { type: "writeStatus" }>;

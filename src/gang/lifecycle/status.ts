@@ -4,6 +4,9 @@ import type { PlacedPod } from "../../api/placement.ts";
 import { livePods } from "./members.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 
+/** What the kind allows for `explanation`; a condition may say more, and has no reason to. */
+const maxLength = 4_096;
+
 export interface ConditionChange {
   type: "Planned" | "Scheduled" | "Degraded";
   status: "True" | "False";
@@ -36,7 +39,7 @@ export function nextStatus(gang: GangRecord, change: StatusChange, context: Cont
     ...(change.reservedAt === undefined ? {} : { reservedAt: change.reservedAt }),
     ...(attempts === undefined ? {} : { attempts }),
     ...(change.preempting === undefined ? {} : { preempting: [...change.preempting] }),
-    ...(change.explanation === undefined ? {} : { explanation: change.explanation.slice(0, 4096) }),
+    ...(change.explanation === undefined ? {} : { explanation: change.explanation.slice(0, maxLength) }),
     conditions: mergeConditions(gang, change.conditions, context),
   };
 }
@@ -49,7 +52,7 @@ function mergeConditions(gang: GangRecord, changes: readonly ConditionChange[], 
       type: change.type,
       status: change.status,
       reason: change.reason,
-      message: change.message,
+      message: change.message.slice(0, maxLength),
       lastTransitionTime: before?.status === change.status ? before.lastTransitionTime : context.nowIso(),
       observedGeneration: gang.generation,
     });

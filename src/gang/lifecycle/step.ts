@@ -124,6 +124,12 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
       };
       state.replanAtMs = context.nowMs + refusedPauseMs;
       return;
+    case "outlook":
+      state.outlookAtMs = context.nowMs;
+      if (state.rejection !== undefined) {
+        state.rejection = { ...state.rejection, counterfactuals: event.counterfactuals };
+      }
+      return;
     case "arrived":
       state.arrivals.set(event.podUid, { node: event.node, call: event.call });
       return;

@@ -41,7 +41,7 @@ test("devices of a reservation that is under way stay held when its owner gives 
   doubts.sent(first, "team/a");
   expect(holders()).toEqual(["hold:team/a"]);
   giveUp();
-  expect(holders()).toEqual(["hold:doubt/c"]);
+  expect(holders()).toEqual(["hold:doubt:c"]);
   doubts.answered(first, conflict, 1_000);
   expect(holders()).toEqual([]);
 });
@@ -54,7 +54,7 @@ test("without an answer they stay held until the claim is seen in another versio
     giveUp();
     expect(doubts.settle("c", "1")).toEqual([]);
     expect(doubts.expire(60_999)).toEqual([]);
-    expect(holders()).toEqual(["hold:doubt/c"]);
+    expect(holders()).toEqual(["hold:doubt:c"]);
     expect(doubts.next()).toBe(61_000);
     const freed = end === "minute" ? doubts.expire(61_000) : doubts.settle("c", end === "version" ? "2" : undefined);
     expect(freed).toEqual(first.placed.devices);
@@ -70,10 +70,10 @@ test("a second attempt in the same version may be refused: the first may still c
   doubts.answered(first, noAnswer, 0);
   doubts.sent(second, "team/a");
   giveUp();
-  expect(holders("gpu-1")).toEqual(["hold:doubt/c"]);
+  expect(holders("gpu-1")).toEqual(["hold:doubt:c"]);
   doubts.answered(second, { ok: false, reason: "Invalid", message: "" }, 0);
   expect(holders("gpu-1")).toEqual([]);
-  expect(holders()).toEqual(["hold:doubt/c"]);
+  expect(holders()).toEqual(["hold:doubt:c"]);
 });
 
 test("an attempt in a newer version refuses those before it", () => {
@@ -84,5 +84,5 @@ test("an attempt in a newer version refuses those before it", () => {
   doubts.sent(write("2", "gpu-1"), "team/b");
   expect(holders()).toEqual([]);
   doubts.releasing("team/b");
-  expect(holders("gpu-1")).toEqual(["hold:doubt/c"]);
+  expect(holders("gpu-1")).toEqual(["hold:doubt:c"]);
 });

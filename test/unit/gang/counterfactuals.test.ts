@@ -1,9 +1,22 @@
 import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
-import { counterfactualsOf } from "../../../src/gang/counterfactuals.ts";
+import { doubtKey } from "../../../src/extender/doubts.ts";
+import { podKey } from "../../../src/extender/pending-plans.ts";
+import { counterfactualSteps, counterfactualsOf } from "../../../src/gang/counterfactuals.ts";
+import { atOnce } from "../../../src/gang/in-slices.ts";
+import { drainKey } from "../../../src/gang/keys.ts";
 import { type PlanUnit, plan } from "../../../src/gang/plan.ts";
 import type { ClusterModel } from "../../../src/topology/model.ts";
-import { allocatedClaim, clusterOf, gangIn, type NodeSketch, picture, plansOf } from "../../support/cluster.ts";
+import { driver } from "../../builders.ts";
+import {
+  addNode,
+  allocatedClaim,
+  clusterOf,
+  gangIn,
+  type NodeSketch,
+  picture,
+  plansOf,
+} from "../../support/cluster.ts";
 
 const oneRack: GangConstraint[] = [{ type: "colocate", level: "rack", mode: "required" }];
 
@@ -78,10 +91,46 @@ describe("what would make room", () => {
     expect(counterfactualsOf(model, whole(model, 2))).toEqual(["if gang large leaves", "if 2 nodes become free"]);
   });
 
-  test("no gang of another namespace is named", () => {
-    const model = cluster(["a 8"]);
+  test("no gang of another namespace is named, and none is told of where one of the same namespace is enough", () => {
+    const model = cluster(["a 8", "a 8"]);
     running(model, "secret", 8, 1, "others");
-    expect(counterfactualsOf(model, whole(model, 1))).toEqual(["if 1 node becomes free"]);
+    expect(counterfactualsOf(model, whole(model, 2))).toEqual([
+      "if a gang of another namespace with 8 devices leaves",
+      "if 1 node becomes free",
+    ]);
+    running(model, "mine", 8);
+    expect(counterfactualsOf(model, whole(model, 1))).toEqual(["if gang mine leaves", "if 1 node becomes free"]);
+  });
+
+  test("nobody is named to somebody who may name any namespace", () => {
+    const model = cluster(["a 8"]);
+    running(model, "secret", 1);
+    expect(counterfactualsOf(model, whole(model, 1), { named: new Set() })).toEqual([
+      "if a gang with 1 device leaves",
+      "if 1 node becomes free",
+    ]);
+  });
+
+  test("of many gangs one is found that has enough, by few tries", () => {
+    const model = cluster(Array.from({ length: 50 }, () => "a 8"));
+    for (let size = 1; size <= 12; size++) running(model, `of-${size}`, 8, Math.min(size, 5));
+    const outlook = counterfactualSteps(model, whole(model, 4));
+    let steps = 0;
+    let step = outlook.next();
+    for (; step.done !== true; step = outlook.next()) steps++;
+    expect(step.value).toEqual(["if gang of-4 leaves", "if 4 nodes become free"]);
+    expect(steps).toBeLessThan(20);
+  });
+
+  test("what holds devices and is no gang is not taken for one", () => {
+    const model = cluster(["a 8"]);
+    const devices = [{ request: "gpu", driver, pool: "a-0", device: "gpu-0" }];
+    const placed = { pod: "p", podSet: "", index: 0, node: "a-0", claims: [{ claim: "c", reference: "gpu", devices }] };
+    for (const key of ["pod:uid", doubtKey("uid"), podKey({ namespace: "team", name: "p" }), drainKey("team/g")]) {
+      model.hold(key, "team", [{ placed, requests: {} }]);
+      expect(counterfactualsOf(model, whole(model, 1))).toEqual(["if 1 node becomes free"]);
+      model.release(key);
+    }
   });
 
   test("what a gang's pods hold together with others does not come free when it leaves", () => {
@@ -111,5 +160,20 @@ describe("what would make room", () => {
     expect(told).toEqual(["if 1 node returns", "if 1 node becomes free"]);
     expect([model.version, next()]).toEqual(before);
     expect(counterfactualsOf(model, unit)).toEqual(told);
+  });
+  test("is found step by step as in one go, and nodes may go and come between two steps", () => {
+    const nodes = ["a 8", "a 8/4", "a 8 dead", "b 8/8", "b 8 dead", "b 8 dead", "c 8/1"];
+    const [model, changing] = [cluster(nodes), cluster(nodes)];
+    const unit = whole(model, 2, oneRack);
+    const found = atOnce(counterfactualSteps(model, unit));
+    expect(found).toEqual(["if 1 node returns to rack z/a", "if 1 node of rack z/a becomes free"]);
+    expect(counterfactualsOf(model, unit)).toEqual(found);
+    const moving = counterfactualSteps(changing, whole(changing, 2, oneRack));
+    let next = moving.next();
+    for (let step = 0; next.done !== true; step++, next = moving.next()) {
+      changing.removeNode(`${"abc"[step % 3]}-${step % 4}`);
+      addNode(changing, { name: `new-${step}`, zone: "z", rack: "a", gpus: 8, used: 8 });
+    }
+    for (const text of next.value) expect(text).toMatch(/^if \d+ nodes? /);
   });
 });

@@ -276,6 +276,35 @@ describe("a pending gang", () => {
     expect(said(changed)).toEqual(answer);
   });
 
+  test("that was refused says what would make room when it is known, and takes that back when it is known to be otherwise", () => {
+    const outlook = (...counterfactuals: string[]): LifecycleEvent => ({ type: "outlook", counterfactuals });
+    const refusal = (message: string): LifecycleEvent => {
+      if (noPlace.type !== "rejected") throw new Error("it is one");
+      return { ...noPlace, rejection: { ...noPlace.rejection, message }, capacityVersion: 2 };
+    };
+    const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
+    const refused = step(asking.state, [noPlace], context());
+    expect(said(refused)).toEqual(["Pending: no room"]);
+    const told = step(
+      refused.state,
+      [...written(refused), outlook("if gang a leaves", "if 1 node returns")],
+      context(),
+    );
+    const text = "no room; it would fit if gang a leaves; it would fit if 1 node returns";
+    expect(said(told)).toEqual([`Pending: ${text}`]);
+    expect(statusIn(told)?.conditions?.map(({ message }) => message)).toEqual([text, text]);
+    expect(told.state.outlookAtMs).toBe(nowMs);
+    // Refused once more in the same words: what was said stands until it is known anew.
+    const later = context({ capacityVersion: 2, nowMs: nowMs + 5_000 });
+    const planned = step(told.state, [...written(told), tick], later);
+    expect(said(planned)).toEqual(["plan"]);
+    const again = step(planned.state, [refusal("no room")], later);
+    expect(said(again)).toEqual([]);
+    expect(said(step(again.state, [outlook("if gang a leaves", "if 1 node returns")], later))).toEqual([]);
+    expect(said(step(again.state, [outlook()], later))).toEqual(["Pending: no room"]);
+    expect(said(step(planned.state, [refusal("no room at all")], later))).toEqual(["Pending: no room at all"]);
+  });
+
   const news: Record<string, LifecycleEvent[]> = {
     "a member is replaced": [
       { type: "podGone", uid: "u-1" },

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { gang, gangOf, json, node, places, plan, planFiles, pod, rack, template } from "./support.ts";
+import { gang, gangOf, json, node, places, plan, planFiles, pod, rack, runningGang, template } from "./support.ts";
 
 describe("where things go", () => {
   test("a gang's pods get nodes and devices; a claim that does not exist goes by its name in the pod", async () => {
@@ -416,26 +416,11 @@ describe("output", () => {
   ] as const)(
     "--explain says whom a gang of priority %s (%s) would have leave for it",
     async ([priority, preemptionPolicy, expected]) => {
-      const devices = [0, 1, 2].map((gpu) => ({
-        request: "gpus",
-        driver: "gpu.kllama.ai",
-        pool: "a",
-        device: `gpu-${gpu}`,
-      }));
-      const claims = [{ claim: "c", reference: "gpus", devices }];
-      const placement = { pods: [{ pod: "low-0", podSet: "ranks", index: 0, node: "a", claims }] };
-      const low = json({
-        apiVersion: "scheduling.kllama.ai/v1alpha1",
-        kind: "Gang",
-        metadata: { name: "low" },
-        spec: { podSets: [{ name: "ranks", count: 1 }] },
-        status: { phase: "Scheduled", placement },
-      });
-      const runs = pod("low-0", { gang: "low", spec: { nodeName: "a", priority: 5 } });
+      const low = runningGang("low", "a", { gpus: 3, priority: 5 });
       const high = gang("high", { podSets: [{ name: "ranks", count: 1 }] });
       const resourceClaims = [{ name: "gpus", resourceClaimTemplateName: "four" }];
       const waits = pod("high-0", { gang: "high", spec: { priority, preemptionPolicy, resourceClaims } });
-      const { rejections } = await plan(`${node("a")}${template("four", 4)}${low}${runs}${high}${waits}`);
+      const { rejections } = await plan(`${node("a")}${template("four", 4)}${low}${high}${waits}`);
       const [rejection] = rejections;
       expect(rejection).toMatchObject({ gang: "high", reason: "InsufficientDevices" });
       expect(rejection!.counterfactuals.filter((text) => text.startsWith("by preemption"))).toEqual(
@@ -445,6 +430,36 @@ describe("output", () => {
       expect(rejection!.counterfactuals).toContain("if gang low leaves");
     },
   );
+
+  test.for<[string, object, object | undefined, string]>([
+    ["allows one", { minAvailable: 0 }, undefined, "by preemption of gang low"],
+    ["wants them all", { minAvailable: "100%" }, undefined, "if gang low leaves"],
+    ["may lose none", { maxUnavailable: 0 }, undefined, "if gang low leaves"],
+    ["may lose one", { maxUnavailable: "1%" }, undefined, "by preemption of gang low"],
+    ["allows none, says its status", { minAvailable: 0 }, { disruptionsAllowed: 0 }, "if gang low leaves"],
+    ["allows one, says its status", { minAvailable: 1 }, { disruptionsAllowed: 1 }, "by preemption of gang low"],
+    [
+      "is of others",
+      { minAvailable: 1, selector: { matchLabels: { app: "other" } } },
+      undefined,
+      "by preemption of gang low",
+    ],
+  ])("--explain has nobody leave whom a PodDisruptionBudget keeps: one that %s", async ([, spec, status, first]) => {
+    const selector = { matchLabels: { "scheduling.kllama.ai/gang": "low" } };
+    const budget = json({
+      apiVersion: "policy/v1",
+      kind: "PodDisruptionBudget",
+      metadata: { name: "keeps" },
+      spec: { selector, ...spec },
+      ...(status && { status }),
+    });
+    const high = gangOf("high", 1, "four").replaceAll('"containers"', '"priority":10,"containers"');
+    const output = await plan(
+      `${node("a")}${template("four", 4)}${runningGang("low", "a", { gpus: 3, priority: 5 })}${budget}${high}`,
+    );
+    expect(output.stderr).not.toContain("not used");
+    expect(output.rejections[0]!.counterfactuals[0]).toBe(first);
+  });
 
   test("a picture", async () => {
     const { stdout } = await planFiles({ "a.yaml": `${cluster}${gangOf("g", 2, "four")}` }, "-f FOLDER -o picture");

@@ -138,4 +138,24 @@ export function gangOf(name: string, pods: number, from: string, spec: object = 
   return [gang(name, { podSets: [{ name: "ranks", count: pods }], ...spec }, metadata), ...members].join("");
 }
 
+/** A Gang of one pod that runs on a node, with the first so many of its GPUs. */
+export function runningGang(name: string, on: string, { gpus = 4, namespace = "default", priority = 0 } = {}): string {
+  const devices = Array.from({ length: gpus }, (_, gpu) => ({
+    request: "gpus",
+    driver: "gpu.kllama.ai",
+    pool: on,
+    device: `gpu-${gpu}`,
+  }));
+  const claims = [{ claim: `${name}-gpus`, reference: "gpus", devices }];
+  const placement = { pods: [{ pod: `${name}-0`, podSet: "ranks", index: 0, node: on, claims }] };
+  const object = json({
+    apiVersion: "scheduling.kllama.ai/v1alpha1",
+    kind: "Gang",
+    metadata: { name, namespace },
+    spec: { podSets: [{ name: "ranks", count: 1 }] },
+    status: { phase: "Scheduled", placement },
+  });
+  return object + pod(`${name}-0`, { gang: name, metadata: { namespace }, spec: { nodeName: on, priority } });
+}
+
 export { json };

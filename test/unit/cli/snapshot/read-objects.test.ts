@@ -33,6 +33,7 @@ test("all kinds are listed at the version of the first, in pages, in order of na
   expect([names(objects), resourceVersion]).toEqual([["Pod a", "Pod b"], "7"]);
   const [first, ...others] = asked;
   expect(first!.query["resourceVersion"]).toBeUndefined();
+  expect(others.map(({ path }) => path)).toContain("/apis/policy/v1/poddisruptionbudgets");
   for (const { query } of others) {
     const exactly = { resourceVersion: "7", resourceVersionMatch: "Exact" };
     if (query["continue"] === undefined) expect(query).toMatchObject(exactly);
