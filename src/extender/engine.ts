@@ -107,7 +107,10 @@ export function startEngine(options: EngineOptions): Engine {
   const coordinator: Coordinator = createCoordinator(
     model,
     new Set(drivers),
-    ports({ timing, queue, recorder, calls, metrics, log, closing: closing.signal, flush: () => coordinator.flush() }),
+    ports({
+      ...{ timing, queue, recorder, calls, metrics, log, fence: options.fence },
+      ...{ closing: closing.signal, flush: () => coordinator.flush() },
+    }),
     { ...defaultLimits, ...options.plannerLimits },
     preempts,
   );
@@ -268,8 +271,9 @@ function ports(parts: {
   log: EngineOptions["log"];
   closing: AbortSignal;
   flush: () => void;
+  fence: Fence | undefined;
 }): CoordinatorPorts {
-  const { timing, queue, recorder, calls, metrics, log, closing, flush } = parts;
+  const { timing, queue, recorder, calls, metrics, log, closing, flush, fence } = parts;
   // The wall clock at the start plus what the monotonic one counted since: deadlines never step, and neither do the times
   // that they are counted from.
   const originMs = timing.wallClock().getTime() - timing.nowMs();
@@ -286,6 +290,7 @@ function ports(parts: {
       });
     },
     answer: calls.answer,
+    mayPlan: () => fence?.stands() !== false,
     nowMs,
     nowIso: () => wholeSeconds(new Date(nowMs())),
     schedule: createAlarmClock(timing, closing, flush),

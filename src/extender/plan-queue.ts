@@ -32,7 +32,7 @@ export interface PlanQueue {
 
 export interface PlanQueueParts {
   model: ClusterModel;
-  ports: Pick<CoordinatorPorts, "nowMs" | "planned">;
+  ports: Pick<CoordinatorPorts, "nowMs" | "mayPlan" | "planned">;
   limits: PlannerLimits;
   places: HeldPlaces;
   holds: GangHolds;
@@ -50,6 +50,9 @@ export interface PlanQueueParts {
   decide(key: string): void;
 }
 
+/** What waits while the fence is broken is looked at again after this. */
+const fencePauseMs = 1_000;
+
 /** Planning may not hold the event loop for longer than this before others get their turn. */
 const planningSliceMs = 25;
 
@@ -58,6 +61,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const wantsPlan = new Set<string>();
   /** Those that asked for a plan in this round. */
   const asked = new Set<string>();
+  let retryAtMs = Number.POSITIVE_INFINITY;
   const drains = createDrains({ model, nowMs: ports.nowMs, stateOf, afterMs: limits.drainAfterMs });
 
   /**
@@ -75,6 +79,11 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const queue = inAnswerOrder([...gangs.map(queued), ...singles.waiting()]);
     // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
     if (queue.length === 0) return true;
+    if (!ports.mayPlan()) {
+      retryAtMs = startMs + fencePauseMs;
+      return true;
+    }
+    retryAtMs = Number.POSITIVE_INFINITY;
     const decided = new Map<string, Placement>();
     const batchHolds: BatchHolds = {
       take(gang, placement) {
@@ -244,7 +253,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       return drains.size;
     },
     planAll,
-    nextMs: drains.nextMs,
+    nextMs: () => Math.min(drains.nextMs(), retryAtMs),
     turn: (state, act) => drains.turn(queued(state), act),
   };
 }

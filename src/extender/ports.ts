@@ -10,6 +10,8 @@ export interface CoordinatorPorts {
     event: { reason: string; note: string; warning: boolean },
   ): void;
   answer(call: number, error: string | undefined): void;
+  /** False: others may allocate beside us, nothing new is planned. */
+  mayPlan(): boolean;
   nowMs(): number;
   nowIso(): string;
   /** Calls `flush` once, after `delayMs`. */

@@ -15,6 +15,8 @@ export interface Fence {
   epoch(): number | undefined;
   /** What is wrong with it, undefined while it stands. As of the last probe. */
   trouble(): string | undefined;
+  /** Does it stand, as far as the API server has said? A probe that was not answered says nothing. */
+  stands(): boolean;
 }
 
 export interface FenceOptions {
@@ -41,6 +43,7 @@ const probePeriodMs = 30_000;
 /** The fence of design: PlannerTerm and the policy term.scheduling.kllama.ai. */
 export function createFence({ client, holder, policyFault, log, timing }: FenceOptions): Fence {
   let trouble: string | undefined = "the term has not begun";
+  let stands = false;
   let term: PlannerTermSpec | undefined;
 
   /** @returns whether the API server answered */
@@ -49,6 +52,7 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     let answered = true;
     try {
       trouble = (await probeTerm(client, ours)) ?? (await policyFault?.());
+      stands = trouble === undefined;
     } catch (error) {
       answered = false;
       trouble = `the fence cannot be probed: ${String(error)}`;
@@ -103,5 +107,6 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     },
     epoch: () => term?.epoch,
     trouble: () => trouble,
+    stands: () => stands,
   };
 }

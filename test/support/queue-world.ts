@@ -60,6 +60,8 @@ export interface QueueWorld {
   /** Places that a waiting gang has reserved. */
   reserved(name: string): readonly PlacedPod[];
   readonly queue: PlanQueue;
+  /** Others may allocate beside the planner. */
+  fenceBroken: boolean;
   /** So long takes each look of the planner at the clock; default 0: it has all the time in a moment. */
   lookMs: number;
   /** Told whenever all that waits was planned. */
@@ -100,6 +102,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
       nowIso: () => "",
       schedule: () => undefined,
       planned: () => undefined,
+      mayPlan: () => !world.fenceBroken,
       planRefused: () => undefined,
       bypassed: () => undefined,
       preempted: () => undefined,
@@ -230,6 +233,7 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
     get queue() {
       return queue;
     },
+    fenceBroken: false,
     lookMs: 0,
     onPlanned: () => undefined,
     submit(...jobs) {

@@ -35,6 +35,7 @@ beforeEach(() => {
     nowIso: () => "",
     schedule: () => undefined,
     planned: () => undefined,
+    mayPlan: () => true,
     planRefused: () => undefined,
     bypassed: () => undefined,
     preempted: () => undefined,

@@ -43,3 +43,17 @@ test("a pod that came past the gate has its devices before a gang that waits, an
   world.submit({ name: "urgent", pods: 1, gpus: 3, priority: 1 }, { name: "later", gpus: 3, ungated: true });
   expect(world.waiting()).toEqual(["gang", "gated", "later"]);
 });
+
+test("while the fence is broken nothing new is planned; a second after it stands again what waited is", () => {
+  const world = queueWorld(clusterOf([{ name: "a", gpus: 8 }]), 0);
+  world.submit({ name: "before", pods: 1, gpus: 2 });
+  world.fenceBroken = true;
+  world.submit({ name: "gang", pods: 1, gpus: 2 }, { name: "pod", gpus: 2 });
+  expect(world.waiting()).toEqual(["gang", "pod"]);
+  expect(world.places("before")).toHaveLength(1);
+  expect(world.queue.nextMs() - world.nowMs).toBe(1_000);
+  world.fenceBroken = false;
+  world.pass(1);
+  expect(world.waiting()).toEqual([]);
+  expect(world.queue.nextMs()).toBe(Number.POSITIVE_INFINITY);
+});

@@ -22,6 +22,7 @@ function setUp() {
     nowMs: () => 0,
     nowIso: () => "",
     schedule: () => undefined,
+    mayPlan: () => true,
     planRefused: () => undefined,
     planned: () => {
       plans += 1;
