@@ -45,6 +45,7 @@ async function live(text: string, name: string) {
     },
     planned: () => undefined,
     planRefused: () => undefined,
+    mayPlan: () => true,
     bypassed: () => undefined,
     preempted: () => undefined,
   });
