@@ -8,11 +8,12 @@ import { systemTiming, type Timing } from "../kube/timing.ts";
 import { loseDevice, loseNode, type NodeLoss, restoreDevice, restoreNode } from "./faults.ts";
 import type { Fleet } from "./fleet.ts";
 import { createHardware, type FleetHardware, type NodeState } from "./hardware.ts";
-import { createKubelets, type Decision, isViolation, type Problem } from "./kubelets.ts";
+import { createKubelets, type Decision } from "./kubelets.ts";
 import { lostNodeLabel } from "./names.ts";
 import { createNodeDrivers } from "./node-drivers.ts";
 import { fleetNodes, type SimulatedNode } from "./objects.ts";
 import { type BoundPod, boundPod, type ObservedClaim, observedClaim } from "./observed.ts";
+import { isViolation, type Problem } from "./problems.ts";
 import { lossesOf, nodePath, publishFleet, simulatedSelector } from "./publish.ts";
 import { createStartQueue } from "./start-queue.ts";
 

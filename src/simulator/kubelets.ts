@@ -1,58 +1,14 @@
 import type { Hardware } from "./device-ledger.ts";
-import { createJudge, type Verdict } from "./judge.ts";
+import { createHeldClaims, type HeldClaim } from "./held-claims.ts";
 import type { NodeDrivers } from "./node-drivers.ts";
-import { type BoundPod, concernsDriver, type ObservedClaim, sameDevices } from "./observed.ts";
+import { type BoundPod, type ObservedClaim, sameDevices } from "./observed.ts";
+import { isCertain, type Problem, problemOf } from "./problems.ts";
 
 /**
  * The kubelets of all simulated nodes: which pods are bound there, which claims they need, and which of these are prepared.
  * When all of a pod's claims are there, its node's driver is asked to prepare them; when their last pod is gone, to undo
  * that. A judge gives a second opinion on every answer.
  */
-
-/** Why a pod may not start. */
-export interface Problem {
-  kind: Verdict["kind"] | "NotAllocated" | "NotReserved" | "NodeDown" | "WronglyUndone";
-  podUid: string;
-  namespace: string;
-  pod: string;
-  node: string;
-  /** Name of the claim. */
-  claim?: string;
-  device?: string;
-  /** UIDs of the claims that use what this one wants. */
-  holders: readonly string[];
-  message: string;
-  /** What the driver said. */
-  refusal?: string;
-}
-
-/** Kinds that no correct scheduler, planner and driver bring about. */
-const violations: ReadonlySet<Problem["kind"]> = new Set([
-  "DeviceInUse",
-  "CounterExceeded",
-  "UnknownDevice",
-  "WrongNode",
-  "AllocationChanged",
-  "WronglyPrepared",
-  "WronglyRefused",
-  "WronglyUndone",
-]);
-/**
- * Kinds that no lagging watch brings about. `WronglyRefused` is none of them: a claim that failed in the same batch may have
- * been in the way, and a kubelet asks again.
- */
-const certain: ReadonlySet<Problem["kind"]> = new Set([
-  "NodeDown",
-  "DeviceLost",
-  "PrepareFailed",
-  "WronglyPrepared",
-  "WronglyUndone",
-]);
-
-/** The problem shows that an invariant is broken. */
-export function isViolation(problem: Problem): boolean {
-  return violations.has(problem.kind);
-}
 
 /**
  * What to do next with one pod. A problem that is not `final` may only mean that one watch lags behind another: ask again
@@ -105,30 +61,16 @@ interface KnownPod {
   trying?: Promise<Problem | undefined> | undefined;
 }
 
-/** A claim that pods of a node need; it stays as long as one of them does, whatever the driver says to it. */
-interface HeldClaim {
-  key: string;
-  /** As the driver was last asked for it. */
-  claim: ObservedClaim;
-  users: Set<string>;
-  prepared: boolean;
-  /** What came of asking, unless it is prepared. */
-  verdict?: Verdict;
-  asking?: Promise<void> | undefined;
-}
-
 export function createKubelets(options: KubeletsOptions): Kubelets {
-  const { hardware, drivers, onDecision, failureOf = (pod) => pod.failPrepare } = options;
+  const { hardware, onDecision, failureOf = (pod) => pod.failPrepare } = options;
   const pods = new Map<string, KnownPod>();
   const gone = new Set<string>();
   const claims = new Map<string, ObservedClaim>();
   /** `namespace/name` of a claim → UIDs of the pods that refer to it. */
   const referents = new Map<string, Set<string>>();
-  /** By node and UID. */
-  const held = new Map<string, HeldClaim>();
+  const held = createHeldClaims(options);
   /** By pod. */
   const problems = new Map<string, Problem>();
-  const judge = createJudge(hardware);
   const underWay = new Set<Promise<unknown>>();
 
   return {
@@ -149,11 +91,10 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
     claimGone: (namespace, name) => void claims.delete(`${namespace}/${name}`),
     nodeChanged: (node) => touchWaiting((problem) => problem.node === node),
     retry,
-    users: (node, claimUid) =>
-      [...(held.get(`${node}/${claimUid}`)?.users ?? [])].flatMap((uid) => pods.get(uid)?.pod ?? []),
+    users: (node, claimUid) => [...(held.find(node, claimUid)?.users ?? [])].flatMap((uid) => pods.get(uid)?.pod ?? []),
     pod: (uid) => pods.get(uid)?.pod,
     problem: (podUid) => problems.get(podUid),
-    preparedClaims: () => [...held.values()].filter(({ prepared }) => prepared).length,
+    preparedClaims: held.preparedCount,
     waiting: () => [...problems.values()],
     async idle() {
       while (underWay.size > 0) await Promise.all(underWay);
@@ -200,7 +141,7 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
     }
     void retry(uid).then((problem) => {
       if (problem === undefined || pods.get(uid) !== known) return;
-      onDecision({ type: "problem", pod: known.pod, problem, final: certain.has(problem.kind) });
+      onDecision({ type: "problem", pod: known.pod, problem, final: isCertain(problem) });
     });
   }
 
@@ -238,10 +179,10 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
     const failure = failureOf(pod);
     if (failure !== undefined) return problemOf(pod, "PrepareFailed", failure);
     const needed = wanted.map((claim) => hold(known, claim));
-    await prepare(pod.node, needed);
+    await held.prepare(pod.node, needed);
     for (const claim of wanted) compare(pod.node, claims.get(nameOf(claim)) ?? claim);
     // Somebody let go of one meanwhile: the pod is gone, or the claim has another allocation.
-    if (needed.some((each) => held.get(each.key) !== each)) {
+    if (!needed.every(held.isHeld)) {
       known.stale = true;
       return undefined;
     }
@@ -253,66 +194,23 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
   }
 
   function hold(known: KnownPod, claim: ObservedClaim): HeldClaim {
-    const key = `${known.pod.node}/${claim.uid}`;
-    const each = held.get(key) ?? { key, claim, users: new Set(), prepared: false };
-    held.set(key, each);
-    if (!each.prepared && each.asking === undefined) each.claim = claim;
-    each.users.add(known.pod.uid);
+    const each = held.hold(known.pod.node, claim, known.pod.uid);
     known.held.add(each);
     return each;
   }
 
-  /** Asks the driver in one call for what is neither prepared nor being asked for. */
-  async function prepare(node: string, needed: readonly HeldClaim[]): Promise<void> {
-    const unprepared = needed.filter(({ prepared, asking }) => !prepared && asking === undefined);
-    for (const each of unprepared) each.prepared = !concernsDriver(each.claim);
-    const asked = unprepared.filter(({ prepared }) => !prepared);
-    if (asked.length > 0) {
-      const asking = ask(node, asked);
-      for (const each of asked) each.asking = asking;
-    }
-    await Promise.all(needed.map(({ asking }) => asking));
-  }
-
-  /** Answers come in the order of the calls, so the judge sees what the driver saw, in the same order. */
-  async function ask(node: string, asked: readonly HeldClaim[]): Promise<void> {
-    const judged = asked.map(({ claim }) => claim);
-    const answers = await drivers.prepare(
-      node,
-      judged.map(({ object }) => object),
-    );
-    for (const [index, each] of asked.entries()) {
-      const claim = judged[index]!;
-      const answer = answers.get(claim.uid) ?? { devices: [], error: "no answer" };
-      const verdict = judge.judge(node, claim, answer);
-      each.asking = undefined;
-      each.prepared = verdict === undefined;
-      if (verdict === undefined) delete each.verdict;
-      else each.verdict = verdict;
-    }
-  }
-
   /** Has the driver undo claims that nobody needs any more. */
   function letGo(lastUser: BoundPod, freed: readonly HeldClaim[]): void {
-    const { node } = lastUser;
-    for (const each of freed) if (held.get(each.key) === each) held.delete(each.key);
-    const asked = freed.map(({ claim }) => claim).filter(concernsDriver);
-    if (asked.length > 0) void tracked(undo(lastUser, node, asked));
+    const asked = held.letGo(freed);
+    if (asked.length > 0) void tracked(undo(lastUser, asked));
   }
 
-  async function undo(lastUser: BoundPod, node: string, asked: readonly ObservedClaim[]): Promise<void> {
-    const answers = await drivers.unprepare(
-      node,
-      asked.map(({ object }) => object),
-    );
-    for (const claim of asked) {
-      judge.leave(claim.uid);
-      const { error } = answers.get(claim.uid) ?? { error: "no answer" };
-      if (error !== "") report(lastUser, problemOf(lastUser, "WronglyUndone", error, { claim: claim.name }));
-    }
-    const traces = drivers.leftOver(node);
-    const message = `node ${node} still has ${traces.join(", ")}, which no claim accounts for`;
-    if (traces.length > 0) report(lastUser, problemOf(lastUser, "WronglyUndone", message));
+  async function undo(lastUser: BoundPod, asked: readonly ObservedClaim[]): Promise<void> {
+    const { node } = lastUser;
+    await held.undo(node, asked, (message, claim) => {
+      const more = claim === undefined ? {} : { claim: claim.name };
+      report(lastUser, problemOf(lastUser, "WronglyUndone", message, more));
+    });
     const freed = asked.map(({ uid }) => uid);
     touchWaiting(
       (problem) =>
@@ -325,7 +223,7 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
    * pod; else the claim's watch had lagged behind the pod's, and it is prepared anew for its users.
    */
   function compare(node: string, claim: ObservedClaim): void {
-    const each = held.get(`${node}/${claim.uid}`);
+    const each = held.find(node, claim.uid);
     if (each?.prepared !== true || claim.devices === undefined || sameDevices(each.claim, claim)) return;
     const users = [...each.users].flatMap((uid) => pods.get(uid) ?? []);
     const late = users.find((known) => known.boundVersion < claim.resourceVersion)?.pod;
@@ -353,7 +251,7 @@ export function createKubelets(options: KubeletsOptions): Kubelets {
 
   function usersText(node: string, claimUids: readonly string[]): string {
     const texts = claimUids.map((claimUid) => {
-      const each = held.get(`${node}/${claimUid}`);
+      const each = held.find(node, claimUid);
       const users = [...(each?.users ?? [])].map((uid) => pods.get(uid)?.pod.name ?? uid);
       return `claim ${each?.claim.namespace}/${each?.claim.name} of pod ${users.join(", ")}`;
     });
@@ -382,24 +280,6 @@ function claimsOf(pod: BoundPod, claims: ReadonlyMap<string, ObservedClaim>): Ob
     found.push(claim);
   }
   return found;
-}
-
-function problemOf(
-  pod: BoundPod,
-  kind: Problem["kind"],
-  message: string,
-  more: Partial<Pick<Problem, "claim" | "device" | "holders" | "refusal">> = {},
-): Problem {
-  return {
-    kind,
-    podUid: pod.uid,
-    namespace: pod.namespace,
-    pod: pod.name,
-    node: pod.node,
-    holders: [],
-    message,
-    ...more,
-  };
 }
 
 function nameOf({ namespace, name }: ObservedClaim): string {

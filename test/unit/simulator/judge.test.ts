@@ -3,7 +3,7 @@ import type * as Claim from "../../../src/dra/driver/claim.ts";
 import type * as Partitions from "../../../src/dra/driver/partitions.ts";
 import type * as Prepared from "../../../src/dra/driver/prepared-claim.ts";
 import type { PreparedDevice } from "../../../src/dra/driver/prepared-claim.ts";
-import { isViolation } from "../../../src/simulator/kubelets.ts";
+import { isViolation } from "../../../src/simulator/problems.ts";
 import { claimOf, openKubelets, podOf, shown } from "../../support/kubelets.ts";
 
 /** Does the judge hold? One check of the driver is taken out at a time, and the judge has to notice. */

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
-import { isViolation } from "../../../src/simulator/kubelets.ts";
 import { type BoundPod, boundPod, observedClaim } from "../../../src/simulator/observed.ts";
+import { isViolation } from "../../../src/simulator/problems.ts";
 import { boardsOf, claimOf, openKubelets, podOf, shown } from "../../support/kubelets.ts";
 
 const uid = (name: string): string => podOf(name, []).uid;
