@@ -1,6 +1,7 @@
 import type { Readable } from "node:stream";
 import { Pool } from "undici";
 import type { Connection } from "./credentials.ts";
+import { exchange, TimeIsOver } from "./exchange.ts";
 import { splitLines } from "./lines.ts";
 
 /** Values of a query string; undefined entries are left out. */
@@ -80,26 +81,22 @@ export function createClient(connection: Connection, options: ClientOptions = {}
   async function request<T>(method: Method, path: string, requestOptions: RequestOptions = {}): Promise<T> {
     const { body, contentType, query, timeoutMs = defaultTimeoutMs, signal } = requestOptions;
     const what = `${method} ${path}`;
-    const deadline = createDeadline(
-      timeoutMs,
-      `no answer within ${timeoutMs} ms`,
-      signal === undefined ? [] : [signal],
-    );
     try {
-      const response = await calls.request({
-        method,
-        path: prefix + path + queryString(query),
-        headers: await headers(body === undefined ? {} : { "content-type": contentType ?? defaultContentType(method) }),
-        body: body === undefined ? null : JSON.stringify(body),
-        signal: deadline.signal,
-      });
-      const text = await response.body.text();
-      if (response.statusCode >= 300) throw refusal(what, response.statusCode, response.headers["retry-after"], text);
-      return parseBody<T>(what, response.statusCode, text);
+      const type = body === undefined ? {} : { "content-type": contentType ?? defaultContentType(method) };
+      const answer = await exchange(
+        calls,
+        {
+          method,
+          path: prefix + path + queryString(query),
+          headers: await headers(type),
+          body: body === undefined ? null : JSON.stringify(body),
+        },
+        { timeoutMs, signal },
+      );
+      if (answer.status >= 300) throw refusal(what, answer.status, answer.retryAfter, answer.text);
+      return parseBody<T>(what, answer.status, answer.text);
     } catch (error) {
-      throw networkError(what, error, signal, deadline.expired());
-    } finally {
-      deadline.done();
+      throw networkError(what, error, signal, error instanceof TimeIsOver ? error.message : undefined);
     }
   }
 
@@ -265,7 +262,7 @@ interface Deadline {
   done(): void;
 }
 
-/** One abort signal that follows the given ones and a timer; cheaper than AbortSignal.any and AbortSignal.timeout. */
+/** One abort signal that follows the given ones and a timer of silence; cheaper than AbortSignal.any and AbortSignal.timeout. */
 function createDeadline(timeoutMs: number | undefined, why: string, followed: AbortSignal[]): Deadline {
   const controller = new AbortController();
   let expired: string | undefined;

@@ -173,6 +173,30 @@ describe("request", () => {
     await pending;
   });
 
+  it("tells a caller that aborts while it waits for a connection at once, and never sends its request", async () => {
+    const seen: (string | undefined)[] = [];
+    const held = Promise.withResolvers<ServerResponse>();
+    const { client } = await serve(
+      (request, response) => {
+        seen.push(request.url);
+        if (request.url === "/prefix/held") held.resolve(response);
+        else response.end("{}");
+      },
+      undefined,
+      1,
+    );
+    const first = client.request("GET", "/held");
+    const response = await held.promise;
+    const controller = new AbortController();
+    const waiting = expect(client.request("GET", "/late", { signal: controller.signal })).rejects.toBe("enough");
+    const last = client.request("GET", "/last");
+    controller.abort("enough");
+    await waiting;
+    response.end("{}");
+    await Promise.all([first, last]);
+    expect(seen).toEqual(["/prefix/held", "/prefix/last"]);
+  });
+
   it.each(["", "127.0.0.1:6443", "ftp://x"])("refuses %j as server", (server) => {
     expect(() => createClient({ server })).toThrow(/API server address .*https:\/\//);
   });
