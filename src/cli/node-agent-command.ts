@@ -110,6 +110,8 @@ export const nodeAgentCommand = defineCommand({
         ]);
       const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
         userAgent: "kllama-node-agent",
+        // One per node, of which there are many: a hundred pods at once are read over these few.
+        maxConnections: 8,
       });
       const metrics = createDriverMetrics();
       const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();

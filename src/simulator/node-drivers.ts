@@ -38,7 +38,7 @@ interface NodeDriver {
 }
 
 /** These kubelets always wait for the answer. */
-const awaited = { cancelled: false };
+const awaited = { cancelled: false, once: () => undefined };
 
 /** A node has a driver from its first claim to its last: the other nodes cost nothing. */
 export function createNodeDrivers(options: NodeDriversOptions): NodeDrivers {

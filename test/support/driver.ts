@@ -8,6 +8,7 @@ import { driverName } from "../../src/api/names.ts";
 import { specFile } from "../../src/dra/driver/cdi.ts";
 import type { OnForgotten } from "../../src/dra/driver/claim-steps.ts";
 import { type ClaimStore, createClaimStore } from "../../src/dra/driver/claim-store.ts";
+import type { CallState } from "../../src/dra/driver/dra-server.ts";
 import type { OnEffect } from "../../src/dra/driver/durable-files.ts";
 import { openFileLock } from "../../src/dra/driver/file-lock.ts";
 import type { ClaimReference } from "../../src/dra/driver/grpc.ts";
@@ -20,6 +21,9 @@ import { openSimulatedMachine } from "../../src/simulator/machine.ts";
 /** One node's driver without kubelet and API server: what it prepares lies in a folder of its own. */
 
 export const node = "node-1";
+
+/** A call whose caller always waits for the answer. */
+export const awaited: CallState = { cancelled: false, once: () => undefined };
 
 /** `["gpus gpu-0", "other gpu-1 admin"]`: request, device, and whether an administrator has it beside others. */
 export function claimObject(
@@ -152,7 +156,7 @@ export async function openScene(
     ...{ folder, cdiFolder, checkpoint, machine, memory, store, preparation, claims, prepared },
     async prepare(...names) {
       const wanted = references(names);
-      const answers = await preparation.prepare(wanted, { cancelled: false });
+      const answers = await preparation.prepare(wanted, awaited);
       return Object.fromEntries(
         wanted.map(({ name, uid }) => {
           const { error, devices } = answers[uid]!;
@@ -162,7 +166,7 @@ export async function openScene(
     },
     async unprepare(...names) {
       const wanted = references(names);
-      const answers = await preparation.unprepare(wanted, { cancelled: false });
+      const answers = await preparation.unprepare(wanted, awaited);
       return Object.fromEntries(wanted.map(({ name, uid }) => [name, answers[uid]!.error]));
     },
     spec: (name) => readFile(join(cdiFolder, specFile(claims.get(name)?.metadata.uid ?? "")), "utf8"),

@@ -1,3 +1,4 @@
+import type { BoardUsers } from "./board-users.ts";
 import { ClaimError } from "./claim.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { ClaimReference } from "./grpc.ts";
@@ -23,13 +24,8 @@ export class Abandoned extends Error {
  * caller at a time.
  */
 export interface ClaimSteps {
-  /** The claim's entry: an old one that holds good, or a new one that conflicts with no other, nor with those of `begun`. */
-  begin(
-    wanted: ClaimReference,
-    devices: PreparedDevice[],
-    begun: readonly PreparedClaim[],
-    goOn: GoOn,
-  ): Promise<PreparedClaim>;
+  /** The claim's entry: an old one that holds good, or a new one that conflicts with none of `users`, among which it is then. */
+  begin(wanted: ClaimReference, devices: PreparedDevice[], users: BoardUsers, goOn: GoOn): Promise<PreparedClaim>;
   /** Brings about what the entries list. @returns the failures by UID; those claims are undone, or left as they stand. */
   complete(begun: readonly PreparedClaim[], goOn: GoOn): Promise<ReadonlyMap<string, unknown>>;
   /** Undoes claims: their partitions, their specs, their entries. @returns the failures by UID. */
@@ -52,7 +48,7 @@ export function createClaimSteps(
   async function begin(
     wanted: ClaimReference,
     devices: PreparedDevice[],
-    begun: readonly PreparedClaim[],
+    users: BoardUsers,
     goOn: GoOn,
   ): Promise<PreparedClaim> {
     const known = store.claims.get(wanted.uid);
@@ -65,15 +61,20 @@ export function createClaimSteps(
       await store.restoreSpec(known);
       return known;
     }
-    if (known !== undefined) for (const error of (await undo([known], goOn)).values()) throw error;
+    if (known !== undefined) {
+      for (const error of (await undo([known], goOn)).values()) throw error;
+      users.remove(known);
+    }
     goOn(wanted.uid);
     refuseOverlap(wanted, devices);
-    for (const other of [...store.claims.values(), ...begun]) {
-      const taken = devices.find((device) => other.devices.some((theirs) => overlap(device, theirs)));
-      if (taken === undefined) continue;
-      throw new ClaimError(`device ${taken.pool}/${taken.device} is in use by claim ${other.namespace}/${other.name}`);
+    const taken = users.conflict(devices);
+    if (taken !== undefined) {
+      const { device, user } = taken;
+      throw new ClaimError(`device ${device.pool}/${device.device} is in use by claim ${user.namespace}/${user.name}`);
     }
-    return { ...wanted, state: "Started", devices };
+    const entry: PreparedClaim = { ...wanted, state: "Started", devices };
+    users.add(entry);
+    return entry;
   }
 
   async function complete(begun: readonly PreparedClaim[], goOn: GoOn): Promise<ReadonlyMap<string, unknown>> {

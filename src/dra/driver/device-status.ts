@@ -7,7 +7,7 @@ import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
 
 /**
  * Tells in `status.devices` of a claim which hardware stands behind each device: metrics exporters attribute by UUID, and a
- * partition's UUID is known nowhere else. In the background: no container waits for it.
+ * partition's UUID is known nowhere else. In the background: no container waits for it. A claim that is no longer prepared is not told.
  */
 export interface DeviceStatusWriter {
   push(claim: PreparedClaim): void;
@@ -26,16 +26,25 @@ const retryMs = 1_000;
 const parallelism = 4;
 /** Preparing goes first: a kubelet that asks for many pods at once waits for that, and nobody for this. */
 const quietMs = 500;
+/** Where pods come without end, it waits no longer than this. */
+const longestQuietMs = 5_000;
+
+interface Pending {
+  claim: PreparedClaim;
+  pushedMs: number;
+}
 
 export function createDeviceStatusWriter({ client, timing, onError }: DeviceStatusOptions): DeviceStatusWriter {
-  const pending = new Map<string, PreparedClaim>();
+  const pending = new Map<string, Pending>();
   const workers = new Set<Promise<void>>();
   const ended = new AbortController();
+  let lastPushMs = 0;
 
   return {
     push(claim) {
       if (ended.signal.aborted) return;
-      pending.set(claim.uid, claim);
+      lastPushMs = timing.nowMs();
+      pending.set(claim.uid, { claim, pushedMs: lastPushMs });
       if (workers.size >= parallelism) return;
       const worker = drain().finally(() => workers.delete(worker));
       workers.add(worker);
@@ -48,15 +57,26 @@ export function createDeviceStatusWriter({ client, timing, onError }: DeviceStat
   };
 
   async function drain(): Promise<void> {
-    await timing.sleep(quietMs, ended.signal);
-    for (const [uid, claim] of pending) {
+    for (const [uid, { pushedMs }] of pending) {
+      await quiet(pushedMs);
+      const next = pending.get(uid);
+      if (next === undefined) continue;
       pending.delete(uid);
-      await write(claim);
+      await write(next.claim);
+    }
+  }
+
+  /** Until no claim has come for a while. */
+  async function quiet(sinceMs: number): Promise<void> {
+    for (;;) {
+      const waitMs = Math.min(lastPushMs + quietMs, sinceMs + longestQuietMs) - timing.nowMs();
+      if (waitMs <= 0 || ended.signal.aborted) return;
+      await timing.sleep(waitMs, ended.signal);
     }
   }
 
   async function write(claim: PreparedClaim): Promise<void> {
-    while (!ended.signal.aborted) {
+    while (!ended.signal.aborted && claim.state === "Completed") {
       try {
         await apply(claim);
         return;

@@ -14,12 +14,14 @@ import {
   draServices,
   healthServices,
   type PrepareAnswer,
+  serverOptions,
   type UnprepareAnswer,
 } from "./grpc.ts";
 
-/** A call of the kubelet; `cancelled` once it no longer waits. */
+/** A call of the kubelet; `cancelled` once it no longer waits, of which the event tells. */
 export interface CallState {
   readonly cancelled: boolean;
+  once(event: "cancelled", listener: () => void): unknown;
 }
 
 /** What the DRA socket needs of the rest. Rejections become gRPC errors; one claim's failure is its answer's `error`. */
@@ -37,7 +39,7 @@ type Method<T> = (claims: readonly ClaimReference[], call: CallState) => Promise
  * `endStreams` ends them.
  */
 export function draServer(handlers: DraHandlers): { server: Server; endStreams(): void } {
-  const server = new Server();
+  const server = new Server(serverOptions);
   const streams = new Set<() => void>();
   const dra: UntypedServiceImplementation = {
     NodePrepareResources: unary(handlers.prepare),

@@ -63,6 +63,9 @@ export interface DeviceHealthMessage {
 
 export const registrationService = load("pluginregistration-v1.proto", "pluginregistration.Registration");
 
+/** Without the books that grpc-js keeps of every call and connection for a debugging service that nobody opens here. */
+export const serverOptions = { "grpc.enable_channelz": 0 };
+
 /** Services of the DRA socket by the short name under which they are registered, the preferred one first. */
 export const draServices: ReadonlyMap<string, ServiceDefinition> = new Map([
   ["v1.DRAPlugin", load("dra-v1.proto", "k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin")],

@@ -1,13 +1,14 @@
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { type BatchQueue, createBatchQueue } from "./batch-queue.ts";
-import { cdiDeviceId, isClaimUid } from "./cdi.ts";
+import { createBoardUsers } from "./board-users.ts";
+import { cdiDeviceId } from "./cdi.ts";
 import { allocatedDevices, ClaimError, type DeviceLookup, stillHolds } from "./claim.ts";
+import { type ClaimCalls, type ReadClaim, readClaims, uniqueClaims, waitingFor } from "./claim-reads.ts";
 import { Abandoned, always, createClaimSteps, type GoOn, type OnForgotten } from "./claim-steps.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { CallState } from "./dra-server.ts";
 import type { FileLock } from "./file-lock.ts";
 import type { ClaimReference, PrepareAnswer, PreparedDeviceMessage, UnprepareAnswer } from "./grpc.ts";
-import { inTurns } from "./in-turns.ts";
 import { deviceTable } from "./inventory.ts";
 import type { Boards, Machine } from "./machine.ts";
 import { type PreparedClaim, type PreparedDevice, preparedDevice } from "./prepared-claim.ts";
@@ -35,8 +36,7 @@ export interface PreparationOptions {
   pool: string;
   machine: Boards & Pick<Machine, "inventory">;
   store: ClaimStore;
-  /** A consistent read; undefined: there is no such claim. */
-  readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  readClaim: ReadClaim;
   /** Held while a batch is worked on, if another process of this driver may be at work, too. */
   lock?: FileLock;
   /** After the answer is decided. */
@@ -44,16 +44,12 @@ export interface PreparationOptions {
   onForgotten?: OnForgotten;
 }
 
-interface PrepareJob {
+interface PrepareJob extends ClaimCalls {
   type: "prepare";
-  claims: readonly ClaimReference[];
-  call: CallState;
   done(answers: ReadonlyMap<string, PrepareAnswer>): void;
 }
-interface UnprepareJob {
+interface UnprepareJob extends ClaimCalls {
   type: "unprepare";
-  claims: readonly ClaimReference[];
-  call: CallState;
   done(answers: ReadonlyMap<string, UnprepareAnswer>): void;
 }
 interface ExclusiveJob {
@@ -62,9 +58,6 @@ interface ExclusiveJob {
   fail(error: Error): void;
 }
 type Job = PrepareJob | UnprepareJob | ExclusiveJob;
-
-/** Claims that are read from the API server at the same time. */
-const readsAtOnce = 64;
 
 export function createPreparation(options: PreparationOptions): Preparation {
   const { machine, store } = options;
@@ -101,8 +94,9 @@ export function createPreparation(options: PreparationOptions): Preparation {
   }
 
   async function runLocked(jobs: readonly Job[]): Promise<void> {
-    const batch = jobs.filter((job) => job.type === "exclusive" || !job.call.cancelled);
-    for (const job of jobs) if (!batch.includes(job)) refuse(job, new Abandoned());
+    const isOver = (job: Job): boolean => job.type !== "exclusive" && job.call.cancelled;
+    const [over, batch] = [jobs.filter(isOver), jobs.filter((job) => !isOver(job))];
+    for (const job of over) refuse(job, new Abandoned());
     const prepares = batch.filter((job) => job.type === "prepare");
     if (prepares.length > 0) await prepareBatch(prepares);
     const unprepares = batch.filter((job) => job.type === "unprepare");
@@ -114,9 +108,10 @@ export function createPreparation(options: PreparationOptions): Preparation {
     const answers = new Map<string, PrepareAnswer>();
     const fail = (uid: string, error: unknown): void => void answers.set(uid, { devices: [], error: messageOf(error) });
     const goOn = whileAwaited(jobs);
-    const read = await inTurns(uniqueClaims(jobs), readsAtOnce, readCurrent);
+    const read = await readClaims(jobs, options.readClaim);
     const inventory = machine.inventory();
     const lookup = { ...inventory, devices: deviceTable(inventory.gpus) };
+    const users = createBoardUsers(store.claims.values());
     const begun: PreparedClaim[] = [];
     for (const { wanted, claim, error } of read) {
       try {
@@ -125,7 +120,7 @@ export function createPreparation(options: PreparationOptions): Preparation {
         if (claim.metadata.deletionTimestamp !== undefined && !store.claims.has(wanted.uid)) {
           throw new ClaimError(`claim ${wanted.namespace}/${wanted.name}: is being deleted`);
         }
-        const entry = await begin(wanted, devicesOf(wanted, claim, lookup), begun, goOn);
+        const entry = await begin(wanted, devicesOf(wanted, claim, lookup), users, goOn);
         if (entry.state === "Started") begun.push(entry);
         else answers.set(wanted.uid, answerOf(entry));
       } catch (failure) {
@@ -158,32 +153,12 @@ export function createPreparation(options: PreparationOptions): Preparation {
     for (const { uid } of wanted) answers.set(uid, { error: failures.get(uid)?.message ?? "" });
     for (const job of jobs) job.done(answers);
   }
-
-  async function readCurrent(
-    wanted: ClaimReference,
-  ): Promise<{ wanted: ClaimReference; claim?: ResourceClaim; error?: unknown }> {
-    const name = `claim ${wanted.namespace}/${wanted.name}`;
-    try {
-      if (!isClaimUid(wanted.uid)) throw new ClaimError(`${name}: ${JSON.stringify(wanted.uid)} is not a UID`);
-      const claim = await options.readClaim(wanted.namespace, wanted.name);
-      if (claim === undefined) throw new ClaimError(`${name}: does not exist; recreate the pod`);
-      return { wanted, claim };
-    } catch (error) {
-      return { wanted, error };
-    }
-  }
 }
 
-/** Claims of all calls, each once. */
-function uniqueClaims(jobs: readonly (PrepareJob | UnprepareJob)[]): ClaimReference[] {
-  return [...new Map(jobs.flatMap(({ claims }) => claims.map((claim) => [claim.uid, claim] as const))).values()];
-}
-
-function whileAwaited(jobs: readonly (PrepareJob | UnprepareJob)[]): GoOn {
-  const calls = jobs.map(({ call, claims }) => ({ call, uids: new Set(claims.map(({ uid }) => uid)) }));
+function whileAwaited(jobs: readonly ClaimCalls[]): GoOn {
+  const isAwaited = waitingFor(jobs);
   return (claimUid) => {
-    const awaited = calls.some(({ call, uids }) => !call.cancelled && uids.has(claimUid));
-    if (!awaited) throw new Abandoned();
+    if (!isAwaited(claimUid)) throw new Abandoned();
   };
 }
 

@@ -1,6 +1,13 @@
 import { Server, type ServerUnaryCall, type sendUnaryData } from "@grpc/grpc-js";
 import { driverName } from "../../api/names.ts";
-import { draServices, healthServices, type PluginInfo, type RegistrationStatus, registrationService } from "./grpc.ts";
+import {
+  draServices,
+  healthServices,
+  type PluginInfo,
+  type RegistrationStatus,
+  registrationService,
+  serverOptions,
+} from "./grpc.ts";
 
 /**
  * Answers the kubelet's plugin watcher. Everything comes from memory: an answer that takes longer than a second is no
@@ -15,7 +22,7 @@ export function registrationServer(endpoint: string, onStatus: (status: Registra
     endpoint,
     supported_versions: [...draServices.keys(), ...healthServices.keys()],
   };
-  const server = new Server();
+  const server = new Server(serverOptions);
   server.addService(registrationService, {
     GetInfo: (_call: unknown, answer: sendUnaryData<PluginInfo>) => answer(null, info),
     NotifyRegistrationStatus(call: ServerUnaryCall<RegistrationStatus, object>, answer: sendUnaryData<object>) {

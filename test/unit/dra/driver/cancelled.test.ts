@@ -11,7 +11,7 @@ import { draServices } from "../../../../src/dra/driver/grpc.ts";
 import type { PreparedClaim } from "../../../../src/dra/driver/prepared-claim.ts";
 import { listenUnix } from "../../../../src/dra/driver/unix-server.ts";
 import { type DriverScene, referenceTo } from "../../../support/driver.ts";
-import { closeScene, inherit, judge, openWithClaims, other } from "../../../support/driver-claims.ts";
+import { claims, closeScene, inherit, judge, openWithClaims, other } from "../../../support/driver-claims.ts";
 import { act, awaken } from "../../../support/driver-life.ts";
 import { connectKubelet, type KubeletClient } from "../../../support/kubelet-client.ts";
 
@@ -52,11 +52,15 @@ function folder(): string {
 }
 
 /** The driver of the claims on a folder, behind its gRPC server on a socket. */
-async function serve(path: string): Promise<Served> {
+async function serve(
+  path: string,
+  options: Pick<Parameters<typeof openWithClaims>[1] & object, "readClaim"> = {},
+): Promise<Served> {
   const begun: string[] = [];
   let done = 0;
   let hold = { at: 0, work: async (): Promise<void> => undefined };
   const driver = await openWithClaims(path, {
+    ...options,
     hooks: {
       before: (step) => void begun.push(step),
       async after() {
@@ -262,6 +266,26 @@ test("a call that was given up while it waited for its turn never runs; the one 
   await first.answer;
   await one.driver.preparation.idle();
   expect(await judge(one.driver)).toEqual(["kept"]);
+});
+
+test("a call that is given up while the API server does not answer ends its read, and the next one has its turn", async () => {
+  let hanging = true;
+  const reading = Promise.withResolvers<void>();
+  const one = await serve(folder(), {
+    async readClaim(_, name, signal) {
+      if (!hanging) return claims.find(({ metadata }) => metadata.name === name);
+      reading.resolve();
+      return new Promise<never>((_, reject) => signal?.addEventListener("abort", () => reject(new Error("aborted"))));
+    },
+  });
+  const givenUp = one.kubelet.begin("prepare", references(one, other));
+  const rejected = expect(givenUp.answer).rejects.toMatchObject({ code: 1 });
+  await reading.promise;
+  hanging = false;
+  givenUp.cancel();
+  await rejected;
+  await act(one.driver, { prepare: other });
+  expect(await judge(one.driver)).toEqual(other.toSorted());
 });
 
 test("a claim for which another call of the same batch waits is finished", async () => {

@@ -67,6 +67,28 @@ test("half a second later, one apply per claim: UUID and PCI address of each dev
   await writer.stop();
 });
 
+test("while claims keep coming it waits for them, five seconds at most; one that was undone meanwhile is not told", async () => {
+  const { timing, sent, writer } = open([]);
+  const startMs = timing.nowMs();
+  const undone = claim("undone", whole);
+  writer.push(undone);
+  for (let index = 0; index < 15; index++) {
+    writer.push(claim(`c${index}`, whole));
+    await timing.advance(400);
+  }
+  expect(sent[0]!.atMs - startMs).toBe(5_000);
+  undone.state = "Aborted";
+  await timing.advance(firstMs);
+  expect(sent).toHaveLength(16);
+
+  const later = claim("later", whole);
+  writer.push(later);
+  later.state = "Aborted";
+  await timing.advance(60_000);
+  expect(sent).toHaveLength(16);
+  await writer.stop();
+});
+
 test.for<[string, KubeError, number[], number]>([
   ["busy: later, as it says", new KubeError("busy", { status: 429, reason: "x", retryAfterMs: 7_000 }), [0, 7_000], 1],
   ["broken: a second later", new KubeError("broken", { status: 500, reason: "x" }), [0, 1_000], 1],

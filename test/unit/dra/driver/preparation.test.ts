@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import type { CdiSpec } from "../../../../src/dra/driver/cdi.ts";
 import { specFile } from "../../../../src/dra/driver/cdi.ts";
-import { claimObject, type DriverScene, openScene, referenceTo } from "../../../support/driver.ts";
+import { awaited, claimObject, type DriverScene, openScene, referenceTo } from "../../../support/driver.ts";
 
 const opened: DriverScene[] = [];
 
@@ -44,7 +44,7 @@ test("every device is named, the CDI device once per request", async () => {
   const claim = claimObject("c", ["a gpu-0", "a gpu-1", "b gpu-2"]);
   driver.claims.set("c", claim);
   const { uid } = referenceTo(claim);
-  const answers = await driver.preparation.prepare([referenceTo(claim)], { cancelled: false });
+  const answers = await driver.preparation.prepare([referenceTo(claim)], awaited);
   expect(answers[uid]).toEqual({
     error: "",
     devices: [
@@ -141,6 +141,16 @@ describe("one device, one claim", () => {
     expect((await driver.prepare("b"))["b"]).toHaveLength(1);
   });
 
+  test("a claim that was left half done and has other devices by now is in nobody's way", async () => {
+    const driver = await scene();
+    const uid = give(driver, "a", "gpu-0");
+    give(driver, "b", "gpu-0");
+    await driver.prepare("a");
+    driver.store.claims.get(uid)!.state = "Started";
+    driver.claims.set("a", claimObject("a", ["gpus gpu-1"], { uid }));
+    expect(Object.values(await driver.prepare("a", "b")).map((ids) => typeof ids)).toEqual(["object", "object"]);
+  });
+
   test("two claims of one call on the same GPU: the first gets it, the second is told", async () => {
     const driver = await scene();
     give(driver, "a", "gpu-0");
@@ -214,7 +224,7 @@ describe("a claim that is no longer wanted", () => {
     const driver = await scene();
     const claim = claimObject("c", ["gpus gpu-0"]);
     const ask = async () => {
-      const answers = await driver.preparation.prepare([referenceTo(claim)], { cancelled: false });
+      const answers = await driver.preparation.prepare([referenceTo(claim)], awaited);
       return Object.values(answers)[0]?.error;
     };
     expect(await ask()).toBe("claim team/c: does not exist; recreate the pod");
@@ -228,7 +238,7 @@ describe("a claim that is no longer wanted", () => {
   test("a call that was cancelled while the claim was read begins nothing", async () => {
     const driver = await scene();
     const claim = claimObject("c", ["gpus gpu-0"]);
-    const call = { cancelled: false };
+    const call = { ...awaited, cancelled: false };
     Object.defineProperty(driver.claims, "get", {
       value: () => {
         call.cancelled = true;
@@ -243,9 +253,9 @@ describe("a claim that is no longer wanted", () => {
   test("a UID that is none never becomes a file name", async () => {
     const driver = await scene();
     const uid = "../../../escape";
-    const answers = await driver.preparation.prepare([{ namespace: "team", name: "c", uid }], { cancelled: false });
+    const answers = await driver.preparation.prepare([{ namespace: "team", name: "c", uid }], awaited);
     expect(answers[uid]?.error).toContain("is not a UID");
-    expect(await driver.preparation.unprepare([{ namespace: "team", name: "c", uid }], { cancelled: false })).toEqual({
+    expect(await driver.preparation.unprepare([{ namespace: "team", name: "c", uid }], awaited)).toEqual({
       [uid]: { error: "" },
     });
     expect(await readdir(driver.folder)).not.toContain("escape");

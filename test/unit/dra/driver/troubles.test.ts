@@ -11,7 +11,7 @@ import { createReconciler, type Pass } from "../../../../src/dra/driver/reconcil
 import { rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
 import { startUpkeep, type Upkeep } from "../../../../src/dra/driver/upkeep.ts";
 import { systemTiming, type Timing } from "../../../../src/kube/timing.ts";
-import { claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
+import { awaited, claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
 import { openTroubledMachine, type Troubles } from "../../../support/troubled-machine.ts";
 import { createVirtualTiming, type VirtualTiming } from "../../../support/virtual-timing.ts";
 
@@ -385,7 +385,7 @@ test("ten thousand claims in one call are read a few at a time, and each is answ
       return index % 3 === 0 ? undefined : claimObject(name, results, { uid: wanted[index]!.uid });
     },
   });
-  const answers = await driver.preparation.prepare(wanted, { cancelled: false });
+  const answers = await driver.preparation.prepare(wanted, awaited);
   expect(most).toBeLessThanOrEqual(64);
   expect(Object.keys(answers)).toHaveLength(10_000);
   const prepared = Object.values(answers).filter(({ error }) => error === "").length;
@@ -393,7 +393,7 @@ test("ten thousand claims in one call are read a few at a time, and each is answ
   expect(prepared).toBeGreaterThan(600);
   expect(await driver.specs()).toHaveLength(prepared);
   expect(
-    Object.values(await driver.preparation.unprepare(wanted, { cancelled: false })).every(({ error }) => error === ""),
+    Object.values(await driver.preparation.unprepare(wanted, awaited)).every(({ error }) => error === ""),
   ).toBe(true);
   expect(await driver.specs()).toEqual([]);
 });
