@@ -3,10 +3,10 @@ import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import type { ClaimReference } from "../src/dra/driver/grpc.ts";
 import { claimObject, referenceTo } from "../test/support/driver.ts";
-import { connectKubelet, type KubeletClient } from "../test/support/kubelet-client.ts";
+
 import { type NodeAgentProcess, startNodeAgentProcess } from "../test/support/node-agent-process.ts";
+import { connectDriver, type KubeletConnection } from "./kubelet-connection.ts";
 
 const help = `usage: npm run bench -- driver [FLAGS]
 
@@ -51,6 +51,13 @@ interface Times {
   p99Ms: number;
 }
 
+interface Measured {
+  prepare: Times;
+  unprepare: Times;
+  /** Processor time per claim, preparing and unpreparing. */
+  cpuMs: { agent: number; benchmark: number };
+}
+
 interface Memory {
   firstStartMb: number;
   startMb: number;
@@ -67,7 +74,7 @@ export async function driverBench(args: string[]): Promise<void> {
   if (!Number.isInteger(samples) || samples < 1)
     throw new Error(`--samples ${values.samples}: give a whole number from 1`);
   const loadBefore = loadavg()[0] ?? 0;
-  const results: { what: string; prepare: Times; unprepare: Times }[] = [];
+  const results: ({ what: string } & Measured)[] = [];
   const memory: Record<string, Memory> = {};
   const againMs: number[] = [];
   for (const type of ["gpus", "parts"] as const) {
@@ -76,13 +83,13 @@ export async function driverBench(args: string[]): Promise<void> {
       await agent.restart();
       const startMb = agent.memory().nowMb;
       for (let kill = 0; kill < kills; kill++) againMs.push(await agent.killAndRestart());
-      const kubelet = connectKubelet(agent.registrationSocket, agent.draSocket);
+      const driver = await connectDriver(agent.draSocket);
       for (const row of rows.filter((each) => each.type === type)) {
-        await measure(agent, kubelet, row, 3);
-        results.push({ what: row.what, ...(await measure(agent, kubelet, row, samples)) });
+        await measure(agent, driver, row, 3);
+        results.push({ what: row.what, ...(await measure(agent, driver, row, samples)) });
         process.stderr.write(`${row.what}: done\n`);
       }
-      kubelet.close();
+      driver.close();
       memory[type] = { firstStartMb, startMb, peakMb: agent.memory().peakMb };
     });
   }
@@ -92,9 +99,12 @@ export async function driverBench(args: string[]): Promise<void> {
   const table = [
     `${samples} calls each (110 pods: rounds), Node ${process.version}, ${machine}, load average ${load.join(" to ")}`,
     "",
-    "| claim | prepare p50 / p99 ms | unprepare p50 / p99 ms |",
-    "|---|---|---|",
-    ...results.map(({ what, prepare, unprepare }) => `| ${what} | ${cell(prepare)} | ${cell(unprepare)} |`),
+    "| claim | prepare p50 / p99 ms | unprepare p50 / p99 ms | processor ms per claim, both: agent | benchmark |",
+    "|---|---|---|---|---|",
+    ...results.map(
+      ({ what, prepare, unprepare, cpuMs }) =>
+        `| ${what} | ${cell(prepare)} | ${cell(unprepare)} | ${cpuMs.agent.toFixed(2)} | ${cpuMs.benchmark.toFixed(2)} |`,
+    ),
     "",
     "| after kill -9 | p50 / most ms |",
     "|---|---|",
@@ -115,12 +125,13 @@ export async function driverBench(args: string[]): Promise<void> {
 /** Prepares and unprepares the row's claims, `rounds` times; each claim is new. */
 async function measure(
   agent: NodeAgentProcess,
-  kubelet: KubeletClient,
+  driver: KubeletConnection,
   { claims }: Row,
   rounds: number,
-): Promise<{ prepare: Times; unprepare: Times }> {
+): Promise<Measured> {
   const prepareMs: number[] = [];
   const unprepareMs: number[] = [];
+  const cpuMs = { agent: agent.cpuMs(), benchmark: ownCpuMs() };
   for (let round = 0; round < rounds; round++) {
     agent.claims.clear();
     const references = claims.map((devices, index) => {
@@ -132,26 +143,20 @@ async function measure(
       agent.claims.set(name, claim);
       return referenceTo(claim);
     });
-    prepareMs.push(...(await timeEach(references, (reference) => kubelet.prepare([reference]))));
-    unprepareMs.push(...(await timeEach(references, (reference) => kubelet.unprepare([reference]))));
+    prepareMs.push(...(await driver.callAll("prepare", references)));
+    unprepareMs.push(...(await driver.callAll("unprepare", references)));
   }
-  return { prepare: timesOf(prepareMs), unprepare: timesOf(unprepareMs) };
+  const perClaim = (before: number, now: number): number => (now - before) / (rounds * claims.length);
+  return {
+    prepare: timesOf(prepareMs),
+    unprepare: timesOf(unprepareMs),
+    cpuMs: { agent: perClaim(cpuMs.agent, agent.cpuMs()), benchmark: perClaim(cpuMs.benchmark, ownCpuMs()) },
+  };
 }
 
-/** Milliseconds of each call; all are made at once. Throws when one fails. */
-function timeEach(
-  references: readonly ClaimReference[],
-  call: (reference: ClaimReference) => Promise<Record<string, { error: string }>>,
-): Promise<number[]> {
-  return Promise.all(
-    references.map(async (reference) => {
-      const startedAt = performance.now();
-      const answer = (await call(reference))[reference.uid];
-      const tookMs = performance.now() - startedAt;
-      if (answer?.error !== "") throw new Error(answer?.error ?? "no answer");
-      return tookMs;
-    }),
-  );
+function ownCpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
 }
 
 function timesOf(milliseconds: readonly number[]): Times {
