@@ -1,6 +1,9 @@
-import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import process from "node:process";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+
+// Not imported: that reads all exports of the module, and Node loads an HTTP client of its own for some of them.
+const { createServer } = process.getBuiltinModule("node:http");
 
 /** The node agent's metrics. Labels come from closed sets: never a pod, claim or device. */
 export interface DriverMetrics {

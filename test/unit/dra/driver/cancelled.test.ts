@@ -322,14 +322,19 @@ describe("the driver stops as well", () => {
   test("when the kubelet's deadline has passed", async () => {
     const one = await serve(folder());
     await act(one.driver, { prepare: ["kept"] });
-    one.steps();
-    // A deadline that passed before the call was even sent says nothing: then a longer one.
-    for (let deadlineMs = 100; one.calls.length === 0; deadlineMs *= 2) {
-      one.holdAfter(3, () => one.calls[0]!.cancelled.then(() => void one.steps()));
+    let reached = false;
+    // A deadline that passes before the third step says nothing: then a longer one.
+    for (let deadlineMs = 100; !reached; deadlineMs *= 2) {
+      one.steps();
+      one.holdAfter(3, async () => {
+        reached = true;
+        await one.calls.at(-1)!.cancelled;
+        one.steps();
+      });
       const call = one.kubelet.begin("prepare", references(one, other), deadlineMs);
       await expect(call.answer).rejects.toMatchObject({ code: 4 });
+      await one.driver.preparation.idle();
     }
-    await one.driver.preparation.idle();
     expect(one.steps()).toEqual([]);
     await act(one.driver, { prepare: other });
     expect(await judge(one.driver)).toHaveLength(4);

@@ -392,8 +392,8 @@ test("ten thousand claims in one call are read a few at a time, and each is answ
   expect(prepared).toBe(driver.store.claims.size);
   expect(prepared).toBeGreaterThan(600);
   expect(await driver.specs()).toHaveLength(prepared);
-  expect(
-    Object.values(await driver.preparation.unprepare(wanted, awaited)).every(({ error }) => error === ""),
-  ).toBe(true);
+  expect(Object.values(await driver.preparation.unprepare(wanted, awaited)).every(({ error }) => error === "")).toBe(
+    true,
+  );
   expect(await driver.specs()).toEqual([]);
 });
