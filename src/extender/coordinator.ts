@@ -35,6 +35,7 @@ import type { CoordinatorPorts } from "./ports.ts";
 import { createPreemptions } from "./preemptions.ts";
 import { createRoomMaker } from "./room-maker.ts";
 import { createSingles, type Singles } from "./singles.ts";
+import { createUnknownDevices } from "./unknown-devices.ts";
 
 /**
  * Owns the model of the cluster and the state of every gang, and turns what is observed into effects. Everything is
@@ -120,6 +121,7 @@ export function createCoordinator(
   const fresh = createFreshness();
   const doubts = createDoubts(model);
   const holds = createGangHolds(model, heldPlaces, doubts);
+  const unknown = createUnknownDevices(model, managedDrivers);
   const dirty = new Set<string>();
   /** Gangs that were refused, or lack room at their places: freed capacity is news for them. */
   const refused = new Set<string>();
@@ -208,6 +210,7 @@ export function createCoordinator(
     if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion)) return;
     const known = model.pod(pod.uid);
     model.upsertPod(pod);
+    unknown.review(pod);
     const key = pod.gang === undefined ? undefined : `${pod.namespace}/${pod.gang}`;
     const before = gangOfPod.get(pod.uid);
     if (before !== undefined && before !== key) leaveGang(pod.uid, before);
@@ -246,6 +249,7 @@ export function createCoordinator(
   function observePodGone(uid: string): void {
     fresh.forget(uid);
     model.removePod(uid);
+    unknown.forget(uid);
     singles.forget(uid);
     const key = gangOfPod.get(uid);
     if (key !== undefined) leaveGang(uid, key);
@@ -268,6 +272,7 @@ export function createCoordinator(
     if (!fresh.accept(claim.uid, claim.resourceVersion)) return;
     const before = model.claim(claim.namespace, claim.name);
     model.upsertClaim(claim);
+    unknown.reviewUsers(claim);
     if (claim.allocation === undefined) tellHolders(before?.allocation?.devices?.results);
     tellHolders(doubts.settle(claim.uid, claim.resourceVersion));
     for (const consumer of claim.reservedFor) {
@@ -282,6 +287,7 @@ export function createCoordinator(
     fresh.forget(claim.uid);
     const before = model.claim(claim.namespace, claim.name);
     model.removeClaim(claim.uid);
+    if (before !== undefined) unknown.reviewUsers(before);
     tellHolders(before?.allocation?.devices?.results);
     tellHolders(doubts.settle(claim.uid, undefined));
     const claimKey = `${claim.namespace}/${claim.name}`;
@@ -387,6 +393,7 @@ export function createCoordinator(
     const result = step(found.state, events, context());
     found.state = result.state;
     holds.settle(found.state);
+    unknown.reviewGang(key);
     for (const effect of result.effects) perform(found.state, effect);
     trackRelease(found.state);
     trackPreemption(found.state, phase);
@@ -443,6 +450,9 @@ export function createCoordinator(
     scheduledAtMs = Number.POSITIVE_INFINITY;
     if (!active) return;
     flushing = true;
+    for (const { pod, note } of unknown.news()) {
+      ports.event({ kind: "Pod", ...pod }, { reason: "DevicesUnknown", note, warning: true });
+    }
     tellHolders(doubts.expire(ports.nowMs()));
     wakeRefused();
     for (const key of preemptions.waiting()) dirty.add(key);

@@ -130,6 +130,7 @@ export function projectPod(raw: Pod): PodRecord {
     unschedulableMessage: unschedulableMessage(raw),
     owner: ownerOf(raw),
     neverPreempts: spec.preemptionPolicy === "Never" ? (true as const) : undefined,
+    started: status?.phase === "Running" && spec.resourceClaims !== undefined ? (true as const) : undefined,
     labels: labels[gangLabel] === undefined && spec.resourceClaims === undefined ? undefined : labels,
   };
   return {

@@ -48,6 +48,10 @@ export interface ClusterModel {
   readonly claims: ReadonlyMap<string, ClaimRecord>;
   /** Pods that are not terminal and name the claim themselves, instead of having one made from a template. */
   sharersOf(namespace: string, claim: string): readonly PodRecord[];
+  /** The ledger knows which devices the running pod had of the claim, whatever became of the claim. */
+  remembersDevices(podUid: string, claimName: string): boolean;
+  /** A pod uses devices of the node, and nothing tells which: none of the node's is free. Undefined: of no node any more. */
+  setUnknown(podUid: string, node: string | undefined): void;
   node(name: string): NodeRecord | undefined;
   /** The named ClusterTopology; `default` always exists. */
   topology(name: string): ClusterTopologySpec | undefined;
@@ -110,8 +114,9 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
   const pods = createPodTable(clock, nodes, ledger);
   const holds = createHolds(nodes, ledger);
   const classes = createDeviceClasses(clock);
-  const { upsertNode, removeNode, upsertSlice, removeSlice, upsertTopology, removeTopology } = nodes;
+  const { upsertNode, removeNode, upsertSlice, removeSlice, upsertTopology, removeTopology, setUnknown } = nodes;
   return {
+    setUnknown,
     upsertNode,
     removeNode,
     upsertSlice,

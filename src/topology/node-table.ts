@@ -46,6 +46,8 @@ export interface NodeTable {
   removeTopology(name: string): void;
   /** A device, or a share of one, got its first holder or lost its last. */
   deviceChanged(held: Held, taken: boolean): void;
+  /** A pod uses devices of the node, and nothing tells which. Undefined: of no node any more. */
+  setUnknown(podUid: string, node: string | undefined): void;
   /** Changes what pods ask of a node, which need not exist yet. */
   changeLoad(nodeName: string, change: (load: NodeLoad) => LoadChange): void;
 }
@@ -63,6 +65,8 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
   /** device key → node indices whose assembled inventory has it */
   const homes = new Map<string, number[]>();
   const slices = createSliceIndex();
+  /** pod UID → node of which it uses devices, nobody knows which */
+  const unknown = new Map<string, string>();
   const fabrics = new Map<string, Fabric>([["default", createFabric(builtInTopology)]]);
 
   const touch = (index: number | undefined, freed: boolean) => {
@@ -87,8 +91,10 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
     const { record } = nodes[index]!;
     const inventory = assembleInventory(record, slices.of(record.name));
     const usage = emptyUsage(inventory);
+    const isUnknown = unknown.size > 0 && [...unknown.values()].includes(record.name);
     for (const { key, index: device } of inventory.devices) {
       homes.set(key, [...(homes.get(key) ?? []), index]);
+      if (isUnknown) changeUsage(inventory, usage, device, 1);
       for (const held of heldOf(key)) changeUsage(inventory, usage, device, 1, consumedBy(held));
     }
     const devices = { inventory, usage };
@@ -175,6 +181,18 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
         const { inventory, usage } = assembled.get(index)!;
         changeUsage(inventory, usage, inventory.indexOf.get(device)!, taken ? 1 : -1, consumedBy(held));
         touch(index, !taken);
+      }
+    },
+    setUnknown(podUid, node) {
+      const before = unknown.get(podUid);
+      if (before === node) return;
+      if (node === undefined) unknown.delete(podUid);
+      else unknown.set(podUid, node);
+      for (const name of [before, node]) {
+        const index = indexByName.get(name ?? "");
+        if (index === undefined) continue;
+        dropDevices(index);
+        touch(index, name === before);
       }
     },
     changeLoad(nodeName, change) {

@@ -18,6 +18,8 @@ export interface PodTable {
   readonly claims: ReadonlyMap<string, ClaimRecord>;
   /** Pods that are not terminal and name the claim themselves, instead of having one made from a template. */
   sharersOf(namespace: string, claim: string): readonly PodRecord[];
+  /** The ledger knows which devices the running pod had of the claim, whatever became of the claim. */
+  remembersDevices(podUid: string, claimName: string): boolean;
 }
 
 function allocatedDevices(claim: ClaimRecord): Held[] {
@@ -36,6 +38,8 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
   const claimUids = new Map<string, string>();
   /** `namespace/claim name` → UIDs of running pods that refer to it */
   const users = new Map<string, Set<string>>();
+  /** UID of a running pod → names of claims whose devices it holds */
+  const remembered = new Map<string, Set<string>>();
   /** `namespace/claim name` → UIDs of pods that name the claim themselves */
   const sharers = new Map<string, Set<string>>();
 
@@ -59,7 +63,15 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
   const holdClaim = (pod: PodRecord, claim: ClaimRecord | undefined) => {
     if (!claim?.reservedFor.some(({ uid }) => uid === pod.uid)) return;
     const holder = `pod:${pod.uid}`;
-    ledger.set(holder, [...ledger.heldBy(holder), ...allocatedDevices(claim)]);
+    const devices = allocatedDevices(claim);
+    ledger.set(holder, [...ledger.heldBy(holder), ...devices]);
+    if (claim.allocation !== undefined) {
+      remembered.set(pod.uid, (remembered.get(pod.uid) ?? new Set()).add(claim.name));
+    }
+  };
+  const letGo = (uid: string) => {
+    ledger.set(`pod:${uid}`, []);
+    remembered.delete(uid);
   };
   const claimOf = (namespace: string, name: string) => claims.get(claimUids.get(`${namespace}/${name}`) ?? "");
   const start = (pod: PodRecord) => {
@@ -99,7 +111,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       if (unchanged) return;
       if (before && runs(before)) stop(before);
       if (runs(pod)) start(pod);
-      else ledger.set(`pod:${pod.uid}`, []);
+      else letGo(pod.uid);
       clock.tick(false);
     },
     removePod(uid) {
@@ -108,7 +120,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       pods.delete(uid);
       const shared = changeSharers(pod, -1);
       if (runs(pod)) stop(pod);
-      ledger.set(`pod:${uid}`, []);
+      letGo(uid);
       clock.tick(shared);
     },
     upsertClaim(claim) {
@@ -129,6 +141,7 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       ledger.set(`claim:${uid}`, []);
       clock.tick(false);
     },
+    remembersDevices: (podUid, claimName) => remembered.get(podUid)?.has(claimName) === true,
     claim: claimOf,
     pod: (uid) => pods.get(uid),
     pods,

@@ -85,6 +85,8 @@ export interface PodRecord {
   terminal: boolean;
   deleting: boolean;
   ready: boolean;
+  /** Phase Running: its kubelet has prepared its claims. Of pods with claims only. */
+  started?: true;
   /** Status of the condition that tells whether its Gang exists; absent: nobody had to be told. */
   gangCondition?: "True" | "False";
   /** Message of `PodScheduled=False`, reason Unschedulable. */

@@ -15,7 +15,7 @@ import {
 
 /** What happens to a gang from outside: by kube-scheduler's death and by people. Four nodes with eight GPUs each. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, drop, pod, claims, status, until, metric, podPath, claimPath } = scene;
+const { freshNamespace, apply, drop, pod, pods, claims, status, until, metric, podPath, claimPath } = scene;
 const { membersOf, scheduled, devicesOf, createGang } = scene;
 const guarded = (): ResourceClaim[] =>
   claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
@@ -160,11 +160,18 @@ describe("a claim that somebody", () => {
     expect(status("wiped")?.placement?.pods).toEqual(before?.pods);
   });
 
-  test("wipes under a running member frees its devices for nobody", async () => {
+  test("wipes under a running member, and under a pod alone, frees its devices for nobody, also not after a restart", async () => {
     await freshNamespace();
-    const [victim] = await running(4);
-    const name = claimOf(victim)?.metadata.name ?? "";
-    await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: wipe });
+    const [victim] = await running(3);
+    const loner: Workload = { ...member("none", "ranks", 0, "eight"), metadata: { name: "loner" } };
+    await apply(loner);
+    await until("the pod alone runs", () => pods().some((each) => each.metadata.name === "loner" && isReady(each)));
+    for (const each of [victim, pod("loner")]) {
+      const name = claimOf(each)?.metadata.name ?? "";
+      await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: wipe });
+    }
+    await scene.stack.planner.kill("SIGKILL");
+    await scene.stack.planner.start();
     await createGang("greedy", 1, {}, "eight");
     await until("nobody gets its devices", () =>
       status("greedy")?.conditions?.some((c) => c.type === "Planned" && c.reason === "InsufficientDevices"),
@@ -173,6 +180,10 @@ describe("a claim that somebody", () => {
     expect(claim).toBeDefined();
     expect(claim?.status?.allocation).toBeUndefined();
     expect(pod(victim!.metadata.name)?.metadata.uid).toBe(victim!.metadata.uid);
+    const told = scene.seen.events().filter((each) => each.reason === "DevicesUnknown");
+    expect(new Set(told.map((each) => each.regarding?.name))).toEqual(new Set(["loner"]));
+    await drop(loner);
+    await scheduled("greedy");
   });
 });
 

@@ -101,6 +101,22 @@ test("devices of a claim that outlived its pod with nobody in reservedFor are gi
   expect(later.filter((line) => line.includes("gave back n0/gpu-0"))).toHaveLength(1);
 });
 
+test("devices of a pod whose claim an administrator emptied while it ran are nobody's, also for a planner that starts later", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 2 })], { nodes: ["n0"] }),
+    script: [
+      [1_000, (people) => people.createPod(2)],
+      [20_000, (people) => people.wipeClaim("single-1")],
+      [30_000, (_, machines) => machines.restartPlanner()],
+      [60_000, (people) => people.createGang("g0")],
+      [120_000, (people) => people.deletePod("single-1")],
+      [130_000, () => undefined],
+    ],
+  });
+  const reserved = lines.filter((line) => / resourceclaims g0-.* by kllama-planner .*guard/.test(line));
+  expect(reserved.map((line) => Number.parseFloat(line) > 120)).toEqual([true]);
+});
+
 test("a member whose node others took while it was away is reserved nothing there until they leave, and then at once", async () => {
   const lines = await expectRight({
     sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"] }),

@@ -128,8 +128,9 @@ export function watchInvariants(witness: Witness): void {
     for (const [uid, used] of witness.prepared()) {
       if (uid === owner || !unitsIn(used).some((unit) => devices.has(unit))) continue;
       const pod = podWith(uid);
-      // Force-deleted: its kubelet ends it before it prepares anything else. Damaged: nothing in the API tells of its devices.
-      if (pod === undefined || witness.damaged(uid)) continue;
+      // Force-deleted: its kubelet ends it before it prepares anything else. Damaged before the API says that it runs:
+      // nothing there tells that it uses devices.
+      if (pod === undefined || (witness.damaged(uid) && pod.status?.phase !== "Running")) continue;
       witness.fail(
         invariants.oneHolder,
         `claim ${claim.metadata.name} takes devices that pod ${pod.metadata.name} still uses`,

@@ -4,7 +4,16 @@ import type { KubeClient } from "../../src/kube/client.ts";
 import type { Cluster, Workload } from "./controller-manager.ts";
 import type { Kubelets } from "./kubelets.ts";
 import { namespace, type Parts, paths, place } from "./parts.ts";
-import { gangObject, groupObject, nodeObject, podObject, type Sketch, sliceObjects, workloadsOf } from "./sketch.ts";
+import {
+  type DeviceKind,
+  gangObject,
+  groupObject,
+  nodeObject,
+  podObject,
+  type Sketch,
+  sliceObjects,
+  workloadsOf,
+} from "./sketch.ts";
 
 /** People and machines: what they do, sensible or not. Names of what they do, for the trace, and how often. */
 export interface People {
@@ -27,6 +36,10 @@ export interface People {
    * call broke off; and the pod is gone at once.
    */
   strandClaim(pod: string): void;
+  /** A pod of its own, with devices: `single-1`, `single-2`, … */
+  createPod(devices: number): void;
+  /** An administrator empties the claim of a pod that runs. */
+  wipeClaim(pod: string): void;
   /** Repairs what people and machines broke: nodes are back, and no surprises come any more. */
   tidyUp(): void;
   /** Takes everything away. */
@@ -140,10 +153,14 @@ export function createPeople(
   }
 
   function single(): void {
-    names += 1;
     const devices = random.below(sketch.devicesPerNode + 1);
     const kind = sketch.migNodes.size > 0 && random.chance(0.4) ? "migs" : "gpus";
-    ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, 1 + random.below(6), kind));
+    createPod(devices, 1 + random.below(6), kind);
+  }
+
+  function createPod(devices: number, cpu: number, kind?: DeviceKind): void {
+    names += 1;
+    ask("create single pod", "POST", paths.pod(), podObject(`single-${names}`, {}, devices, cpu, kind));
   }
 
   const pinned = (): void => {
@@ -223,6 +240,14 @@ export function createPeople(
       status: { reservedFor: null, allocation: null },
     });
 
+  /** An administrator's: users have no right to it. Which devices the pod goes on using nothing tells any more. */
+  function wipeRunning(pod: Pod): void {
+    const claim = claims().find(({ metadata }) => metadata.ownerReferences?.[0]?.uid === pod.metadata.uid);
+    if (claim?.status?.allocation === undefined) return;
+    damaged.add(pod.metadata.uid ?? "");
+    wipeClaim(claim);
+  }
+
   const deeds: readonly [weight: number, act: () => void][] = [
     [12, createSomeGang],
     [1, deleteWorkload],
@@ -273,6 +298,12 @@ export function createPeople(
       handle("PATCH", paths.claim(claim.metadata.name), { metadata: { ownerReferences: null } });
       handle("PATCH", paths.claim(claim.metadata.name, "status"), { status: { reservedFor: null } });
       handle("DELETE", paths.pod(name), { gracePeriodSeconds: 0 });
+    },
+    createPod: (devices) => createPod(devices, 1),
+    wipeClaim(name) {
+      const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+      if (pod?.status?.phase !== "Running") throw new Error(`no pod ${name} that runs`);
+      wipeRunning(pod);
     },
     pin,
     nodeGone,

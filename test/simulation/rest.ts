@@ -161,6 +161,8 @@ function freeNodes(
   return nodes
     .filter((node) => node.spec?.unschedulable !== true && isReady(node))
     .map(({ metadata: { name } }) => {
+      if (pods.some((pod) => pod.spec.nodeName === name && runsUnnamed(pod, claims)))
+        return { gpus: 0, migs: 0, cpu: 0 };
       const gpus = Array.from({ length: sketch.devicesPerNode }, (_, index) => unitsOf(sketch, `${name}/gpu-${index}`));
       const used = pods
         .filter((pod) => pod.spec.nodeName === name && !isOver(pod))
@@ -172,6 +174,15 @@ function freeNodes(
         cpu: Math.floor((nodeCpu * 1_000 - used) / 2_000) - 4,
       };
     });
+}
+
+/** It runs with devices that its claims do not name any more: what is free on its node is nobody's. */
+function runsUnnamed({ metadata, status }: Pod, claims: readonly ResourceClaim[]): boolean {
+  if (status?.phase !== "Running") return false;
+  return (status.resourceClaimStatuses ?? []).some(({ resourceClaimName }) => {
+    const claim = claims.find((each) => each.metadata.name === resourceClaimName);
+    return claim?.status?.allocation === undefined && metadata.deletionTimestamp === undefined;
+  });
 }
 
 /** @returns whether there was room for one more member; what it takes is gone then. */

@@ -1,0 +1,92 @@
+import { isLeftToScheduler } from "../dra/allocator/class-drivers.ts";
+import type { ClusterModel } from "../topology/model.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+
+/**
+ * Pods that run with devices which nothing names: somebody emptied or deleted a claim under a running pod. This planner
+ * remembers what it was, and a Gang's places name it; but after a restart, of a pod without a gang, the API tells that it
+ * runs and nothing else. Until it ends, nobody gets anything that is free on its node: it may be the pod's.
+ */
+export interface UnknownDevices {
+  /** After every change of the pod, of one of its claims, or of what is remembered. */
+  review(pod: PodRecord | undefined): void;
+  /** After a change of the claim: of all who may run with it. */
+  reviewUsers(claim: Pick<ClaimRecord, "namespace" | "name" | "ownerPodUid">): void;
+  /** After the places of the gang (`namespace/name`) changed. */
+  reviewGang(key: string): void;
+  forget(podUid: string): void;
+  /** Pods of which nobody has been told yet. */
+  news(): readonly { readonly pod: PodRecord; readonly note: string }[];
+}
+
+export function createUnknownDevices(model: ClusterModel, managedDrivers: ReadonlySet<string>): UnknownDevices {
+  /** Running pods of which some claim has no devices, whether or not something else tells them. */
+  const suspects = new Map<string, PodRecord>();
+  const told = new Set<string>();
+  const untold = new Map<string, PodRecord>();
+
+  function review(pod: PodRecord | undefined): void {
+    if (pod === undefined) return;
+    const lost = lostClaims(pod);
+    if (lost.length === 0) {
+      forget(pod.uid);
+      return;
+    }
+    suspects.set(pod.uid, pod);
+    const unknown = lost.some((reference) => !isPlaced(pod, reference));
+    model.setUnknown(pod.uid, unknown ? pod.nodeName : undefined);
+    if (unknown && !told.has(pod.uid)) untold.set(pod.uid, pod);
+    else untold.delete(pod.uid);
+  }
+
+  /** References of the pod to claims of ours that hold nothing, and held nothing for it since this planner knows it. */
+  function lostClaims({ uid, namespace, nodeName, started, terminal, claims }: PodRecord): string[] {
+    if (started !== true || nodeName === undefined || terminal) return [];
+    return claims.flatMap(({ name, claimName }) => {
+      if (claimName === undefined || model.remembersDevices(uid, claimName)) return [];
+      const claim = model.claim(namespace, claimName);
+      if (claim?.allocation !== undefined) return [];
+      const classes = model.view.deviceClasses;
+      const foreign = claim !== undefined && isLeftToScheduler(claim, classes, managedDrivers);
+      return foreign ? [] : [name];
+    });
+  }
+
+  /** Its gang holds a place for it there, with the devices of that claim. */
+  function isPlaced({ namespace, gang, name, nodeName }: PodRecord, reference: string): boolean {
+    if (gang === undefined) return false;
+    return model.view.heldUnder(`${namespace}/${gang}`).some(({ placed }) => {
+      if (placed.pod !== name || placed.node !== nodeName) return false;
+      return placed.claims.some((claim) => claim.reference === reference && claim.devices.length > 0);
+    });
+  }
+
+  function forget(podUid: string): void {
+    if (!suspects.delete(podUid)) return;
+    told.delete(podUid);
+    untold.delete(podUid);
+    model.setUnknown(podUid, undefined);
+  }
+
+  return {
+    review,
+    reviewUsers({ namespace, name, ownerPodUid }) {
+      if (ownerPodUid !== undefined) review(model.pod(ownerPodUid));
+      for (const pod of model.sharersOf(namespace, name)) review(pod);
+    },
+    reviewGang(key) {
+      for (const pod of [...suspects.values()]) if (`${pod.namespace}/${pod.gang}` === key) review(pod);
+    },
+    forget,
+    news() {
+      const pods = [...untold.values()];
+      for (const { uid } of pods) told.add(uid);
+      untold.clear();
+      return pods.map((pod) => ({ pod, note: noteOf(pod) }));
+    },
+  };
+}
+
+function noteOf({ nodeName }: PodRecord): string {
+  return `the pod runs, and its ResourceClaim holds no devices (any more): until the pod ends, what is free on node ${nodeName} is given to nobody; delete the pod to have it run with a claim again`;
+}
