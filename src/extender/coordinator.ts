@@ -115,6 +115,8 @@ export function createCoordinator(
   );
   const gangOfPod = new Map<string, string>();
   const keyOfGang = new Map<string, string>(); // by UID
+  /** By UID, as observed: a replica that does not lead decides nothing, and so applies nothing to its states. */
+  const observedGangs = new Map<string, GangRecord>();
   const budgets = new Map<string, BudgetRecord>();
   /** namespace/claim → gang keys that look at it. */
   const gangsOfClaim = new Map<string, Set<string>>();
@@ -317,6 +319,7 @@ export function createCoordinator(
     if (!fresh.accept(gang.uid, gang.resourceVersion)) return;
     const key = `${gang.namespace}/${gang.name}`;
     keyOfGang.set(gang.uid, key);
+    observedGangs.set(gang.uid, gang);
     const before = entries.get(key)?.state.gang?.status.phase;
     tell(key, {
       type: "gang",
@@ -328,6 +331,7 @@ export function createCoordinator(
   function observeGangGone(gang: { namespace: string; name: string; uid: string }): void {
     fresh.forget(gang.uid);
     keyOfGang.delete(gang.uid);
+    observedGangs.delete(gang.uid);
     tell(`${gang.namespace}/${gang.name}`, { type: "gangGone", uid: gang.uid });
   }
 
@@ -450,9 +454,6 @@ export function createCoordinator(
     scheduledAtMs = Number.POSITIVE_INFINITY;
     if (!active) return;
     flushing = true;
-    for (const { pod, note } of unknown.news()) {
-      ports.event({ kind: "Pod", ...pod }, { reason: "DevicesUnknown", note, warning: true });
-    }
     tellHolders(doubts.expire(ports.nowMs()));
     wakeRefused();
     for (const key of preemptions.waiting()) dirty.add(key);
@@ -469,8 +470,16 @@ export function createCoordinator(
     } while ((dirty.size > 0 || singles.isDirty()) && inTime);
     if (inTime) outlooks.work();
     flushing = false;
+    if (inTime) tellUnknown();
     if (inTime) scheduleNext();
     else touch();
+  }
+
+  /** Once all have decided: what gangs hold tells of their members' devices. */
+  function tellUnknown(): void {
+    for (const { pod, note } of unknown.news()) {
+      ports.event({ kind: "Pod", ...pod }, { reason: "DevicesUnknown", note, warning: true });
+    }
   }
 
   /** Freed capacity is news for every gang that was refused. */
@@ -577,10 +586,7 @@ export function createCoordinator(
     gangOf: (podUid) => gangOfPod.get(podUid),
     goesAlone,
     state: stateOf,
-    gangs() {
-      const gangs = [...entries.values()].map(({ state }) => state.gang).filter((gang) => gang !== undefined);
-      return new Map(gangs.map((gang) => [gang.uid, { ...gang, problems: [] }]));
-    },
+    gangs: () => observedGangs,
     distrust: fresh.reset,
     flush,
     activate() {

@@ -44,6 +44,7 @@ describe("the planner in simulated clusters", () => {
     [6101, "a second restart at rest finds what the first one's trial of a refused place changed"],
     [10446, "a pod is deleted while its kubelet writes that it runs: a fault of the double"],
     [13537, "a running gang loses members, and then its planner"],
+    [176, "a planner that does not lead looks for lost events"],
     [3644, "a planner is paused while it writes that a gang is scheduled, until the gang's time is over"],
     [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],
   ])("seed %i keeps every invariant: %s", async (seed) => {

@@ -36,6 +36,7 @@ export const invariants = {
   reserved: "a member is bound where its devices are",
   kept: "a bound pod keeps its devices",
   rules: "what is placed satisfies every required constraint",
+  inTime: "a gang that was not committed in time holds nothing",
   answer: "an answer of success means bound",
   alive: "nothing crashes",
   rest: "everything comes to rest",
@@ -159,7 +160,11 @@ export function watchInvariants(witness: Witness): void {
     if (phase === "Preempting" && before !== "Preempting") noteDecision(gang);
     if (phase === "Preempted" && before !== "Preempted") judgePreempted(gang);
     if (phase === "Binding" && before !== "Binding") judgeCommit(gang);
-    if (phase === "Reserved" && before !== "Reserved") judgePlacement(gang);
+    if (phase === "Reserved" && before !== "Reserved") {
+      judgePlan(gang);
+      watchDeadline(witness, gang);
+    }
+    if (holding.has(phase)) judgePlaces(gang, previous as unknown as Gang | undefined);
   }
 
   function noteDecision({ metadata: { name }, status }: Gang): void {
@@ -237,26 +242,49 @@ export function watchInvariants(witness: Witness): void {
     }
   }
 
-  function judgePlacement(gang: Gang): void {
+  function judgePlan(gang: Gang): void {
     const pods = gang.status?.placement?.pods ?? [];
     const own = new Set<string>();
     for (const unit of unitsIn(placedDevices(pods))) {
       if (own.has(unit)) witness.fail(invariants.oneHolder, `gang ${gang.metadata.name} plans ${unit} twice`);
       own.add(unit);
     }
-    for (const podSet of gang.spec.podSets) {
-      for (const { size, level } of podSet.slices ?? []) {
-        const racks = new Map<number, string>();
-        for (const { index, node } of pods.filter((pod) => pod.podSet === podSet.name)) {
-          const rack = rackOf(witness.sketch, node);
-          const slice = Math.floor(index / size);
-          if ((racks.get(slice) ?? rack) !== rack) {
-            witness.fail(invariants.rules, `slice ${slice} of gang ${gang.metadata.name} spans more than one ${level}`);
-          }
-          racks.set(slice, rack);
-        }
+  }
+
+  /** Places that are new in the Gang's status keep its rules and those of its group, beside those that it has. */
+  function judgePlaces(gang: Gang, previous: Gang | undefined): void {
+    const placeOf = ({ podSet, index, node }: PlacedPod): string => `${podSet}/${index} ${node}`;
+    const old = new Set((holds(previous) ? (previous?.status?.placement?.pods ?? []) : []).map(placeOf));
+    const pods = gang.status?.placement?.pods ?? [];
+    const { name } = gang.metadata;
+    // Of a Gang that was deleted and created again pods run where the one before was placed.
+    const fresh = pods.filter((pod) => !old.has(placeOf(pod)) && !runsThere(pod));
+    if (fresh.length === 0) return;
+    const whole = (what: string, places: readonly PlacedPod[], domainOf: (node: string) => string): void => {
+      const domains = new Set(places.map(({ node }) => domainOf(node)));
+      if (domains.size > 1) witness.fail(invariants.rules, `${what} is planned for ${[...domains].sort()}`);
+    };
+    const rack = (node: string): string => rackOf(witness.sketch, node);
+    for (const { podSet, index } of fresh) {
+      for (const { size } of gang.spec.podSets.find((each) => each.name === podSet)?.slices ?? []) {
+        const slice = (place: PlacedPod) => place.podSet === podSet && sameSlice(place.index, index, size);
+        whole(`slice ${Math.floor(index / size)} of gang ${name}`, pods.filter(slice), rack);
       }
     }
+    for (const { level } of gang.spec.constraints ?? []) {
+      whole(`gang ${name}`, pods, level === "rack" ? rack : (node) => node);
+    }
+    const group = gang.spec.placementGroup;
+    if (group === undefined || store.get("placementgroups", `${namespace}/${group}`) === undefined) return;
+    if (witness.sketch.group?.rack !== "required") return;
+    const others = ([...store.all("gangs").values()] as unknown as Gang[]).filter(
+      (other) => other.spec.placementGroup === group && other.metadata.name !== name && holds(other),
+    );
+    whole(`group ${group}`, [...pods, ...others.flatMap(({ status }) => status?.placement?.pods ?? [])], rack);
+  }
+
+  function runsThere({ pod: name, node }: PlacedPod): boolean {
+    return (store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined)?.spec.nodeName === node;
   }
 
   function judgePod({ type, object, previous }: Commit): void {
@@ -285,6 +313,15 @@ export function watchInvariants(witness: Witness): void {
   }
 
   function judgeBinding(pod: Pod, gang: string): void {
+    const held = store.get("gangs", `${namespace}/${gang}`) as unknown as Gang | undefined;
+    const place = held?.status?.placement?.pods.find((each) => each.pod === pod.metadata.name);
+    // Also of members without claims, which nothing but the planner's word keeps to its node.
+    if (holds(held) && place !== undefined && place.node !== pod.spec.nodeName) {
+      witness.fail(
+        invariants.rules,
+        `pod ${pod.metadata.name} is bound to ${pod.spec.nodeName}, placed on ${place.node}`,
+      );
+    }
     const last = committed.get(gang);
     if (last !== undefined && witness.nowMs() - (last.endedAtMs ?? witness.nowMs()) <= straggleMs) return;
     const phase = (store.get("gangs", `${namespace}/${gang}`) as unknown as Gang | undefined)?.status?.phase;
@@ -293,6 +330,14 @@ export function watchInvariants(witness: Witness): void {
       `pod ${pod.metadata.name} is bound while its gang is ${phase ?? "not committed"}`,
     );
   }
+}
+
+function holds(gang: Gang | undefined): boolean {
+  return holding.has(gang?.status?.phase ?? "Pending");
+}
+
+function sameSlice(a: number, b: number, size: number): boolean {
+  return Math.floor(a / size) === Math.floor(b / size);
 }
 
 /** Devices of placed pods, as `pool/device`. */
@@ -335,4 +380,47 @@ function watchBinding(witness: Witness, { metadata, status }: Gang): void {
   }
 
   witness.after(lookEveryMs, look);
+}
+
+const deadlineLookMs = 1_000;
+/** Time to give everything back once the deadline has passed. */
+const givingBackMs = 10_000;
+/** What a gang has at least whose members kube-scheduler has tried before. */
+const leastTimeMs = 15_000;
+/** What bindings have at least. */
+const finishMs = 10_000;
+
+/** Once it is reserved a gang is committed and bound by its deadline, or has given everything back a little later. */
+function watchDeadline(witness: Witness, { metadata, spec }: Gang): void {
+  const { store } = witness;
+  let fromMs = witness.nowMs();
+  let lateMs = 0;
+  const patience = Math.max(leastTimeMs, spec.scheduleTimeoutSeconds * 1_000) + finishMs;
+
+  function look(): void {
+    const gang = store.get("gangs", `${namespace}/${metadata.name}`) as unknown as Gang | undefined;
+    const phase = gang?.status?.phase ?? "Pending";
+    if (gang === undefined || gang.metadata.uid !== metadata.uid) return;
+    if (gang.metadata.generation !== metadata.generation) return;
+    if (gang.metadata.deletionTimestamp !== undefined || !["Reserved", "Binding", "Revoked"].includes(phase)) return;
+    witness.after(deadlineLookMs, look);
+    const members = ([...store.all("pods").values()] as unknown as Pod[]).filter(
+      (pod) => pod.metadata.labels?.[gangLabel] === metadata.name,
+    );
+    // The time counts from the release, which may come late: others are released first. And who is deleted on a node that
+    // is lost never goes.
+    const isGated = members.some(({ spec: { schedulingGates = [] } }) => schedulingGates.length > 0);
+    if (phase === "Reserved" && isGated) fromMs = witness.nowMs();
+    if (witness.nowMs() < fromMs + patience || members.some(isStuck)) return;
+    lateMs = witness.calm() ? lateMs + deadlineLookMs : 0;
+    if (lateMs > givingBackMs) witness.fail(invariants.inTime, `gang ${metadata.name} is still ${phase}`);
+  }
+
+  function isStuck({ spec: { nodeName } }: Pod): boolean {
+    if (nodeName === undefined) return false;
+    const node = store.get("nodes", nodeName) as unknown as Node | undefined;
+    return node === undefined || !isUp(node);
+  }
+
+  witness.after(deadlineLookMs, look);
 }

@@ -18,6 +18,8 @@ export interface Parts {
   templates: ReadonlyMap<string, ResourceClaimSpec>;
   /** After so long without room a gang has one reserved by planners that start now; 0: never. */
   drainAfterMs: number;
+  /** How often planners look for lost events; absent: as usual. */
+  auditPeriodMs?: number;
   /** One line of the trace. */
   say(line: string): void;
   /** A fresh process. Only components that run now are alive. */

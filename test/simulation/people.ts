@@ -243,7 +243,7 @@ export function createPeople(
   /** An administrator's: users have no right to it. Which devices the pod goes on using nothing tells any more. */
   function wipeRunning(pod: Pod): void {
     const claim = claims().find(({ metadata }) => metadata.ownerReferences?.[0]?.uid === pod.metadata.uid);
-    if (claim?.status?.allocation === undefined) return;
+    if (claim?.status?.allocation === undefined || pod.status?.phase !== "Running") return;
     damaged.add(pod.metadata.uid ?? "");
     wipeClaim(claim);
   }
@@ -267,6 +267,7 @@ export function createPeople(
     [0.3, () => withClaim(deleteClaim)],
     [0.3, () => withClaim(wipeConsumers)],
     [0.3, () => withClaim(wipeClaim)],
+    [sketch.more === undefined ? 0 : 0.3, () => withPod(wipeRunning)],
   ];
   const total = deeds.reduce((sum, [weight]) => sum + weight, 0);
 

@@ -94,6 +94,7 @@ export function createPlanners(
       holdBindMs: 25_000,
       plannerLimits: { ...limits, drainAfterMs: parts.drainAfterMs },
       preemption: preempts,
+      ...(parts.auditPeriodMs !== undefined && { auditPeriodMs: parts.auditPeriodMs }),
       onLost: () => {
         say(`${process.name} lost the Lease`);
         remove(process);

@@ -34,7 +34,7 @@ function judgeWaiting(
   const { gangs } = witness.sketch;
   const sketch = gangs.find((each) => each.name === name);
   if (sketch === undefined || phase !== "Pending" || !complete || sketch.neverPreempts === true) return;
-  if (sketch.slice > 1 || sketch.role !== undefined || sketch.leader) return;
+  if (isRuled(sketch) || sketch.role !== undefined || sketch.leader) return;
   const lower = gangs.filter((each) => {
     const below = (each.priority ?? 0) < (sketch.priority ?? 0);
     return (
@@ -102,8 +102,8 @@ function judgeGangAtRest(
   const complete = ranks.length >= sketch.minCount && (!sketch.leader || members.length > ranks.length);
   const atRest = { phase, complete, lacking };
   // Whether slices, or a rack that all of a group share, leave room is not to be seen by counting; and nobody is placed
-  // in a group that does not exist.
-  const counts = sketch.slice === 1 && (sketch.role === undefined || (groupStands(witness) && !sharesRack(witness)));
+  // in a group that does not exist, or of which a role has no gang.
+  const counts = !isRuled(sketch) && (sketch.role === undefined || (baseStands(witness) && !sharesRack(witness)));
   if (phase === "Scheduled") {
     if (unbound.length > 0 && counts && roomFor(witness, sketch, claims) >= unbound.length) {
       witness.fail(
@@ -121,6 +121,11 @@ function judgeGangAtRest(
     );
   }
   return atRest;
+}
+
+/** Whether there is room for it is not to be seen by counting. */
+function isRuled({ slice, colocate }: GangSketch): boolean {
+  return slice > 1 || colocate !== undefined;
 }
 
 /** Somebody scaled the pods beyond what the Gang speaks of: it is refused as invalid until that is put right. */
@@ -213,6 +218,19 @@ function groupStands({ store, sketch: { group } }: Witness): boolean {
   return group !== undefined && store.get("placementgroups", `${namespace}/${group.name}`) !== undefined;
 }
 
+/** Members beyond `minCount` are placed only beside a base set. */
+function baseStands(witness: Witness): boolean {
+  const { store, sketch } = witness;
+  const isThere = (name: string): boolean => {
+    const gang = store.get("gangs", `${namespace}/${name}`) as unknown as Gang | undefined;
+    return gang?.status?.phase === "Scheduled";
+  };
+  return (
+    groupStands(witness) &&
+    ["prefill", "decode"].every((role) => sketch.gangs.some((each) => each.role === role && isThere(each.name)))
+  );
+}
+
 function sharesRack({ sketch: { group } }: Witness): boolean {
   return group?.rack === "required";
 }
@@ -230,7 +248,7 @@ function judgeGroup(
   const complete = grouped.filter((gang) => !isPending(gang) || members.get(gang.name)?.complete === true);
   if (["prefill", "decode"].some((role) => !complete.some((gang) => gang.role === role))) return;
   const waiting = complete.filter(isPending);
-  if (waiting.length === 0 || waiting.some(({ slice }) => slice > 1)) return;
+  if (waiting.length === 0 || waiting.some(isRuled)) return;
   const nodes = freeNodes(witness, claims);
   const fits = waiting.every((gang) =>
     Array.from({ length: Math.max(0, members.get(gang.name)?.lacking ?? 0) }).every(() => take(nodes, gang)),

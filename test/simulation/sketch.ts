@@ -18,6 +18,8 @@ export interface Sketch {
   group?: GroupSketch;
   /** Whether pods with claims are gated in the namespace; if not, they go past the gate. */
   injects: boolean;
+  /** With what came later than the worlds that are kept for what they found: see `withMore`. */
+  more?: { losesEvents: boolean };
 }
 
 /** Roles `prefill` and `decode`, of which at least one gang each starts, or none. */
@@ -36,6 +38,8 @@ export interface GangSketch {
   kind: DeviceKind;
   /** Pods per slice that share a rack; 1: no slices. */
   slice: number;
+  /** All of it has to be in one. */
+  colocate?: "rack" | "host";
   /** A leader without claims, in a pod set of its own. */
   leader: boolean;
   timeoutSeconds: number;
@@ -84,6 +88,18 @@ export function withPriorities(random: Random, sketch: Sketch): Sketch {
     return { ...gang, priority: random.pick([0, 0, 5, 10]), ...never, ...minAvailable };
   });
   return { ...sketch, gangs };
+}
+
+/**
+ * Gangs that have to be in one rack or on one node; in every third world events get lost and the planner looks for them
+ * often. People also empty claims of pods that run.
+ */
+export function withMore(random: Random, sketch: Sketch): Sketch {
+  const gangs = sketch.gangs.map((gang): GangSketch => {
+    if (gang.slice > 1 || !random.chance(0.35)) return gang;
+    return { ...gang, colocate: random.pick(["rack", "rack", "host"] as const) };
+  });
+  return { ...sketch, gangs, more: { losesEvents: random.chance(1 / 3) } };
 }
 
 export function budgetObject({ name, minAvailable }: GangSketch) {
@@ -222,7 +238,7 @@ export function groupObject({ name, rack }: GroupSketch): KubernetesObject & { s
 }
 
 export function gangObject(sketch: GangSketch, group: GroupSketch | undefined): Gang {
-  const { name, pods, minCount, slice, leader, timeoutSeconds, role } = sketch;
+  const { name, pods, minCount, slice, leader, timeoutSeconds, role, colocate } = sketch;
   const ranks = {
     name: "ranks",
     count: pods,
@@ -238,6 +254,9 @@ export function gangObject(sketch: GangSketch, group: GroupSketch | undefined): 
       topology: "default",
       scheduleTimeoutSeconds: timeoutSeconds,
       disruption: "All",
+      ...(colocate === undefined
+        ? {}
+        : { constraints: [{ type: "colocate" as const, level: colocate, mode: "required" as const }] }),
       ...(role === undefined || group === undefined ? {} : { placementGroup: group.name, role }),
     },
   };

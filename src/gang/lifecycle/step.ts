@@ -1,7 +1,7 @@
 import type { GangPlacement } from "../../api/gang.ts";
-import type { Placement } from "../../api/placement.ts";
+import type { PlacedPod, Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
-import { placeOf, runningPods } from "./members.ts";
+import { isBoundTo, membersOf, placeOf, runningPods } from "./members.ts";
 import {
   type Context,
   type Effect,
@@ -111,7 +111,7 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
       if (state.rejection !== undefined) state.rejection = { ...state.rejection, capacityVersion: -1 };
       return;
     case "planned":
-      applyPlan(state, event.placement);
+      applyPlan(state, event.placement, context);
       if (event.preempting !== undefined) state.preempting = event.preempting;
       return;
     case "rejected":
@@ -174,12 +174,12 @@ function forgetPlan(state: GangState): void {
 }
 
 /** Newly placed pods join the slots that are kept; a slot that was planned anew replaces its older entry. */
-function applyPlan(state: GangState, placement: Placement): void {
+function applyPlan(state: GangState, placement: Placement, context: Context): void {
   state.planning = false;
   delete state.rejection;
   delete state.preempting;
   const { phase, placement: current } = state.gang?.status ?? {};
-  const kept = phase === "Scheduled" ? (current?.pods ?? []) : runningPods(state);
+  const kept = phase === "Scheduled" ? placesThatCount(state, current?.pods ?? [], context) : runningPods(state);
   const planned = new Set(placement.pods.map((pod) => `${pod.podSet}/${pod.index}`));
   const proposal: GangPlacement = {
     pods: [...kept.filter((pod) => !planned.has(`${pod.podSet}/${pod.index}`)), ...placement.pods],
@@ -187,6 +187,20 @@ function applyPlan(state: GangState, placement: Placement): void {
     costMs: placement.cost.totalMs,
   };
   state.proposal = proposal;
+}
+
+/**
+ * A place on a node that is gone, where nobody runs, bound the plan to no domain: kept beside the new places it would break
+ * the gang's rules once node and member are back.
+ */
+function placesThatCount(state: GangState, pods: readonly PlacedPod[], context: Context): PlacedPod[] {
+  const lost = pods.filter(({ node }) => !context.nodeFits(node));
+  if (lost.length === 0 || state.gang === undefined) return [...pods];
+  const members = new Map(membersOf(state, state.gang, pods));
+  return pods.filter((place) => {
+    const pod = members.get(place);
+    return !lost.includes(place) || (pod !== undefined && isBoundTo(state, pod, place.node));
+  });
 }
 
 function applyOutcome(state: GangState, effect: Effect, outcome: Outcome, context: Context): void {

@@ -123,6 +123,14 @@ describe("an audit that finds nothing", () => {
     expect(logged).toEqual([]);
   });
 
+  test("also in a replica that does not lead, which decides nothing of what it knows", async () => {
+    coordinator.observeGang(projectGang(rawGang("g", "5", 2)));
+    listed["gangs"] = [rawGang("g", "5", 2)];
+    void start();
+    await timing.advance(onePeriodMs);
+    expect(await outcomes()).toEqual({ clean: 1 });
+  });
+
   test("comes at times of its own: never at once, never twice at the same distance", async () => {
     void start();
     const times: number[] = [];

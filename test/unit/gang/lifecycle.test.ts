@@ -1181,6 +1181,25 @@ describe("a scheduled gang", () => {
     expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
   });
 
+  test.each([
+    ["a place on a node that is gone, whose member is away,", [], []],
+    [
+      "a place on a node that is gone, whose member has no claim yet,",
+      [pod(2, { claims: [{ name: "gpus", templateName: "t" }] })],
+      [],
+    ],
+    ["a place on a node that is gone, where its member runs,", [bound(2)], [slot(2)]],
+  ])("gives up, or keeps, %s when others are planned", (_title, third, kept) => {
+    const spec = { podSets: [{ name: "ranks", count: 3, minCount: 1 }] };
+    const status = { observedGeneration: 1, members: "1/3", placement: { pods: [slot(0), slot(2)] } };
+    const record = gang({ phase: "Scheduled", ...status }, {}, spec);
+    const lost = context({ nodeFits: (node) => node !== "n2" });
+    const first = step(stateOf(record, [bound(0), pod(1), ...third], [own[0]!, claim(1)]), [tick], lost);
+    expect(said(first)).toContain("plan");
+    const result = step(first.state, [...(statusIn(first) === undefined ? [] : written(first)), plan(slot(1))], lost);
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), ...kept, slot(1)]);
+  });
+
   test("whose count shrinks lets go of the highest places", () => {
     const smaller = gangIn("Scheduled", whole, { generation: 2 });
     const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: 1 }] });
