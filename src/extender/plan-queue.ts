@@ -55,6 +55,7 @@ const fencePauseMs = 1_000;
 
 /** Planning may not hold the event loop for longer than this before others get their turn. */
 const planningSliceMs = 25;
+const choosingSliceMs = 15;
 
 export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const { model, ports, limits, places, holds, groups, singles, stateOf, nodeFits, makeRoom, tell, decide } = parts;
@@ -116,7 +117,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       drains.turn(each, () => {
         if ("uid" in each) singles.planOne(each.uid, batch);
         else if (wantsPlan.has(each.key)) {
-          const planned = planOne(each.state, { batch, batchHolds, options, preempting, inTime });
+          const planned = planOne(each.state, { batch, batchHolds, options, preempting });
           if (planned === "later") done = false;
           else unmoved.push(...planned);
         }
@@ -129,7 +130,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
-  function planOne(state: GangState, { batch, batchHolds, options, preempting, inTime }: Turn): string[] | "later" {
+  function planOne(state: GangState, { batch, batchHolds, options, preempting }: Turn): string[] | "later" {
     const members = groups.companions(state);
     const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
     wantsPlan.delete(state.key);
@@ -150,7 +151,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       return answer.keys;
     }
     const room = result.rejections.every(({ reason }) => wantsRoom.has(reason))
-      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), { ...options, inTime })
+      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), { ...options, inTime: sliceOf(ports) })
       : undefined;
     if (room === "later") {
       wantsPlan.add(state.key);
@@ -265,7 +266,12 @@ interface Turn {
   options: PlanOptions;
   /** Gang → whom it preempts. */
   preempting: Map<string, readonly PreemptedUnit[]>;
-  inTime(): boolean;
+}
+
+/** So much of a turn for who makes room, whatever planning took before: one step per turn would take many turns. */
+function sliceOf({ nowMs }: Pick<CoordinatorPorts, "nowMs">): () => boolean {
+  const startMs = nowMs();
+  return () => nowMs() - startMs <= choosingSliceMs;
 }
 
 /** It waits for places, or runs and may have more. */
