@@ -87,15 +87,23 @@ export function reservationState(
 ): ReservationState {
   if (claim.allocation === undefined) return "unreserved";
   if (!sameDevices(claim, placed) || !boundToNode(claim, node)) return "foreign";
-  const consumers = new Set(claim.reservedFor.map((consumer) => consumer.uid));
-  return consumers.has(gang.uid) && consumers.has(pod.uid) ? "reserved" : "unreserved";
+  const isFor = (uid: string): boolean => claim.reservedFor.some((consumer) => consumer.uid === uid);
+  return isFor(gang.uid) && isFor(pod.uid) ? "reserved" : "unreserved";
 }
+
+type Granted = Pick<PlacedClaim["devices"][number], "request" | "driver" | "pool" | "device">;
 
 function sameDevices(claim: ClaimRecord, placed: PlacedClaim): boolean {
   const results = claim.allocation?.devices?.results ?? [];
   if (results.length !== placed.devices.length) return false;
+  // An allocation that we wrote has the order of the place. Every decision of a gang of thousands asks this of every member.
+  if (results.every((result, index) => isSameDevice(result, placed.devices[index]!))) return true;
   const wanted = new Set(placed.devices.map((d) => `${d.request}\n${d.driver}\n${d.pool}\n${d.device}`));
   return results.every((d) => wanted.has(`${d.request}\n${d.driver}\n${d.pool}\n${d.device}`));
+}
+
+function isSameDevice(a: Granted, b: Granted): boolean {
+  return a.device === b.device && a.pool === b.pool && a.driver === b.driver && a.request === b.request;
 }
 
 function boundToNode(claim: ClaimRecord, node: string): boolean {
