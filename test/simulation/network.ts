@@ -175,7 +175,8 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
           // Components of Kubernetes are believed to hear everything: they have nobody who looks for what was lost.
           const looksForLost = process.name.startsWith("planner") && audited.has(resource);
           const losses = (): number => (looksForLost ? network.losses : 0);
-          const stream = createStream(process, clock, random, delayMs, losses, cursor, resource, idleTimeoutMs);
+          const lists = query["sendInitialEvents"] === true;
+          const stream = createStream(process, clock, random, delayMs, losses, lists, cursor, resource, idleTimeoutMs);
           streams.add(stream);
           stream.onClose(() => streams.delete(stream));
           signal.addEventListener("abort", () => stream.fail(signal.reason), { once: true });
@@ -250,6 +251,7 @@ function createStream(
   random: Random,
   delayMs: () => number,
   losses: () => number,
+  lists: boolean,
   cursor: WatchCursor,
   resource: string,
   idleTimeoutMs: number | undefined,
@@ -261,6 +263,8 @@ function createStream(
   let silent = false;
   let closed = false;
   let pumping = false;
+  /** A list is whole, also one that a watch begins with: a new leader rests on it. */
+  let listing = lists;
   let heardAtMs = clock.nowMs;
   let reader: (() => void) | undefined;
 
@@ -280,7 +284,10 @@ function createStream(
       if (closed || silent || ended !== undefined || !cursor.pending()) return;
       const told = cursor.next();
       const lost = losses();
-      const lines = lost === 0 ? told : told.filter((line) => line.includes('"BOOKMARK"') || !random.chance(lost));
+      const lines = told.filter((line) => {
+        if (line.includes("initial-events-end")) listing = false;
+        return lost === 0 || line.includes('"BOOKMARK"') || !random.chance(lost) || listing;
+      });
       // An event seen twice, as after a reconnection.
       if (last !== undefined && random.chance(0.02)) lines.unshift(last);
       last = lines.at(-1);
