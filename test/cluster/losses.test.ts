@@ -59,8 +59,8 @@ async function createWaitingGang(): Promise<void> {
   await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 20_000 }).toBe(1);
 }
 
-async function isWhole(name: string): Promise<void> {
-  await until("all are ready", () => membersOf(name).length === 2 && membersOf(name).every(isReady));
+async function isWhole(name: string, members = 2): Promise<void> {
+  await until("all are ready", () => membersOf(name).length === members && membersOf(name).every(isReady));
   await until("guards are gone", () => claims().filter(isGuarded).length === 0);
   await scheduled(name);
 }
@@ -165,6 +165,41 @@ describe("a committed gang whose last binding the API server refuses", () => {
     const note = await until("the gang is given up", () => told("GangRevoked"));
     expect(note).toMatch(/could be bound within 12 s \(spec.scheduleTimeoutSeconds\): pod half-1: .*not this one/);
     await until("its member too", () => membersOf("half").every(({ metadata }) => metadata.uid !== bound.metadata.uid));
+    await allowBindings();
+    await isWhole("half");
+  });
+
+  test("killed after it deleted the first of two bound members: the planner deletes the other too, then it starts again", async () => {
+    await freshNamespace();
+    await refuseBinding("half-2");
+    const { planner } = scene.stack;
+    await planner.kill("SIGTERM");
+    await planner.start({ KLLAMA_FAILPOINT: "disruptPod:1" });
+    const spec = { podSets: [{ name: "ranks", count: 3 }], scheduleTimeoutSeconds: 8 };
+    await apply(claimTemplate("two", 2), gang("half", spec), statefulSet("half", 3, "two"));
+    await until("two are bound", () => membersOf("half").filter(isBound).length === 2);
+    const before = new Set(membersOf("half").map(({ metadata }) => metadata.uid));
+    await planner.exited();
+    await planner.start();
+    await until(
+      "no member is as it was",
+      () => !membersOf("half").some((each) => isBound(each) && before.has(each.metadata.uid)),
+    );
+    await allowBindings();
+    await isWhole("half", 3);
+  });
+
+  test("a member that its kubelet refuses meanwhile is made anew, and the gang becomes whole with it", async () => {
+    await freshNamespace();
+    await refuseBinding("half-1");
+    await apply(claimTemplate("eight", 8), gang("half", { podSets: [{ name: "ranks", count: 2 }] }));
+    await apply(statefulSet("half", 2, "eight"));
+    const refused = await until("one is bound", () => membersOf("half").find(isBound));
+    expect(status("half")?.phase).toBe("Binding");
+    await admin().request("PATCH", podPath("half-0", "status"), {
+      body: { status: { phase: "Failed", reason: "OutOfcpu", message: "Pod was rejected: not enough cpu" } },
+    });
+    await until("it is made anew", () => pod("half-0")?.metadata.uid !== refused.metadata.uid);
     await allowBindings();
     await isWhole("half");
   });
