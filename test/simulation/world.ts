@@ -201,7 +201,7 @@ function buildWorld(
 
   /** From then on nothing fails, as far as is known now. */
   let calmFromMs = 0;
-  /** From then on the planner has found out what events it lost. */
+  /** From then on the planner has found out what events it lost, and which watches died without a word. */
   let soundFromMs = 0;
 
   const workloads = new Map<string, Workload>();
@@ -356,7 +356,9 @@ function buildWorld(
   function disturb(): void {
     const how = random.pick(["close", "reset", "silence"] as const);
     say(`watches: ${how}`);
-    calmFromMs = Math.max(calmFromMs, clock.nowMs + (how === "silence" ? silenceAfterFaultsMs : longestRequestMs));
+    // Whoever hears nothing more finds out by and by, whatever else is calm meanwhile.
+    if (how === "silence") soundFromMs = Math.max(soundFromMs, clock.nowMs + silenceAfterFaultsMs);
+    calmFromMs = Math.max(calmFromMs, clock.nowMs + longestRequestMs);
     network.disturbWatches(how, random.pick([0.2, 1]));
   }
 
