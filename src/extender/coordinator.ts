@@ -209,7 +209,8 @@ export function createCoordinator(
   }
 
   function observePod(pod: PodRecord): void {
-    if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion)) return;
+    const name = `pod ${pod.namespace}/${pod.name}`;
+    if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion, name)) return;
     const known = model.pod(pod.uid);
     model.upsertPod(pod);
     unknown.review(pod);
@@ -271,7 +272,7 @@ export function createCoordinator(
   }
 
   function observeClaim(claim: ClaimRecord): void {
-    if (!fresh.accept(claim.uid, claim.resourceVersion)) return;
+    if (!fresh.accept(claim.uid, claim.resourceVersion, `claim ${claim.namespace}/${claim.name}`)) return;
     const before = model.claim(claim.namespace, claim.name);
     model.upsertClaim(claim);
     unknown.reviewUsers(claim);
@@ -316,8 +317,8 @@ export function createCoordinator(
   }
 
   function observeGang(gang: GangRecord): void {
-    if (!fresh.accept(gang.uid, gang.resourceVersion)) return;
     const key = `${gang.namespace}/${gang.name}`;
+    if (!fresh.accept(gang.uid, gang.resourceVersion, `gang ${key}`)) return;
     keyOfGang.set(gang.uid, key);
     observedGangs.set(gang.uid, gang);
     const before = entries.get(key)?.state.gang?.status.phase;

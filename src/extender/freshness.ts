@@ -5,8 +5,11 @@
  * resourceVersions are comparable as integers since Kubernetes 1.35 (KEP-5504).
  */
 export interface Freshness {
-  /** @returns false when the object is known in this version or a newer one, or was deleted. */
-  accept(uid: string, resourceVersion: string): boolean;
+  /**
+   * @param name kind, namespace and name: one that had the name before is not believed either, when a watch tells of it late
+   * @returns false when the object is known in this version or a newer one, was deleted, or has a successor that is known.
+   */
+  accept(uid: string, resourceVersion: string, name: string): boolean;
   forget(uid: string): void;
   /** Whatever comes next is believed: what was known of the object turned out to be wrong. */
   reset(uid: string): void;
@@ -15,17 +18,25 @@ export interface Freshness {
 /** @param rememberDeleted deleted UIDs that are kept, oldest dropped first */
 export function createFreshness(rememberDeleted = 20_000): Freshness {
   const versions = new Map<string, string>();
+  /** Name → whose it is. */
+  const owners = new Map<string, string>();
+  const nameOf = new Map<string, string>();
   const deleted = new Set<string>();
   return {
-    accept(uid, resourceVersion) {
+    accept(uid, resourceVersion, name) {
       if (deleted.has(uid)) return false;
-      const known = versions.get(uid);
+      const known = versions.get(uid) ?? versions.get(owners.get(name) ?? "");
       if (known !== undefined && !isNewer(resourceVersion, known)) return false;
       versions.set(uid, resourceVersion);
+      owners.set(name, uid);
+      nameOf.set(uid, name);
       return true;
     },
     forget(uid) {
       versions.delete(uid);
+      const name = nameOf.get(uid);
+      nameOf.delete(uid);
+      if (name !== undefined && owners.get(name) === uid) owners.delete(name);
       deleted.add(uid);
       if (deleted.size <= rememberDeleted) return;
       for (const oldest of deleted) {

@@ -45,6 +45,9 @@ describe("the planner in simulated clusters", () => {
     [10446, "a pod is deleted while its kubelet writes that it runs: a fault of the double"],
     [13537, "a running gang loses members, and then its planner"],
     [176, "a planner that does not lead looks for lost events"],
+    [3550, "a watch goes on with a Gang whose successor an audit has found"],
+    [2220, "a watch begins with a list while events get lost: a fault of the double"],
+    [1373, "a watch dies without a word before a storm: a fault of the judge"],
     [3644, "a planner is paused while it writes that a gang is scheduled, until the gang's time is over"],
     [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],
   ])("seed %i keeps every invariant: %s", async (seed) => {
