@@ -123,7 +123,7 @@ export function createCoordinator(
   const fresh = createFreshness();
   const doubts = createDoubts(model);
   const holds = createGangHolds(model, heldPlaces, doubts);
-  const unknown = createUnknownDevices(model, managedDrivers);
+  const unknown = createUnknownDevices(model);
   const dirty = new Set<string>();
   /** Gangs that were refused, or lack room at their places: freed capacity is news for them. */
   const refused = new Set<string>();

@@ -17,26 +17,26 @@ export interface Freshness {
 
 /** @param rememberDeleted deleted UIDs that are kept, oldest dropped first */
 export function createFreshness(rememberDeleted = 20_000): Freshness {
-  const versions = new Map<string, string>();
-  /** Name → whose it is. */
+  const objects = new Map<string, { readonly resourceVersion: string; readonly name: string }>();
+  /** Name → UID of the latest that has it. */
   const owners = new Map<string, string>();
-  const nameOf = new Map<string, string>();
   const deleted = new Set<string>();
+  function drop(uid: string): void {
+    const name = objects.get(uid)?.name;
+    if (name !== undefined && owners.get(name) === uid) owners.delete(name);
+    objects.delete(uid);
+  }
   return {
     accept(uid, resourceVersion, name) {
       if (deleted.has(uid)) return false;
-      const known = versions.get(uid) ?? versions.get(owners.get(name) ?? "");
-      if (known !== undefined && !isNewer(resourceVersion, known)) return false;
-      versions.set(uid, resourceVersion);
+      const known = objects.get(uid) ?? objects.get(owners.get(name) ?? "");
+      if (known !== undefined && !isNewer(resourceVersion, known.resourceVersion)) return false;
+      objects.set(uid, { resourceVersion, name });
       owners.set(name, uid);
-      nameOf.set(uid, name);
       return true;
     },
     forget(uid) {
-      versions.delete(uid);
-      const name = nameOf.get(uid);
-      nameOf.delete(uid);
-      if (name !== undefined && owners.get(name) === uid) owners.delete(name);
+      drop(uid);
       deleted.add(uid);
       if (deleted.size <= rememberDeleted) return;
       for (const oldest of deleted) {
@@ -45,7 +45,7 @@ export function createFreshness(rememberDeleted = 20_000): Freshness {
       }
     },
     reset(uid) {
-      versions.delete(uid);
+      drop(uid);
       deleted.delete(uid);
     },
   };

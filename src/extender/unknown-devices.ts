@@ -1,4 +1,4 @@
-import { isLeftToScheduler } from "../dra/allocator/class-drivers.ts";
+import { isLeft } from "../gang/left-claims.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 
@@ -19,7 +19,7 @@ export interface UnknownDevices {
   news(): readonly { readonly pod: PodRecord; readonly note: string }[];
 }
 
-export function createUnknownDevices(model: ClusterModel, managedDrivers: ReadonlySet<string>): UnknownDevices {
+export function createUnknownDevices(model: ClusterModel): UnknownDevices {
   /** Running pods of which some claim has no devices, whether or not something else tells them. */
   const suspects = new Map<string, PodRecord>();
   const told = new Set<string>();
@@ -46,9 +46,7 @@ export function createUnknownDevices(model: ClusterModel, managedDrivers: Readon
       if (claimName === undefined || model.remembersDevices(uid, claimName)) return [];
       const claim = model.claim(namespace, claimName);
       if (claim?.allocation !== undefined) return [];
-      const classes = model.view.deviceClasses;
-      const foreign = claim !== undefined && isLeftToScheduler(claim, classes, managedDrivers);
-      return foreign ? [] : [name];
+      return claim !== undefined && isLeft(model, claim) ? [] : [name];
     });
   }
 

@@ -156,6 +156,15 @@ describe("a node lost with half a gang on it", () => {
 });
 
 describe("a committed gang whose last binding the API server refuses", () => {
+  /** Of two members one is bound, and the other may not be. */
+  async function halfBound(): Promise<Pod> {
+    await freshNamespace();
+    await refuseBinding("half-1");
+    await apply(claimTemplate("eight", 8), gang("half", { podSets: [{ name: "ranks", count: 2 }] }));
+    await apply(statefulSet("half", 2, "eight"));
+    return until("one is bound", () => membersOf("half").find(isBound));
+  }
+
   test("until its time is over fails whole: the bound member is deleted, nothing is held; then it starts again", async () => {
     await freshNamespace();
     await refuseBinding("half-1");
@@ -190,11 +199,7 @@ describe("a committed gang whose last binding the API server refuses", () => {
   });
 
   test("a member that its kubelet refuses meanwhile is made anew, and the gang becomes whole with it", async () => {
-    await freshNamespace();
-    await refuseBinding("half-1");
-    await apply(claimTemplate("eight", 8), gang("half", { podSets: [{ name: "ranks", count: 2 }] }));
-    await apply(statefulSet("half", 2, "eight"));
-    const refused = await until("one is bound", () => membersOf("half").find(isBound));
+    const refused = await halfBound();
     expect(status("half")?.phase).toBe("Binding");
     await admin().request("PATCH", podPath("half-0", "status"), {
       body: { status: { phase: "Failed", reason: "OutOfcpu", message: "Pod was rejected: not enough cpu" } },
@@ -205,11 +210,7 @@ describe("a committed gang whose last binding the API server refuses", () => {
   });
 
   test("is whole as soon as it may, without a further call of kube-scheduler", async () => {
-    await freshNamespace();
-    await refuseBinding("half-1");
-    await apply(claimTemplate("eight", 8), gang("half", { podSets: [{ name: "ranks", count: 2 }] }));
-    await apply(statefulSet("half", 2, "eight"));
-    const before = await until("one is bound", () => membersOf("half").find(isBound));
+    const before = await halfBound();
     await allowBindings();
     await isWhole("half");
     expect(pod("half-0")?.metadata.uid).toBe(before.metadata.uid);

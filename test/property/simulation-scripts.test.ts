@@ -38,6 +38,12 @@ async function expectRight(options: Partial<RunOptions>): Promise<string[]> {
   return lines;
 }
 
+/** Does the request allocate a claim of gang g0? */
+function reservesG0(path: string, body: unknown): boolean {
+  const { status } = (body ?? {}) as { status?: { allocation?: unknown } };
+  return status?.allocation !== undefined && /resourceclaims\/g0-.*\/status$/.test(path);
+}
+
 test("a later instance of a group is placed once the base set stands, although nothing became free", async () => {
   const group = { name: "pd" };
   const gangs = [gang("g0", { role: "prefill" }), gang("g1", { role: "decode" }), gang("g2", { role: "decode" })];
@@ -180,8 +186,7 @@ function splitBrain(): Omit<RunOptions, "seed"> {
       },
     ),
     pausesAt({ path, body }) {
-      const allocates = (body as { status?: { allocation?: unknown } } | undefined)?.status?.allocation !== undefined;
-      if (paused || !allocates || !/resourceclaims\/g0-.*\/status$/.test(path)) return 0;
+      if (paused || !reservesG0(path, body)) return 0;
       paused = true;
       return 60_000;
     },
@@ -220,8 +225,7 @@ test("a reservation that is handled long after its connection broke takes nothin
   const lines = await expectRight({
     sketch: sketch([gang("g0", small), gang("g1", small)], { nodes: ["n0"] }),
     lateMs({ path, body }) {
-      const allocates = (body as { status?: { allocation?: unknown } } | undefined)?.status?.allocation !== undefined;
-      if (people === undefined || !allocates || !/resourceclaims\/g0-.*\/status$/.test(path)) return 0;
+      if (people === undefined || !reservesG0(path, body)) return 0;
       people.deleteGang("g0");
       people.createGang("g1");
       people = undefined;
@@ -248,8 +252,7 @@ function reservationOfPredecessor(): Omit<RunOptions, "seed"> {
   return {
     sketch: sketch([gang("g0", small), gang("g1", small)], { nodes: ["n0"] }),
     lateMs({ path, body }) {
-      const allocates = (body as { status?: { allocation?: unknown } } | undefined)?.status?.allocation !== undefined;
-      if (strike === undefined || !allocates || !/resourceclaims\/g0-.*\/status$/.test(path)) return 0;
+      if (strike === undefined || !reservesG0(path, body)) return 0;
       strike();
       strike = undefined;
       return 5_000;

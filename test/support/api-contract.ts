@@ -521,6 +521,16 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
         });
       const name = plannerName;
       const within = { timeoutMs: 30_000 };
+      /** Policies follow their parameter a moment later. */
+      const untilRefused = (probe: () => Promise<unknown>) =>
+        eventually(
+          "the policy knows the term",
+          async () => {
+            const outcome = await refusal(probe());
+            return outcome === "403 Forbidden" ? undefined : outcome;
+          },
+          within,
+        );
       const kind = { apiVersion: "scheduling.kllama.ai/v1alpha1", kind: "PlannerTerm" };
       const change = (term: Json, spec: object) =>
         subject.admin.request<Json>("PUT", terms(name), { body: { ...term, spec } });
@@ -539,14 +549,7 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
             query: { dryRun: "All" },
             body: { ...term, status: { probe: "somebody" } },
           });
-        await eventually(
-          "the policy knows the term",
-          async () => {
-            const outcome = await refusal(probe());
-            return outcome === "403 Forbidden" ? undefined : outcome;
-          },
-          within,
-        );
+        await untilRefused(probe);
         expect(await refusal(gangStatus(gang, { phase: "Pending" }))).toBe("403 Forbidden");
         expect(await refusal(patchClaim(claim, { reservedFor: [consumer("b")] }))).toBe("403 Forbidden");
         expect(await refusal(bind(free, "n1"))).toBe("403 Forbidden");
@@ -610,14 +613,7 @@ export function describeApiContract(title: string, open: () => Promise<ContractS
             query: { dryRun: "All" },
             body: { ...term, status: { probe: subject.holder } },
           });
-        await eventually(
-          "the policy knows the term",
-          async () => {
-            const outcome = await refusal(probe());
-            return outcome === "403 Forbidden" ? undefined : outcome;
-          },
-          within,
-        );
+        await untilRefused(probe);
         expect(await outcomes(before)).toEqual(every("403 Forbidden"));
         expect(await outcomes(inTerm(subject.planner, () => 1))).toEqual(every("403 Forbidden"));
         expect(await outcomes(inTerm(subject.planner, () => undefined))).toEqual(every("403 Forbidden"));

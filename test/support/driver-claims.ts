@@ -12,7 +12,8 @@ import { act } from "./driver-life.ts";
 /** Claims with every kind of step, on one machine, and the judgement of what is left of them when their driver is cut short. */
 
 export const machineType = "dgx-a100-mig";
-const timeSlices = {
+/** Configuration of a claim whose GPUs are shared in turns. */
+export const timeSlices = {
   source: "FromClaim",
   opaque: {
     driver: "gpu.kllama.ai",

@@ -38,10 +38,10 @@ export function checked(raw: RawObject): { object: RawObject; notes: Violation[]
   const parsed = schema.safeParse(object);
   if (!parsed.success) return { violations: parsed.error.issues.map(toViolation) };
   const selectors = selectorFaults(object);
-  // What it holds it holds, whatever it asked for in words that are not known here.
-  const kept = isAllocated(object) ? selectors.map((fault) => ({ ...fault, reason: keptReason(fault.reason) })) : [];
-  const violations = [...quantityFaults(object), ...(kept.length > 0 ? [] : selectors)];
-  return violations.length > 0 ? { violations } : { object: parsed.data as RawObject, notes: kept };
+  const allocated = isAllocated(object);
+  const violations = [...quantityFaults(object), ...(allocated ? [] : selectors)];
+  if (violations.length > 0) return { violations };
+  return { object: parsed.data as RawObject, notes: allocated ? selectors.map(asNote) : [] };
 }
 
 function isAllocated(object: RawObject): boolean {
@@ -49,8 +49,9 @@ function isAllocated(object: RawObject): boolean {
   return object.kind === "ResourceClaim" && status?.allocation !== undefined;
 }
 
-function keptReason(reason: string): string {
-  return `${reason}; the claim keeps the devices that it holds`;
+/** What a claim holds it holds, whatever it asked for in words that are not known here. */
+function asNote({ path, reason }: Violation): Violation {
+  return { path, reason: `${reason}; the claim keeps the devices that it holds` };
 }
 
 function checkedCustom(raw: RawObject & { spec?: unknown }): ReturnType<typeof checked> {

@@ -8,7 +8,7 @@ import { allocatedClaim, claimRecord, clusterOf, gangIn } from "../../support/cl
 /** One node of four GPUs on which pod `p` runs with `gpu-0` and `gpu-1`. */
 function setUp(pod: Partial<PodRecord> = {}, remembers = false) {
   const model = clusterOf([{ name: "a", gpus: 4 }]);
-  const unknown = createUnknownDevices(model, new Set([driver]));
+  const unknown = createUnknownDevices(model);
   const running = podRecord("p", { nodeName: "a", started: true, claims: [{ name: "gpu", claimName: "c" }], ...pod });
   const held = allocatedClaim("c", "a", ["gpu-0", "gpu-1"], [running.uid]);
   const { allocation: _, ...empty } = { ...held, reservedFor: [] };

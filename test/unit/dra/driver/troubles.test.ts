@@ -12,21 +12,12 @@ import { rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
 import { startUpkeep, type Upkeep } from "../../../../src/dra/driver/upkeep.ts";
 import { systemTiming, type Timing } from "../../../../src/kube/timing.ts";
 import { awaited, claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
+import { timeSlices } from "../../../support/driver-claims.ts";
 import { openTroubledMachine, type Troubles } from "../../../support/troubled-machine.ts";
 import { createVirtualTiming, type VirtualTiming } from "../../../support/virtual-timing.ts";
 
 /** Boards that fall off the bus, a machine that cannot be read, an API server that fails: what of it may not spread. */
 
-const timeSlices = {
-  source: "FromClaim",
-  opaque: {
-    driver: "gpu.kllama.ai",
-    parameters: {
-      ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
-      sharing: { strategy: "TimeSlicing", timeSlicingConfig: { interval: "Long" } },
-    },
-  },
-};
 const minute = 60_000;
 
 let driver: DriverScene;
