@@ -152,7 +152,7 @@ export function startEngine(options: EngineOptions): Engine {
 
   /** What a follower's watches told may be older than what the last leader did: all is listed anew, behind the fence. */
   async function begin(epoch: number): Promise<void> {
-    await options.fence?.raise(closing.signal, () => elector.isLeader());
+    await options.fence?.raise(closing.signal, () => elector.isLeader(), epoch === 0);
     await Promise.all([...watches.values()].map((watch) => watch.refresh()));
     if (closing.signal.aborted || !elector.isLeader()) return;
     warmUp(model.view);

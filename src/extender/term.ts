@@ -8,9 +8,9 @@ import type { Timing } from "../kube/timing.ts";
 export interface Fence {
   /**
    * Begins our term and resolves once the API server enforces it; tries again until then, or until the signal. A term that
-   * somebody deletes later is begun anew, as long as `leads` says that we still have the Lease.
+   * somebody deletes later is begun anew, as long as `leads` says that we still have the Lease. `first`: nobody had it before us.
    */
-  raise(signal: AbortSignal, leads: () => boolean): Promise<void>;
+  raise(signal: AbortSignal, leads: () => boolean, first: boolean): Promise<void>;
   /** Number of our term, which every write has to name; undefined before it has begun. */
   epoch(): number | undefined;
   /** What is wrong with it, undefined while it stands. As of the last probe. */
@@ -90,7 +90,7 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
   }
 
   return {
-    async raise(signal, leads) {
+    async raise(signal, leads, first) {
       const begun = await begin(signal);
       if (begun === undefined) return;
       const { epoch, before } = begun;
@@ -100,7 +100,9 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
         await timing.sleep(answered ? propagationMs : retryMs, signal);
         answered = await probe(term);
       }
-      if (before !== undefined && before !== holder) await timing.sleep(settleMs, signal);
+      // Where somebody deleted the term nobody knows whose it was.
+      const succeeds = before === undefined ? !first : before !== holder;
+      if (succeeds) await timing.sleep(settleMs, signal);
       if (signal.aborted) return;
       log.info({ epoch, holder, before }, "term begun");
       void watch(term, signal, leads);

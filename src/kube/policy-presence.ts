@@ -1,10 +1,22 @@
 import { isNotFound, type KubeClient } from "./client.ts";
 import { resourcePath } from "./paths.ts";
 
-/** Policies that no dry run of the planner's can try out, as they let the planner through: what anybody might do without them. */
-const policies: Readonly<Record<string, string>> = {
-  "account.scheduling.kllama.ai": "any account may allocate devices",
-  "finalizers.scheduling.kllama.ai": "claims that hold devices may be deleted",
+interface Expected {
+  /** What might happen without it. */
+  danger: string;
+  /** It has a variable `managedDrivers`. */
+  namesDrivers?: true;
+}
+
+const unplannable = "devices may be asked for as extended resources, which cannot be planned";
+
+/** Policies that no dry run of the planner's can try out, as they let the planner through or are about what it never writes. */
+const policies: Readonly<Record<string, Expected>> = {
+  "account.scheduling.kllama.ai": { danger: "any account may allocate devices", namesDrivers: true },
+  "finalizers.scheduling.kllama.ai": { danger: "claims that hold devices may be deleted", namesDrivers: true },
+  "slices.scheduling.kllama.ai": { danger: "any account may publish devices that no node has" },
+  "extended-resources.scheduling.kllama.ai": { danger: unplannable },
+  "device-classes.scheduling.kllama.ai": { danger: unplannable },
 };
 
 interface Selectors {
@@ -27,20 +39,22 @@ interface Binding {
 }
 
 /**
- * Do the policies that keep others off the planner's claims deny, for all objects and for all of its drivers? Somebody may have
- * deleted or narrowed them, or have told the planner of a driver and not the policies.
+ * Do the policies that keep others off the planner's claims and devices deny, for all objects and for all of its drivers?
+ * Somebody may have deleted or narrowed them, or have told the planner of a driver and not the policies.
  * @returns what is wrong with the first of them, undefined when all are as they have to be
  */
 export async function policyFault(client: KubeClient, managedDrivers: readonly string[]): Promise<string | undefined> {
-  for (const [name, danger] of Object.entries(policies)) {
-    const [policy, binding] = await Promise.all([
-      read<Policy>(client, "validatingadmissionpolicies", name),
-      read<Binding>(client, "validatingadmissionpolicybindings", name),
-    ]);
-    const fault = faultOf(policy, managedDrivers) ?? bindingFault(binding, name);
-    if (fault !== undefined) return `policy ${name} ${fault}, so that ${danger}: apply deploy/policies.yaml`;
-  }
-  return undefined;
+  const faults = await Promise.all(
+    Object.entries(policies).map(async ([name, { danger, namesDrivers }]) => {
+      const [policy, binding] = await Promise.all([
+        read<Policy>(client, "validatingadmissionpolicies", name),
+        read<Binding>(client, "validatingadmissionpolicybindings", name),
+      ]);
+      const fault = faultOf(policy, namesDrivers ? managedDrivers : []) ?? bindingFault(binding, name);
+      return fault && `policy ${name} ${fault}, so that ${danger}: apply deploy/policies.yaml`;
+    }),
+  );
+  return faults.find((fault) => fault !== undefined);
 }
 
 function faultOf(policy: Policy | undefined, managedDrivers: readonly string[]): string | undefined {

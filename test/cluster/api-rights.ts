@@ -74,7 +74,7 @@ export const accountRights: AccountRights[] = [
       ...rights("create", scheduling, "plannerterms"),
       ...rights("get update", scheduling, "plannerterms", { name: "kllama-planner" }),
       ...rights("update", scheduling, "plannerterms/status", { name: "kllama-planner" }),
-      ...["account", "finalizers"].flatMap((policy) =>
+      ...["account", "device-classes", "extended-resources", "finalizers", "slices"].flatMap((policy) =>
         rights("get", "admissionregistration.k8s.io", "validatingadmissionpolicies validatingadmissionpolicybindings", {
           name: `${policy}.scheduling.kllama.ai`,
         }),

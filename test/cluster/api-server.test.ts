@@ -317,6 +317,8 @@ describe("two replicas", () => {
     await Promise.race([leader.child.ready, other.child.ready]);
     expect(performance.now() - readyMs).toBeLessThan(resumeMs);
     expect(other.ends).toBe(ends);
+    // Whose process went on was told that its history is gone.
+    expect(other.proxy.requests.slice(from[1]).some(({ expired, status }) => expired || status === 410)).toBe(true);
     for (const [index, { proxy }] of [leader, other].entries()) {
       expect(mostListed(proxy.requests.slice(from[index]))).toBeLessThanOrEqual(2);
     }

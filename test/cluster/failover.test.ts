@@ -1,11 +1,12 @@
 import process from "node:process";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject } from "../../src/api/kubernetes.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { type AcceptedWrite, acceptedWrites } from "../support/audit-log.ts";
 import { follow } from "../support/follow.ts";
+import { type Observer, observe } from "../support/observer.ts";
 import { type Stack, startReplica, startStack } from "../support/stack.ts";
 import { claimTemplate, create, createNamespace, gang, member } from "../support/workloads.ts";
 
@@ -13,14 +14,21 @@ const namespace = "failover";
 const terms = "/apis/scheduling.kllama.ai/v1alpha1/plannerterms";
 
 let stack: Stack;
+let seen: Observer;
 
 beforeAll(async () => {
   stack = await startStack({ fleet: uniformFleet({ nodes: 32 }), nodeAgents: false, auditLog: true });
+  seen = await observe(stack.admin);
   await createNamespace(stack.admin, namespace);
   await create(stack.admin, namespace, claimTemplate("four", 4));
 });
 
-afterAll(() => stack?.stop());
+afterEach(() => expect(seen.violations()).toEqual([]));
+
+afterAll(async () => {
+  await seen?.stop();
+  await stack?.stop();
+});
 
 describe("a planner killed with SIGKILL", () => {
   test("and restarted in its pod is ready in a new term, without waiting for its own Lease", async () => {

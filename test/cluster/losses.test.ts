@@ -312,7 +312,8 @@ describe("a gated pod without a Gang", () => {
   const conditionOf = (found: Pod | undefined) => found?.status?.conditions?.find(({ type }) => type === gangCondition);
   const asAdmin = (line: string) => kllama(...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path);
 
-  test("is told so once after half a minute; let go by hand it is bound alone, with a late Gang it goes", async () => {
+  test("is told so once after half a minute; let go by hand it is bound alone, with a late Gang it goes, also if the planner dies as it says so", async () => {
+    const { planner } = scene.stack;
     returnTo(orphans);
     const told = await until("the pod carries the condition", () => conditionOf(pod("nobody-ranks-0")), 60_000);
     expect(told).toMatchObject({ status: "False", reason: "GangNotFound" });
@@ -337,7 +338,12 @@ describe("a gated pod without a Gang", () => {
     });
 
     expect(conditionOf(pod("late-ranks-0"))?.status).toBe("False");
+    // Killed with what it had to say just written, it says it once, and the gang goes on.
+    await planner.kill("SIGTERM");
+    await planner.start({ KLLAMA_FAILPOINT: "tellPod:1" });
     await apply(gang("late", { podSets: [{ name: "ranks", count: 2 }] }));
+    await planner.exited();
+    await planner.start();
     await until("it is told that its Gang is there", () => conditionOf(pod("late-ranks-0"))?.reason === "GangFound");
     const refused = await asAdmin(`release late-ranks-0 -n ${namespace()}`);
     expect(refused.code).toBe(1);

@@ -185,6 +185,27 @@ describe("the fence", () => {
       /finalizers\S+ is gone, so that claims that hold/,
     ],
     [
+      "slices",
+      "its policy",
+      "validatingadmissionpolicies",
+      undefined,
+      /slices\S+ is gone, so that any account may publish/,
+    ],
+    [
+      "extended-resources",
+      "its binding",
+      "validatingadmissionpolicybindings",
+      undefined,
+      /extended-resources\S+ has no binding of its name, so that devices may be asked for as extended resources/,
+    ],
+    [
+      "device-classes",
+      "its rule that a failure refuses",
+      "validatingadmissionpolicies",
+      { failurePolicy: "Ignore" },
+      /device-classes\S+ has failurePolicy Ignore/,
+    ],
+    [
       "account",
       "its denial",
       "validatingadmissionpolicybindings",
@@ -309,7 +330,7 @@ describe("who may allocate a claim or take its finalizer off", () => {
     const timing = { ...systemTiming, sleep: hurried };
     const fence = createFence({ client, holder, log: { info: () => undefined, warn: () => undefined }, timing });
     const closing = new AbortController();
-    await fence.raise(closing.signal, () => true);
+    await fence.raise(closing.signal, () => true, false);
     leader.epoch = fence.epoch() ?? 0;
     const { metadata } = await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`);
     await admin.request("DELETE", `${terms}/${plannerName}`);
@@ -412,6 +433,7 @@ const allPass = {
   gang: "passes",
   release: "passes",
   binding: "passes",
+  eviction: "passes",
   disruption: "passes",
 };
 const allRefused = Object.fromEntries(Object.keys(allPass).map((write) => [write, "refused"]));
@@ -422,6 +444,7 @@ async function outcomes(client: KubeClient, driver = "gpu.kllama.ai"): Promise<R
   const lift = { spec: { schedulingGates: [{ $patch: "delete", name: "scheduling.kllama.ai/gang" }] } };
   const { metadata, spec } = await admin.request<KubernetesObject & { spec: object }>("GET", `${gangs}/g`);
   const binding = { apiVersion: "v1", kind: "Binding", metadata: { name: "free" }, target: { name: "node-0" } };
+  const eviction = { apiVersion: "policy/v1", kind: "Eviction", metadata: { name: "member" } };
   const attempts = {
     claim: () => allocate(client, driver),
     finalizer: () =>
@@ -436,6 +459,7 @@ async function outcomes(client: KubeClient, driver = "gpu.kllama.ai"): Promise<R
       }),
     release: () => client.request("PATCH", `${pods}/member`, { ...strategic, body: lift }),
     binding: () => client.request("POST", `${pods}/free/binding`, { query: dryRun, body: binding }),
+    eviction: () => client.request("POST", `${pods}/member/eviction`, { query: dryRun, body: eviction }),
     disruption: () => client.request("DELETE", `${pods}/member`, { query: dryRun }),
   };
   const results: Record<string, string> = {};

@@ -13,6 +13,8 @@ export interface SeenRequest {
   atMs: number;
   /** HTTP status that the API server answered with; absent before. */
   status?: number;
+  /** A watch that ended because the history it asked for is gone (410). */
+  expired?: true;
 }
 
 /** What the proxy does with a request beside passing it on. */
@@ -36,6 +38,13 @@ export interface ApiProxy {
   /** Resets every connection, watches among them. */
   cut(): void;
   close(): Promise<void>;
+}
+
+const isWatch = ({ path }: SeenRequest): boolean => path.includes("watch=true");
+
+/** An API server that has begun to answer a watch tells errors as events. */
+function noteEnd(seen: SeenRequest, lines: Buffer): void {
+  if (lines.includes('"type":"ERROR"') && lines.includes('"code":410')) seen.expired = true;
 }
 
 /** Ends TLS with a certificate of the control plane's authority and passes on what it gets, bearer tokens included. */
@@ -73,6 +82,7 @@ export async function startApiProxy(plane: ControlPlane): Promise<ApiProxy> {
       }
       to.writeHead(seen.status, answer.headers);
       to.flushHeaders();
+      if (isWatch(seen)) answer.on("data", (lines: Buffer) => noteEnd(seen, lines));
       answer.pipe(to);
       answer.on("error", () => to.destroy());
     });

@@ -59,7 +59,7 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
   } as unknown as KubeClient;
 }
 
-function raise(world: World, lagMs?: number, policyFault?: () => Promise<string | undefined>) {
+function raise(world: World, lagMs?: number, policyFault?: () => Promise<string | undefined>, first = false) {
   const timing = createVirtualTiming();
   const client = apiServer(world, timing, lagMs);
   const warnings: string[] = [];
@@ -70,7 +70,7 @@ function raise(world: World, lagMs?: number, policyFault?: () => Promise<string 
   const closing = new AbortController();
   const lease = { ours: true };
   void fence
-    .raise(closing.signal, () => lease.ours)
+    .raise(closing.signal, () => lease.ours, first)
     .then(() => {
       raised.afterMs = timing.nowMs() - startMs;
     });
@@ -95,6 +95,15 @@ describe("the fence of a new leader", () => {
     await timing.advance(0);
     expect(world.term).toEqual({ holder: "me", epoch: 5 });
     expect(raised.afterMs).toBe(0);
+  });
+
+  test.each([
+    ["two seconds where somebody led before: the term may have been deleted", false, 2_000],
+    ["not at all where nobody did", true, 0],
+  ] as const)("without a term before waits %s", async (_who, first, afterMs) => {
+    const { timing, raised } = raise({ kindInstalled: true }, 0, undefined, first);
+    await timing.advance(10_000);
+    expect(raised.afterMs).toBe(afterMs);
   });
 
   test("that was ours before stands once the API server refuses writes of the term before", async () => {
