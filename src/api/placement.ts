@@ -37,6 +37,13 @@ export interface PlacementCost {
   assumes: string[];
 }
 
+/**
+ * Something better than was found: a preferred rule kept or a spread more even, more of the surplus placed, traffic that
+ * costs less, pods in a narrower domain.
+ */
+export const wishes = ["PreferredRules", "Surplus", "Traffic", "Compactness"] as const;
+export type Wish = (typeof wishes)[number];
+
 export interface Placement {
   gang: string;
   namespace: string;
@@ -46,6 +53,8 @@ export interface Placement {
   /** level name → whole path of the domain that holds all pods of the gang, label values joined by `/`. */
   domains: Record<string, string>;
   cost: PlacementCost;
+  /** For these the search used up its budget before it knew whether there is something better. Left out: for none. */
+  budgetExceeded?: Wish[];
 }
 
 /** The closed list of reasons why a gang is not placed. */
@@ -79,12 +88,25 @@ export interface Blocking {
   available: number;
 }
 
+/**
+ * Names of pods that have no place together under rules, in words. `smallest`: any fewer pods of the gang (of several gangs,
+ * where they are of several) have one under all that is required of them, and these pods under any fewer rules; `irreducible`:
+ * all but any one of them have; `unknown`: the search for fewer used up its budget.
+ */
+export interface Conflict {
+  pods: string[];
+  rules: string[];
+  size: "smallest" | "irreducible" | "unknown";
+}
+
 export interface Rejection {
   gang: string;
   namespace: string;
   reason: RejectionReason;
   message: string;
   blocking: Blocking[];
+  /** Pods that have no place together. Left out: no search was made, or it used up its budget. */
+  conflict?: Conflict;
   counterfactuals: string[];
 }
 
@@ -94,6 +116,7 @@ export interface PlanStats {
   gangs: number;
   planMs: number;
   explored: number;
+  /** Some search used up its budget: it is said of which rejection or placement. */
   budgetExceeded: boolean;
 }
 

@@ -294,10 +294,11 @@ function ports(parts: {
     nowMs,
     nowIso: () => wholeSeconds(new Date(nowMs())),
     schedule: createAlarmClock(timing, closing, flush),
-    planned: (outcome, milliseconds, explored, reason) => {
+    planned: (outcome, milliseconds, explored, reason, budgetExceeded = []) => {
       metrics.plans.inc({ outcome, reason });
       metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
       metrics.explored.inc(explored);
+      for (const wish of budgetExceeded) metrics.budgetExceeded.inc({ for: wish });
     },
     planRefused: ({ pod, node, message }) => {
       metrics.refusedPlans.inc();

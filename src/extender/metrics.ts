@@ -9,6 +9,7 @@ export interface PlannerMetrics {
   refusedPlans: Counter;
   planSeconds: Histogram<"outcome">;
   explored: Counter;
+  budgetExceeded: Counter<"for">;
   writes: Counter<"effect" | "outcome">;
   writeSeconds: Histogram<"effect">;
   gangs: Gauge;
@@ -72,6 +73,12 @@ export function createPlannerMetrics(): PlannerMetrics {
     explored: new Counter({
       name: "kllama_gang_plan_explored_total",
       help: "Search steps of all plans.",
+      registers,
+    }),
+    budgetExceeded: new Counter({
+      name: "kllama_gang_plan_budget_exceeded_total",
+      help: "Plans that were made though the search used up its budget before it knew whether there is something better, by what for (PreferredRules, Surplus, Traffic, Compactness).",
+      labelNames: ["for"],
       registers,
     }),
     writes: new Counter({

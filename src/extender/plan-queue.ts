@@ -3,7 +3,7 @@ import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/pl
 import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
-import type { PlanOptions } from "../gang/plan.ts";
+import { budgetExceededFor, type PlanOptions } from "../gang/plan.ts";
 import { expectedWorkload } from "../gang/workload.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { createDrains } from "./drains.ts";
@@ -146,7 +146,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const milliseconds = ports.nowMs() - startMs;
     for (const key of answer.keys) wantsPlan.delete(key);
     if ("plans" in result) {
-      ports.planned("placed", milliseconds, result.explored, "");
+      ports.planned("placed", milliseconds, result.explored, "", budgetExceededFor(result.plans));
       drains.placed(answer.keys);
       return answer.keys;
     }
@@ -158,7 +158,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       return "later";
     }
     if (room !== undefined) {
-      ports.planned("placed", ports.nowMs() - startMs, result.explored, "");
+      ports.planned("placed", ports.nowMs() - startMs, result.explored, "", budgetExceededFor(room.plans));
       drains.placed(answer.keys);
       for (const gang of answer.unit.gangs) {
         const found = room.plans.find(({ placement }) => keyOf(placement) === `${gang.namespace}/${gang.name}`);

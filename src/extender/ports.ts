@@ -1,4 +1,5 @@
 import type { PreemptedUnit } from "../api/gang.ts";
+import type { Wish } from "../api/placement.ts";
 import type { WriteEffect } from "./effects.ts";
 
 /** What the coordinator tells the outside. */
@@ -16,7 +17,14 @@ export interface CoordinatorPorts {
   nowIso(): string;
   /** Calls `flush` once, after `delayMs`. */
   schedule(delayMs: number): void;
-  planned(outcome: "placed" | "rejected", milliseconds: number, explored: number, reason: string): void;
+  /** @param budgetExceeded for these the search used up its budget */
+  planned(
+    outcome: "placed" | "rejected",
+    milliseconds: number,
+    explored: number,
+    reason: string,
+    budgetExceeded?: readonly Wish[],
+  ): void;
   /** kube-scheduler does not let a pod go where it was planned. */
   planRefused(what: { pod: string; node: string; message: string }): void;
   /** Others have to leave for a gang: that is decided now. */

@@ -8,7 +8,7 @@ import { avoid, avoiding, expireAvoided, refusalSettlesMs } from "../gang/lifecy
 import { decideSingle, type SingleState } from "../gang/lifecycle/single.ts";
 import type { Effect, Outcome } from "../gang/lifecycle/state.ts";
 import { pauseAfter } from "../gang/lifecycle/step.ts";
-import { type GangRequest, singlePodGang } from "../gang/plan.ts";
+import { budgetExceededFor, type GangRequest, singlePodGang } from "../gang/plan.ts";
 import { sharingFault } from "../gang/shared-claims.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
@@ -209,7 +209,7 @@ export function createSingles(
     const result = batch.plan({ gangs: [requestOf(avoiding(state.pod, state.avoided))] });
     const milliseconds = ports.nowMs() - startMs;
     if ("plans" in result) {
-      ports.planned("placed", milliseconds, result.explored, "");
+      ports.planned("placed", milliseconds, result.explored, "", budgetExceededFor(result.plans));
       return;
     }
     const rejection = result.rejections[0];

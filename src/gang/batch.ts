@@ -68,7 +68,8 @@ export function createBatch(model: ClusterModel, holds: BatchHolds, options: Pla
   /** Moves `others` if they and the unit fit together; else all is as before. */
   function tryTogether(others: readonly Placed[], unit: PlanUnit, gangs: readonly GangRequest[]) {
     for (const other of others) for (const gang of other.unit.gangs) holds.giveBack(gang);
-    const result = plan(model, { gangs }, { ...options, budget: Math.min(jointBudget, options.budget ?? jointBudget) });
+    const budget = Math.min(jointBudget, options.budget ?? jointBudget);
+    const result = plan(model, { gangs }, { ...options, budget, explain: false });
     if ("plans" in result && others.every((other) => isWhole(other, result.plans))) {
       movable.splice(-others.length);
       for (const each of [...others.map((other) => other.unit), unit]) {

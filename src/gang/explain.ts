@@ -4,19 +4,22 @@ import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import { bestDomain } from "./best-domain.ts";
-import { type Conflict, problemOf, smallestConflict } from "./conflict.ts";
+import { problemOf, smallestConflict } from "./conflict.ts";
 import { countSlots } from "./counting.ts";
+import { conflictOf, conflictVerdict, type Verdict } from "./explain-conflict.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
-import { breadthOf, type Group, type Problem, pinnedDomains, type Rule, valuesInside } from "./problem.ts";
-import { chooseDevices, leastDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { type Group, type Pin, type Problem, pinnedDomains, type Rule, type Slot, valuesInside } from "./problem.ts";
+import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
+import { amounts, amountText, classesOf, describeShape, plural } from "./shape-text.ts";
 
-/** What stands in the way of a gang, before it is said of whom. */
-interface Verdict {
-  readonly reason: RejectionReason;
-  readonly message: string;
-  readonly blocking: Blocking[];
+/** What stands in the way of pods of one kind. */
+interface Cause extends Verdict {
+  /** As many of them as are too many. */
+  readonly slots: readonly Slot[];
+  /** That they have to keep; undefined: there are too many under any. */
+  readonly rule: Rule | undefined;
 }
 
 /** Rejections of a unit of which some gangs cannot even be searched a place for. */
@@ -41,13 +44,13 @@ export function explainSearch(
   const problem = problemOf(view, prepared, prepared.base, required);
   const verdicts = new Map<GangRequest, Verdict>();
   for (const [i, { request }] of prepared.gangs.entries()) {
-    const verdict = gangVerdict(problem, i);
-    if (verdict) verdicts.set(request, verdict);
+    const cause = smallestCause(problem, i);
+    if (cause) verdicts.set(request, gangVerdict(view, prepared, i, cause));
   }
   const pending = (gang: GangRequest) => prepared.base.some((slot) => prepared.gangs[slot.gang]!.request === gang);
   if (verdicts.size === 0) {
-    const conflict = outcome === "budget" ? undefined : smallestConflict(view, prepared);
-    const verdict = conflict ? togetherVerdict(view, prepared, conflict) : budgetVerdict();
+    const conflict = outcome === "budget" ? undefined : smallestConflict(view, prepared, prepared.base);
+    const verdict = conflict ? conflictVerdict(view, prepared, conflict) : budgetVerdict();
     const slots = conflict?.slots ?? prepared.base;
     for (const gang of new Set(slots.map((slot) => slot.gang))) verdicts.set(prepared.gangs[gang]!.request, verdict);
   }
@@ -67,8 +70,9 @@ function rejectionsOf(
     blocking: [],
   };
   return unit.gangs.filter(pending).map((gang) => {
-    const { reason, message, blocking } = verdicts.get(gang) ?? waiting;
-    return { gang: gang.name, namespace: gang.namespace, reason, message, blocking, counterfactuals: [] };
+    const { reason, message, blocking, conflict } = verdicts.get(gang) ?? waiting;
+    const { name, namespace } = gang;
+    return { gang: name, namespace, reason, message, blocking, ...(conflict && { conflict }), counterfactuals: [] };
   });
 }
 
@@ -78,25 +82,49 @@ function budgetVerdict(): Verdict {
   return { reason: "BudgetExceeded", message, blocking: [] };
 }
 
-/** The first thing that blocks a gang by itself, whatever the others of its unit need. */
-function gangVerdict(problem: Problem, gang: number): Verdict | undefined {
-  const pods = new Map<ShapeTable, number>();
-  for (const [i, slot] of problem.slots.entries()) {
-    const table = problem.tables[i]!;
-    if (slot.gang === gang) pods.set(table, (pods.get(table) ?? 0) + (slot.own ? 0 : 1));
+/** What blocks a gang by itself: pods of one kind, or fewer of several kinds if the search finds such. */
+function gangVerdict(
+  view: ModelView,
+  prepared: PreparedUnit,
+  gang: number,
+  { slots, rule, ...verdict }: Cause,
+): Verdict {
+  const mine = prepared.base.filter((slot) => slot.gang === gang);
+  const conflict = smallestConflict(view, prepared, mine, { slots, rule });
+  if (conflict === undefined) return verdict;
+  if (conflict.slots.length < slots.length) return conflictVerdict(view, prepared, conflict);
+  return { ...verdict, conflict: conflictOf(conflict) };
+}
+
+/** Of these slots only `room` have a place, under the rule. */
+type Consider = (list: readonly number[], room: number, verdict: () => Verdict, rule?: Rule) => void;
+
+/** What fewest pods of one kind lack, whatever the others of the gang and of its unit need; of equal ones the first. */
+function smallestCause(problem: Problem, gang: number): Cause | undefined {
+  const { view, groups } = problem;
+  const kinds = Map.groupBy(
+    [...problem.slots.keys()].filter((i) => problem.slots[i]!.gang === gang),
+    (i) => problem.tables[i]!,
+  );
+  const slotsOf = (list: readonly number[], count: number) => list.slice(0, count).map((i) => problem.slots[i]!);
+  for (const [table, list] of kinds) {
+    const verdict = admissionVerdict(view, table) ?? capacityVerdict(view, table.shape);
+    if (verdict) return { ...verdict, slots: slotsOf(list, 1), rule: undefined };
   }
-  for (const table of pods.keys()) {
-    const verdict = admissionVerdict(problem.view, table) ?? capacityVerdict(problem.view, table.shape);
-    if (verdict) return verdict;
+  let least: Cause | undefined;
+  const consider: Consider = (list, room, verdict, rule) => {
+    if (least !== undefined && room + 1 >= least.slots.length) return;
+    least = { ...verdict(), slots: slotsOf(list, room + 1), rule };
+  };
+  for (const [table, all] of kinds) {
+    const list = all.filter((i) => !problem.slots[i]!.own);
+    if (table.total < list.length) consider(list, table.total, () => shortageVerdict(view, table, list.length));
   }
-  for (const [table, count] of pods) if (table.total < count) return shortageVerdict(problem.view, table, count);
-  for (const group of problem.groups) {
-    const mine = group.slots.filter((slot) => problem.slots[slot]!.gang === gang);
-    if (mine.length === 0) continue;
-    const verdict = groupVerdict(problem, group, mine);
-    if (verdict) return verdict;
+  for (const group of groups) {
+    const mine = group.slots.filter((i) => problem.slots[i]!.gang === gang);
+    if (mine.length > 0) considerGroup(problem, group, mine, consider);
   }
-  return undefined;
+  return least;
 }
 
 /** No node admits the pods, however much were free. */
@@ -150,7 +178,8 @@ function capacityVerdict(view: ModelView, shape: Shape): Verdict | undefined {
   return {
     reason: "NoMatchingDevice",
     message: `no node has devices that pod set ${podSetOf(shape)} asks for, even if all were free; the nearest, ${message}`,
-    blocking: [{ level: "host", resource, needed, available }],
+    // Where there are enough, fewer of them than are needed go together.
+    blocking: [{ level: "host", resource, needed, available: Math.min(available, needed - 1) }],
   };
 }
 
@@ -219,11 +248,6 @@ function shortClaims(
   return undefined;
 }
 
-function classesOf(claims: Shape["claims"]): string[] {
-  const alternatives = claims.flatMap(({ requests }) => requests.map((request) => request.alternatives[0]!));
-  return [...new Set(alternatives.map(({ className }) => className))];
-}
-
 /** `2 nodes with 4 free gpu.kllama.ai devices each`, or room for pods where a node takes several. */
 function needText(table: ShapeTable, count: number): string {
   const { shape } = table;
@@ -240,73 +264,66 @@ function onePerNode({ slots }: ShapeTable): boolean {
   return slots.every((each) => each <= 1);
 }
 
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
-}
-
-/** `4 gpu.kllama.ai devices`; of a pod without claims, its resources. */
-function describeShape({ claims, demands }: Shape): string {
-  const byClass = new Map<string, number>();
-  for (const { alternatives } of claims.flatMap((claim) => claim.requests)) {
-    const { className, count, mode } = alternatives[0]!;
-    byClass.set(className, (byClass.get(className) ?? 0) + (mode === "All" ? 1 : count));
-  }
-  if (byClass.size > 0) return [...byClass].map(([name, count]) => plural(count, `${name} device`)).join(" and ");
-  const resources = demands.filter(([name]) => name !== "pods").map(([name, amount]) => amountText(name, amount));
-  return resources.length > 0 ? resources.join(", ") : "no requests";
-}
-
-/** `cpu` is counted in millicores, memory in bytes. */
-function amountText(resource: string, amount: number): string {
-  if (resource === "cpu") return `cpu ${amount % 1000 === 0 ? amount / 1000 : `${amount}m`}`;
-  if (amount >= 1024 ** 2 && amount % 1024 ** 2 === 0) {
-    return amount % 1024 ** 3 === 0 ? `${resource} ${amount / 1024 ** 3}Gi` : `${resource} ${amount / 1024 ** 2}Mi`;
-  }
-  return `${resource} ${amount}`;
-}
-
-/** Devices where the pods have claims, else pods. */
-function amounts(shape: Shape, pods: number, room: number): Pick<Blocking, "resource" | "needed" | "available"> {
-  const claims = shape.claims.filter(({ left }) => !left);
-  const counted = claims.length > 0 ? claims : shape.claims;
-  const [className] = classesOf(counted);
-  if (className === undefined) return { resource: "pods", needed: pods, available: room };
-  const devices = leastDevices(counted);
-  return { resource: className, needed: pods * devices, available: room * devices };
-}
-
-/** No domain of a level holds the gang's share of a group. */
-function groupVerdict(problem: Problem, group: Group, mine: readonly number[]): Verdict | undefined {
-  const pods = new Map<ShapeTable, number>();
-  for (const slot of mine) {
-    const table = problem.tables[slot]!;
-    if (!problem.slots[slot]!.own) pods.set(table, (pods.get(table) ?? 0) + 1);
-  }
+/** No domain of a level holds the gang's share of a group, or the one that running pods are in does not. */
+function considerGroup(problem: Problem, group: Group, mine: readonly number[], consider: Consider): void {
   const { ref, title } = group.rule;
   const level = ref.level.name;
-  if (group.pins.length > 0) {
-    const paths = pinnedDomains(problem.view, group);
-    if (paths.length !== 1) {
-      const where = paths.length === 0 ? `none of level ${level}` : `${paths.slice(0, 3).join(", ")}`;
-      const message = `${title} has to share one ${level}, but pods that run already are in ${where}; delete them so that the gang is placed anew`;
-      return { reason: "NoDomainFits", message, blocking: [] };
-    }
+  if (group.pins.length > 0 && pinnedDomains(problem.view, group).length !== 1) {
+    consider(mine, 0, () => apartVerdict(problem.view, group), group.rule);
+    return;
   }
-  for (const [table, count] of pods) {
+  const open = mine.filter((i) => !problem.slots[i]!.own);
+  for (const [table, list] of Map.groupBy(open, (i) => problem.tables[i]!)) {
     const best = bestDomain(problem, group, table);
-    if (best.room >= count) continue;
-    const pinned =
-      group.pins.length > 0 ? `the ${level} of its running pods, ${best.path},` : `the best, ${best.path},`;
-    const where = best.path === undefined ? "no node is in one" : `${pinned} has ${roomText(table, best.room)}`;
-    return {
-      reason: "NoDomainFits",
-      message: `${title} needs ${needText(table, count)} in one ${level}; ${where}${missingText(problem, group, table)}`,
-      blocking: [
-        { level, ...(best.path !== undefined && { domain: best.path }), ...amounts(table.shape, count, best.room) },
-      ],
+    if (best.room >= list.length) continue;
+    const verdict = (): Verdict => {
+      const pinned =
+        group.pins.length > 0 ? `the ${level} of its running pods, ${best.path},` : `the best, ${best.path},`;
+      const where = best.path === undefined ? "no node is in one" : `${pinned} has ${roomText(table, best.room)}`;
+      return {
+        reason: "NoDomainFits",
+        message: `${title} needs ${needText(table, list.length)} in one ${level}; ${where}${missingText(problem, group, table)}`,
+        blocking: [
+          {
+            level,
+            ...(best.path !== undefined && { domain: best.path }),
+            ...amounts(table.shape, list.length, best.room),
+          },
+        ],
+      };
     };
+    consider(list, best.room, verdict, group.rule);
   }
-  return undefined;
+}
+
+/** Running pods of a group are not in one domain: told is the one that most of them are in. */
+function apartVerdict(view: ModelView, group: Group): Verdict {
+  const { ref, title } = group.rule;
+  const level = ref.level.name;
+  const paths = pinnedDomains(view, group);
+  const where = paths.length === 0 ? `none of level ${level}` : `${paths.slice(0, 3).join(", ")}`;
+  const [best] = paths
+    .map((path) => ({ path, pods: group.pins.filter((pin) => isIn(view, group, pin, path)).length }))
+    .sort((a, b) => b.pods - a.pods || comparePlain(a.path, b.path));
+  return {
+    reason: "NoDomainFits",
+    message: `${title} has to share one ${level}, but pods that run already are in ${where}; delete them so that the gang is placed anew`,
+    blocking: [
+      {
+        level,
+        ...(best && { domain: best.path }),
+        resource: "pods",
+        needed: group.pins.length,
+        available: best?.pods ?? 0,
+      },
+    ],
+  };
+}
+
+function isIn(view: ModelView, group: Group, pin: Pin, path: string): boolean {
+  const mine = pinnedDomains(view, { ...group, pins: [pin] });
+  // A pod without devices is somewhere on its host, wherever others on it are.
+  return mine.length > 0 && mine.every((each) => each === path || path.startsWith(`${each}/`));
 }
 
 /** Nodes that the pods could use but that are in no domain of the level. */
@@ -324,31 +341,4 @@ function missingText({ view }: Problem, { rule: { ref } }: Group, { slots, admit
   const labels = `the labels of ${name} (${nodeLabels.slice(0, 2).join(", ")})`;
   if (!inside) return `; ${plural(missing, "node")} with room ${lack} ${labels}`;
   return `; ${plural(missing, "node")} ${lack} ${labels}, and devices that tell ${inside.attribute}`;
-}
-
-/** Each part has a place by itself, all of them together have none: names the smallest set that has none. */
-function togetherVerdict(view: ModelView, prepared: PreparedUnit, conflict: Conflict): Verdict {
-  const { slots, rules, smallest, fitting } = conflict;
-  const problem = problemOf(view, prepared, slots, rules);
-  const texts = [
-    ...new Set(
-      rules.map(({ kind, title, ref }) => `${title} ${kind === "spread" ? "spread over" : "in one"} ${ref.level.name}`),
-    ),
-  ];
-  const wanted = texts.length > 0 ? ` with ${texts.slice(0, 6).join(", ")}` : "";
-  const counts = new Map<ShapeTable, number>();
-  for (const table of problem.tables) counts.set(table, (counts.get(table) ?? 0) + 1);
-  const pods = [...counts].map(([{ shape }, count]) => `${plural(count, "pod")} of ${describeShape(shape)}`);
-  const parts = new Set(slots.map(({ gang, podSet }) => `${gang}/${podSet}`)).size + rules.length;
-  const alone = smallest && parts > 1 ? ", though without any one part of that they have" : "";
-  return {
-    reason: "NoDomainFits",
-    message: `${pods.join(" and ")} have no place together${wanted}${alone}; ${fitting} of the ${plural(slots.length, "pod")} fit`,
-    blocking: [{ level: broadestLevel(rules), resource: "pods", needed: slots.length, available: fitting }],
-  };
-}
-
-/** The level that the conflict is about; without rules the cluster itself. */
-function broadestLevel(rules: readonly Rule[]): string {
-  return rules.toSorted((a, b) => breadthOf(a) - breadthOf(b))[0]?.ref.level.name ?? "cluster";
 }

@@ -3,21 +3,35 @@ import type { PreparedUnit } from "./prepare.ts";
 import type { Place, Problem, Rule } from "./problem.ts";
 import type { Traffic } from "./traffic.ts";
 
-/** Keeps pods in domains no broader than they have to be, where no traffic says so. */
-export function narrow(start: Found, unit: PreparedUnit, traffic: readonly Traffic[], attempts: Attempts): Found {
+/**
+ * Keeps pods in domains no broader than they have to be, where no traffic says so.
+ * @returns `proven`: the budget did not end before
+ */
+export function narrow(
+  start: Found,
+  unit: PreparedUnit,
+  traffic: readonly Traffic[],
+  attempts: Attempts,
+): { readonly found: Found; readonly proven: boolean } {
   let best = start;
+  let proven = true;
   for (const narrower of narrowings(unit, start.problem)) {
     // From narrow to broad: the first that works is the one that is wanted.
     for (const rule of narrower) {
-      if (holds(rule, best.problem, unit, best.places) || !attempts.left()) break;
+      if (holds(rule, best.problem, unit, best.places)) break;
+      if (!attempts.left()) {
+        proven = false;
+        break;
+      }
       const rules = [...best.rules, rule];
       const next = hasRoom(attempts.problemOf(rules), rule) ? attempts.attempt(rules) : "impossible";
+      if (next === "budget") proven = false;
       if (typeof next === "string" || !noDearer(best, next, traffic)) continue;
       best = next;
       break;
     }
   }
-  return best;
+  return { found: best, proven };
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { GangSpec } from "../api/gang.ts";
-import type { PlacedPod, Placement, Rejection } from "../api/placement.ts";
+import { type PlacedPod, type Placement, type Rejection, type Wish, wishes } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { PodRecord, Resources } from "../topology/records.ts";
@@ -52,6 +52,8 @@ export interface PlanOptions {
    * devices to them; else to the tightest node.
    */
   workload?: Workload;
+  /** False: without reasons, which may take longer than the search itself; default: true. */
+  explain?: boolean;
 }
 
 const defaultBudget = 20_000;
@@ -64,7 +66,7 @@ export function plan(model: ClusterModel, unit: PlanUnit, options: PlanOptions =
   fitCache(model).expect(options.workload);
   const result = planOn(model, unit, options);
   const other = "plans" in result ? undefined : withoutLeftovers(model, unit);
-  const again = other && planOn(other, unit, options);
+  const again = other && planOn(other, unit, { ...options, explain: false });
   return again && "plans" in again ? again : result;
 }
 
@@ -77,7 +79,7 @@ function planOn(model: ClusterModel, unit: PlanUnit, options: PlanOptions): Plan
   if (solution.kind === "found")
     return { plans: plansOf(model, unit, prepared, solution), explored: solution.explored };
   return {
-    rejections: explainSearch(model, unit, prepared, solution.kind),
+    rejections: options.explain === false ? [] : explainSearch(model, unit, prepared, solution.kind),
     explored: solution.explored,
     budgetExceeded: solution.kind === "budget",
   };
@@ -91,11 +93,20 @@ function plansOf(model: ClusterModel, unit: PlanUnit, prepared: PreparedUnit, so
     if (mine.length === 0) return [];
     return [
       {
-        placement: placementOf(model, unit, prepared, gang, solution.decided),
+        placement: {
+          ...placementOf(model, unit, prepared, gang, solution.decided),
+          ...(solution.open.length > 0 && { budgetExceeded: [...solution.open] }),
+        },
         requests: new Map(mine.map(({ slot }) => [slot.pod.name, slot.pod.requests])),
       },
     ];
   });
+}
+
+/** Wishes for which the search used up its budget, in some of the plans. */
+export function budgetExceededFor(plans: readonly GangPlan[]): Wish[] {
+  const all = new Set(plans.flatMap(({ placement }) => placement.budgetExceeded ?? []));
+  return wishes.filter((wish) => all.has(wish));
 }
 
 /** The gang of a pod that belongs to none: one pod set with one pod. */

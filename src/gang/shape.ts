@@ -191,7 +191,7 @@ function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin
 }
 
 /** Devices that the claims need at least. */
-export function leastDevices(claims: readonly CompiledClaim[]): number {
+function leastDevices(claims: readonly CompiledClaim[]): number {
   return claims
     .flatMap((claim) => claim.requests)
     .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => Math.max(1, count))), 0);

@@ -1,3 +1,4 @@
+import type { Wish } from "../api/placement.ts";
 import type { ModelView } from "../topology/model.ts";
 import { exchanges } from "./exchange.ts";
 import { narrow } from "./narrow.ts";
@@ -14,14 +15,19 @@ import { type Traffic, trafficOf } from "./traffic.ts";
 export interface Solver {
   /** Best placement of the slots beside what is decided; `limit`: steps at most. */
   best(slots: readonly Slot[], decided: readonly Decided[], limit: number): Attempt;
-  feasible(slots: readonly Slot[]): boolean;
+  feasible(slots: readonly Slot[]): SearchResult["kind"];
   /** Can the slots be placed if spreads do not matter? What cannot, cannot with more slots either. */
   feasibleUneven(slots: readonly Slot[]): boolean;
   explored(): number;
 }
 
-/** `impossible` is proved; `budget`: the search was stopped before it knew. */
-export type Attempt = { readonly kind: "found"; readonly decided: readonly Decided[] } | { readonly kind: Failure };
+/**
+ * `impossible` is proved; `budget`: the search was stopped before it knew. `open`: wishes of which it was stopped before it
+ * knew whether they can be had.
+ */
+export type Attempt =
+  | { readonly kind: "found"; readonly decided: readonly Decided[]; readonly open: readonly Wish[] }
+  | { readonly kind: Failure };
 
 type Failure = "impossible" | "budget";
 
@@ -56,7 +62,7 @@ export function createSolver(
   const required = unit.rules.filter((rule) => rule.required);
   return {
     explored: effort.explored,
-    feasible: (slots) => effort.attempt(problemOf(slots, [], required), wishBudget).kind === "found",
+    feasible: (slots) => effort.attempt(problemOf(slots, [], required), wishBudget).kind,
     feasibleUneven(slots) {
       const monotone = required.filter(({ kind }) => kind !== "spread");
       return effort.attempt(problemOf(slots, [], monotone), wishBudget).kind !== "impossible";
@@ -64,10 +70,14 @@ export function createSolver(
     best(slots, decided, limit) {
       const kept = keepMost(unit.rules, (rules) => problemOf(slots, decided, rules), effort, limit);
       if (typeof kept === "string") return { kind: kept };
-      const found = makeMost(kept, slots, decided, task);
+      const { found, open } = makeMost(kept.found, slots, decided, task);
       const places = inRankOrder(found.problem, found.places);
       const { tables } = found.problem;
-      return { kind: "found", decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })) };
+      return {
+        kind: "found",
+        decided: slots.map((slot, i) => ({ slot, table: tables[i]!, place: places[i]! })),
+        open: [...(kept.proven ? [] : ["PreferredRules" as const]), ...open],
+      };
     },
   };
 }
@@ -99,7 +109,12 @@ function createEffort(budget: number): Effort {
  * The required rules, and of the preferred ones, in their order, each that can be kept beside those before it; then of the
  * spreads that cannot, each with the least skew that can be: dropped altogether, they would have their pods put close together.
  */
-function keepMost(wanted: readonly Rule[], problem: ProblemUnder, effort: Effort, limit: number): Found | Failure {
+function keepMost(
+  wanted: readonly Rule[],
+  problem: ProblemUnder,
+  effort: Effort,
+  limit: number,
+): { readonly found: Found; readonly proven: boolean } | Failure {
   const required = wanted.filter((rule) => rule.required);
   const preferred = wanted.filter((rule) => !rule.required);
   const tried = (rules: readonly Rule[], steps: number): Found | Failure => {
@@ -108,23 +123,29 @@ function keepMost(wanted: readonly Rule[], problem: ProblemUnder, effort: Effort
     return result.kind === "found" ? { rules, problem: made, places: result.places } : result.kind;
   };
   const all = preferred.length > 0 ? tried(wanted, Math.min(limit, wishBudget)) : tried(required, limit);
-  if (typeof all !== "string" || preferred.length === 0) return all;
-  let best = tried(required, limit);
+  if (typeof all !== "string") return { found: all, proven: true };
+  let best = preferred.length === 0 ? all : tried(required, limit);
   if (typeof best === "string") return best;
+  let proven = true;
+  const wished = (rules: readonly Rule[]): Found | Failure => {
+    const next = tried(rules, wishBudget);
+    if (next === "budget") proven = false;
+    return next;
+  };
   for (const rule of preferred) {
-    const next = tried([...best.rules, rule], wishBudget);
+    const next = wished([...best.rules, rule]);
     if (typeof next !== "string") best = next;
   }
   for (const rule of preferred) {
-    if (rule.kind === "spread" && !best.rules.includes(rule)) best = leastSkew(best, rule, tried);
+    if (rule.kind === "spread" && !best.rules.includes(rule)) best = leastSkew(best, rule, wished);
   }
-  return best;
+  return { found: best, proven };
 }
 
 /** Keeps a spread with the least skew with which it can be kept; where even the largest does not help, it is left out. */
-function leastSkew(best: Found, rule: Rule, tried: (rules: readonly Rule[], steps: number) => Found | Failure): Found {
+function leastSkew(best: Found, rule: Rule, tried: (rules: readonly Rule[]) => Found | Failure): Found {
   const { slots, pins } = best.problem;
-  const withSkew = (maxSkew: number) => tried([...best.rules, { ...rule, maxSkew }], wishBudget);
+  const withSkew = (maxSkew: number) => tried([...best.rules, { ...rule, maxSkew }]);
   let [fails, holds] = [rule.maxSkew, slots.length + pins.length];
   const loosest = holds > fails ? withSkew(holds) : "impossible";
   if (typeof loosest === "string") return best;
@@ -154,19 +175,26 @@ function attemptsAt(problem: ProblemUnder, effort: Effort, allowed: number): Att
 }
 
 /** Traffic that costs least, and domains no broader than they have to be. */
-function makeMost(kept: Found, slots: readonly Slot[], decided: readonly Decided[], task: Task): Found {
+function makeMost(
+  kept: Found,
+  slots: readonly Slot[],
+  decided: readonly Decided[],
+  task: Task,
+): { readonly found: Found; readonly open: readonly Wish[] } {
   const { unit, group, effort } = task;
   const problem: ProblemUnder = (rules) => task.problemOf(slots, decided, rules);
   const traffic = trafficOf(unit, group, kept.problem);
   // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
   const compact = narrow(kept, unit, traffic, attemptsAt(problem, effort, wishBudget));
-  const start = { ...compact, rules: kept.rules };
+  const start = { ...compact.found, rules: kept.rules };
   const cheap = cheapest(start, problem, traffic, trafficBudget, task);
   const before = effort.explored();
   const left = () => effort.left() && effort.explored() - before < trafficBudget;
   const move = (from: Found, gangs: ReadonlySet<number>) => moveGangs(from, gangs, kept, slots, decided, task);
   const polished = cheap.proven ? cheap.found : polish(cheap.found, traffic, move, left);
-  return narrow(polished, unit, traffic, attemptsAt(problem, effort, wishBudget));
+  const last = narrow(polished, unit, traffic, attemptsAt(problem, effort, wishBudget));
+  const traffics = cheap.proven ? [] : ["Traffic" as const];
+  return { found: last.found, open: [...traffics, ...(last.proven ? [] : ["Compactness" as const])] };
 }
 
 function cheapest(

@@ -1,17 +1,24 @@
+import type { Wish } from "../api/placement.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import type { Decided, Slot } from "./problem.ts";
 import { type Attempt, type Solver, wishBudget } from "./solver.ts";
 
-/** The most leading entries of the surplus that fit beside the base; found by halving, since fewer pods fit if more do. */
-export function mostSurplus(solver: Solver, unit: PreparedUnit): number {
+/**
+ * The most leading entries of the surplus that fit beside the base; found by halving, since fewer pods fit if more do.
+ * @returns `proven`: no search ended with its budget
+ */
+export function mostSurplus(solver: Solver, unit: PreparedUnit): { readonly fits: number; readonly proven: boolean } {
   let fits = 0;
   let fails = unit.surplus.length;
+  let proven = true;
   while (fails - fits > 1) {
     const middle = Math.floor((fits + fails) / 2);
-    if (solver.feasible([...unit.base, ...unit.surplus.slice(0, middle).flat()])) fits = middle;
+    const kind = solver.feasible([...unit.base, ...unit.surplus.slice(0, middle).flat()]);
+    if (kind === "budget") proven = false;
+    if (kind === "found") fits = middle;
     else fails = middle;
   }
-  return fits;
+  return { fits, proven };
 }
 
 /** How many numbers of surplus pods are tried before the search says that it does not know. */
@@ -58,15 +65,21 @@ export function addSurplus(
   solver: Solver,
   surplus: readonly (readonly Slot[])[],
   base: readonly Decided[],
-): readonly Decided[] {
+): { readonly decided: readonly Decided[]; readonly open: readonly Wish[] } {
   let decided = base;
+  const open: Wish[] = [];
   const failed = new Set<string>();
   for (const slots of surplus) {
     const podSet = `${slots[0]!.gang}/${slots[0]!.podSet}`;
     if (failed.has(podSet)) continue;
     const more = solver.best(slots, decided, wishBudget);
-    if (more.kind === "found") decided = [...decided, ...more.decided];
-    else failed.add(podSet);
+    if (more.kind === "found") {
+      decided = [...decided, ...more.decided];
+      open.push(...more.open);
+      continue;
+    }
+    failed.add(podSet);
+    if (more.kind === "budget") open.push("Surplus");
   }
-  return decided;
+  return { decided, open };
 }

@@ -1,9 +1,16 @@
-import { type Conflict, smallestConflict } from "../../src/gang/conflict.ts";
+import type { Blocking, Rejection } from "../../src/api/placement.ts";
+import { ruleText } from "../../src/gang/explain-conflict.ts";
 import type { PlanResult } from "../../src/gang/plan.ts";
 import { type PreparedUnit, prepareUnit } from "../../src/gang/prepare.ts";
 import type { Rule } from "../../src/gang/problem.ts";
 import { type CaseWorld, neighbour } from "./plan-cases.ts";
-import { type OracleNode, type OraclePod, type OracleRule, placementExists } from "./plan-oracle.ts";
+import {
+  type OracleNode,
+  type OraclePod,
+  type OracleRequest,
+  type OracleRule,
+  placementExists,
+} from "./plan-oracle.ts";
 
 type Refusal = Extract<PlanResult, { rejections: unknown }>;
 
@@ -23,10 +30,14 @@ export function refusalFault(
   }
   const untrue = counterfactuals.find((text) => !comesTrue(world, text));
   if (untrue) return `untrue: ${untrue}`;
-  if (!rejections.some(({ message }) => message.includes("have no place together"))) return undefined;
   const prepared = prepareUnit(world.model, world.unit);
   if (Array.isArray(prepared)) return undefined;
-  return conflictFault(world, prepared, smallestConflict(world.model.view, prepared));
+  for (const rejection of rejections) {
+    if (rejection.reason === "WaitingForPlacementGroup") continue;
+    const fault = conflictFault(world, prepared, rejection) ?? blockingFault(world, prepared, rejection);
+    if (fault !== undefined) return `${fault}: ${rejection.message}`;
+  }
+  return undefined;
 }
 
 /** Does the unit fit if what the text says happens? */
@@ -59,31 +70,134 @@ function subsets(list: readonly number[], size: number): number[][] {
   return list.flatMap((first, i) => subsets(list.slice(i + 1), size - 1).map((rest) => [first, ...rest]));
 }
 
-function conflictFault(world: CaseWorld, prepared: PreparedUnit, conflict: Conflict): string | undefined {
+type Fits = (some: readonly OraclePod[], under: readonly OracleRule[], nodes?: readonly OracleNode[]) => boolean;
+
+/** What the oracle makes of the set that a rejection names. */
+function named(world: CaseWorld, prepared: PreparedUnit, { pods: names, rules }: NonNullable<Rejection["conflict"]>) {
   const pinned = world.base.filter((pod) => pod.pinned);
-  const names = conflict.slots.map(({ pod }) => pod.name);
-  const pods = names.map((name) => world.base.find((pod) => pod.name === name)!);
-  const rules = conflict.rules.map((rule) => oracleRule(world, prepared, rule));
-  const fits = (some: readonly OraclePod[], under: readonly OracleRule[]) =>
-    placementExists(world.nodes, [...pinned, ...some], under);
-  const what = `${names.join()} under ${rules.map(({ type, level }) => `${type} ${level}`).join()}`;
-  if (fits(pods, rules)) return `no conflict: ${what}`;
-  if (!fits(pods.slice(0, conflict.fitting), rules)) return `${conflict.fitting} do not fit: ${what}`;
-  if (!conflict.smallest) return undefined;
-  if (fits(pods.slice(0, conflict.fitting + 1), rules)) return `more than ${conflict.fitting} fit: ${what}`;
-  const setOf = ({ gang, podSet }: OraclePod) => `${gang}/${podSet}`;
-  for (const set of new Set(pods.map(setOf))) {
-    const fewer = pods.filter((pod) => setOf(pod) !== set);
-    if (!fits(fewer, rules)) return `without ${set} it is a conflict still: ${what}`;
+  const pods = world.base.filter(({ name }) => names.includes(name));
+  // Rules of one text are told as one.
+  const under = (texts: readonly string[]) =>
+    prepared.rules
+      .filter((rule) => rule.required && texts.includes(ruleText(rule)))
+      .map((rule) => oracleRule(world, prepared, rule))
+      .filter((rule) => pods.some(rule.covers));
+  const fits: Fits = (some, list, nodes = world.nodes) => placementExists(nodes, [...pinned, ...some], list);
+  return { pods, rules, under, fits };
+}
+
+/** What is untrue of the set that has no place together, and of its being the smallest. */
+function conflictFault(world: CaseWorld, prepared: PreparedUnit, rejection: Rejection): string | undefined {
+  if (rejection.conflict === undefined) return "names no set";
+  const { size } = rejection.conflict;
+  const { pods, rules, under, fits } = named(world, prepared, rejection.conflict);
+  const what = `${pods.map(({ name }) => name).join()} under ${rules.join() || "no rule"}`;
+  if (fits(pods, under(rules))) return `${what} has a place`;
+  if (size !== "smallest") return `${what} is ${size} only`;
+  const gangs = new Set(pods.map(({ gang }) => gang));
+  const candidates = world.base.filter((pod) => !pod.pinned && (gangs.size > 1 || gangs.has(pod.gang)));
+  const spread = world.required.some(({ type }) => type === "spread");
+  for (let number = spread ? 1 : pods.length - 1; number < pods.length; number++) {
+    const fewer = subsets([...candidates.keys()], number).find(
+      (some) =>
+        !fits(
+          candidates.filter((_, i) => some.includes(i)),
+          world.required,
+        ),
+    );
+    if (fewer) return `fewer than ${what}: ${fewer.map((i) => candidates[i]!.name).join()} have no place`;
   }
-  const needless = rules.find(
-    (rule) =>
-      !fits(
-        pods,
-        rules.filter((each) => each !== rule),
-      ),
+  for (let number = 0; number < rules.length; number++) {
+    const fewer = subsets([...rules.keys()], number).find((some) => !fits(pods, under(some.map((i) => rules[i]!))));
+    if (fewer) return `fewer rules than ${what}: ${fewer.map((i) => rules[i]).join() || "none"}`;
+  }
+  return undefined;
+}
+
+/** What is untrue of what a rejection says is short, and of the domain that comes closest. */
+function blockingFault(world: CaseWorld, prepared: PreparedUnit, rejection: Rejection): string | undefined {
+  const { blocking, message, conflict } = rejection;
+  if (blocking.length === 0) return "says nothing of what blocks";
+  const { pods, rules, under, fits } = named(world, prepared, conflict!);
+  const list = under(rules);
+  for (const each of blocking) {
+    const { level, domain, resource, needed, available } = each;
+    const what = JSON.stringify(each);
+    if (available >= needed) return `${what} is not short`;
+    if (domain !== undefined && available > 0 && !message.includes("that run already")) {
+      const nodes = world.nodes.map((node) => (isInside(node, level, domain) ? node : { ...node, down: true }));
+      const most = subsets([...pods.keys()], pods.length - 1).some((some) =>
+        fits(
+          pods.filter((_, i) => some.includes(i)),
+          list,
+          nodes,
+        ),
+      );
+      if (!most) return `${what} does not come close`;
+    }
+    const fault = message.includes("have no place together") ? shortFault(pods, list, each, fits) : undefined;
+    if (fault) return `${what}: ${fault}`;
+    const single = pods.length > 1 && !message.includes("have no place together") && resource !== "nodes";
+    const per = amountOf(pods[0]!, resource);
+    if (single && available !== per * (pods.length - 1)) return `${what} is not what one fewer than its pods take`;
+  }
+  return undefined;
+}
+
+/** Is what several pods lack together counted rightly, and would more of it do? */
+function shortFault(
+  pods: readonly OraclePod[],
+  rules: readonly OracleRule[],
+  { resource, needed, available }: Blocking,
+  fits: Fits,
+): string | undefined {
+  const amounts = pods.map((pod) => amountOf(pod, resource));
+  if (amounts.reduce((sum, each) => sum + each, 0) !== needed) return "counts something else";
+  if (
+    resource !== "pods" &&
+    !fits(
+      pods.map((pod) => without(pod, resource)),
+      rules,
+    )
+  )
+    return "is not what is short";
+  const least = Math.min(
+    ...pods.flatMap((pod, i) => {
+      const gain =
+        amounts[i]! > 0 &&
+        fits(
+          pods.filter((each) => each !== pod),
+          rules,
+        );
+      return gain ? amounts[i]! : [];
+    }),
   );
-  return needless && `without ${needless.type} ${needless.level} it is a conflict still: ${what}`;
+  return needed - available === least ? undefined : `${least} less would do`;
+}
+
+const classNames: Readonly<Record<string, string>> = { gpu: "gpu.kllama.ai", even: "gpu.kllama.ai" };
+
+function classOf({ alternatives }: OracleRequest): string {
+  return classNames[alternatives[0]!.what] ?? "mig.kllama.ai";
+}
+
+function amountOf({ cpu, memory, requests }: OraclePod, resource: string): number {
+  if (resource === "pods") return 1;
+  if (resource === "cpu") return cpu * 1000;
+  if (resource === "memory") return memory * 2 ** 30;
+  return requests
+    .filter((request) => classOf(request) === resource)
+    .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => count)), 0);
+}
+
+function without(pod: OraclePod, resource: string): OraclePod {
+  if (resource === "cpu" || resource === "memory") return { ...pod, [resource]: 0 };
+  return { ...pod, requests: pod.requests.filter((request) => classOf(request) !== resource) };
+}
+
+function isInside(node: OracleNode, level: string, domain: string): boolean {
+  // Inside a host devices tell the domain: then the host is all that is looked at.
+  return pathOf(node, level) === domain || domain.endsWith(node.name) || domain.includes(`${node.name}/`);
 }
 
 /** The rule that binds the same pods in the same sets. */

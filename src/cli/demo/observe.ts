@@ -63,6 +63,7 @@ export function searchStats(metrics: string): SearchStats {
   return {
     planMs: Math.round(sum("kllama_gang_plan_duration_seconds_sum") * 1e6) / 1000,
     explored: sum("kllama_gang_plan_explored_total"),
-    budgetExceeded: sum("kllama_gang_plans_total", 'reason="BudgetExceeded"') > 0,
+    budgetExceeded:
+      sum("kllama_gang_plans_total", 'reason="BudgetExceeded"') + sum("kllama_gang_plan_budget_exceeded_total") > 0,
   };
 }

@@ -18,7 +18,7 @@ import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
-import type { GangRequest, PlanResult, PlanUnit } from "../../gang/plan.ts";
+import { budgetExceededFor, type GangRequest, type PlanResult, type PlanUnit } from "../../gang/plan.ts";
 import { preemptorPriority } from "../../gang/preemption.ts";
 import { expectedWorkload } from "../../gang/workload.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
@@ -86,7 +86,7 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
     const result = batch.plan(unit);
     stats.planMs += nowMs() - startMs;
     stats.explored += result.explored;
-    if ("budgetExceeded" in result && result.budgetExceeded) stats.budgetExceeded = true;
+    stats.budgetExceeded ||= "plans" in result ? budgetExceededFor(result.plans).length > 0 : result.budgetExceeded;
     options.onPlanned?.(placements.size + rejections.size, queue.length);
     return result;
   }

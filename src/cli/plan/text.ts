@@ -1,4 +1,4 @@
-import type { PlacedPod, Placement, PlanOutput, Rejection } from "../../api/placement.ts";
+import type { PlacedPod, Placement, PlanOutput, Rejection, Wish } from "../../api/placement.ts";
 import { outlookSentences } from "../../gang/outlook-text.ts";
 import { compareNatural } from "../../topology/natural-order.ts";
 import { plural, wrap } from "../text.ts";
@@ -55,7 +55,14 @@ function narrowest({ domains }: Placement): string | undefined {
   return level === undefined ? undefined : `${level} ${path?.slice(path.lastIndexOf("/") + 1)}`;
 }
 
-function costLines({ cost, domains }: Placement): string[] {
+const better: Readonly<Record<Wish, string>> = {
+  PreferredRules: "more preferred rules can be kept",
+  Surplus: "more of the surplus fits",
+  Traffic: "traffic can cost less",
+  Compactness: "narrower domains hold the pods",
+};
+
+function costLines({ cost, domains, budgetExceeded = [] }: Placement): string[] {
   const path = Object.values(domains).at(-1);
   return [
     ...(path === undefined ? [] : [`    shares ${path}`]),
@@ -64,6 +71,7 @@ function costLines({ cost, domains }: Placement): string[] {
       (link) => `      ${link.from} → ${link.to} over ${link.level}: ${rounded(link.milliseconds)} ms`,
     ),
     ...cost.assumes.map((assumption) => `      assumes ${assumption}`),
+    ...budgetExceeded.map((wish) => `    the search used up its budget before it knew whether ${better[wish]}`),
   ];
 }
 

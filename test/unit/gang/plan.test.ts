@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
 import type { Device } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
-import { type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
+import { budgetExceededFor, type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
 import type { ClusterModel } from "../../../src/topology/model.ts";
 import type { PodRecord } from "../../../src/topology/records.ts";
@@ -659,15 +659,20 @@ describe("members", () => {
     const rejected = (model: ClusterModel, podSets: Parameters<typeof gangIn>[2], constraints: GangConstraint[]) =>
       rejectionsOf(plan(model, { gangs: [gangIn(model, "g", podSets, { constraints })] }))[0];
 
-    test("are named without those that have no part in it, and how many of them fit", () => {
+    test("are named without those that have no part in it, with what is short and the domain that comes closest", () => {
       const model = clusterOf([...racks({ a: 4, b: 3 }), { name: "c-0", rack: "c" }]);
       const podSets = { router: { count: 3 }, ranks: { count: 4, gpus: 8 }, draft: { count: 1, gpus: 4 } };
       const apart: GangConstraint = { type: "spread", level: "rack", mode: "required", podSets: ["router"] };
       const inRack = together("rack", { podSets: ["ranks", "draft"] });
       expect(rejected(model, podSets, [apart, inRack])).toMatchObject({
         message:
-          "4 pods of 8 gpu.kllama.ai devices and 1 pod of 4 gpu.kllama.ai devices have no place together with pod sets ranks, draft in one rack, though without any one part of that they have; 4 of the 5 pods fit",
-        blocking: [{ level: "rack", resource: "pods", needed: 5, available: 4 }],
+          "4 pods of 8 gpu.kllama.ai devices and 1 pod of 4 gpu.kllama.ai devices have no place together with pod sets ranks, draft in one rack for want of gpu.kllama.ai, though any fewer pods have one; rack z/a comes closest: all fit but 1 pod of 4 gpu.kllama.ai devices",
+        blocking: [{ level: "rack", domain: "z/a", resource: "gpu.kllama.ai", needed: 36, available: 32 }],
+        conflict: {
+          pods: ["g-ranks-0", "g-ranks-1", "g-ranks-2", "g-ranks-3", "g-draft-0"],
+          rules: ["pod sets ranks, draft in one rack"],
+          size: "smallest",
+        },
       });
     });
 
@@ -676,9 +681,49 @@ describe("members", () => {
       const podSets = { large: { count: 1, gpus: 8 }, small: { count: 3, gpus: 4 } };
       expect(rejected(model, podSets, [])).toMatchObject({
         message:
-          "1 pod of 8 gpu.kllama.ai devices and 3 pods of 4 gpu.kllama.ai devices have no place together, though without any one part of that they have; 3 of the 4 pods fit",
-        blocking: [{ level: "cluster", resource: "pods", needed: 4, available: 3 }],
+          "1 pod of 8 gpu.kllama.ai devices and 3 pods of 4 gpu.kllama.ai devices have no place together for want of gpu.kllama.ai, though any fewer pods have one; all fit but 1 pod of 4 gpu.kllama.ai devices",
+        blocking: [{ level: "cluster", resource: "gpu.kllama.ai", needed: 20, available: 16 }],
       });
+    });
+
+    test("are no more of any pod set than it takes, and cpu is called short where it is", () => {
+      const cpus = { allocatable: { cpu: 8_000, memory: 2 ** 34, pods: 110 } };
+      const model = clusterOf(racks({ a: 2 }).map((node) => ({ ...node, more: cpus })));
+      const more = { requests: { cpu: 3_000 } };
+      const podSets = { large: { count: 6, gpus: 2, more }, small: { count: 6, gpus: 1, more } };
+      expect(rejected(model, podSets, [together("rack")])).toMatchObject({
+        reason: "InsufficientResources",
+        blocking: [{ level: "cluster" }],
+        conflict: { pods: ["large-0", "large-1", "large-2", "large-3", "large-4"].map((pod) => `g-${pod}`), rules: [] },
+      });
+      const few = { large: { count: 4, gpus: 2, more }, small: { count: 4, gpus: 1, more } };
+      expect(rejected(model, few, [together("rack")])).toMatchObject({
+        message: expect.stringContaining("for want of cpu, though any fewer pods have one"),
+        blocking: [{ level: "cluster", resource: "cpu", needed: 15_000, available: 12_000 }],
+        conflict: { pods: expect.objectContaining({ length: 5 }), rules: [], size: "smallest" },
+      });
+    });
+
+    test("because others run in several domains are told of the one that most run in", () => {
+      const model = clusterOf(racks({ a: 2, b: 2 }));
+      const running = ["a-0", "a-1", "b-0"].map((node, index) => {
+        return { pod: `g-w-${index}`, podSet: "w", index, node, claims: [] };
+      });
+      const gang = gangIn(model, "g", { w: { count: 4 } }, { constraints: [together("rack")] }, running);
+      expect(rejectionsOf(plan(model, { gangs: [gang] }))[0]).toMatchObject({
+        message:
+          "the gang has to share one rack, but pods that run already are in z/a, z/b; delete them so that the gang is placed anew",
+        blocking: [{ level: "rack", domain: "z/a", resource: "pods", needed: 3, available: 2 }],
+        conflict: { pods: ["g-w-3"], rules: ["the gang in one rack"], size: "smallest" },
+      });
+    });
+
+    test("are said to be perhaps too many where the search for fewer ends with its budget", () => {
+      const model = clusterOf(racks(Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`r${i}`, 16]))));
+      const podSets = { a: { count: 10, gpus: 8 }, b: { count: 8, gpus: 4 }, c: { count: 40, gpus: 1 } };
+      const rejection = rejected(model, podSets, [together("rack")]);
+      expect(rejection?.conflict?.size).not.toBe("smallest");
+      expect(rejection?.message).toContain("fewer pods may have none either: the search for them used up its budget");
     });
   });
 
@@ -1083,6 +1128,22 @@ describe("faults", () => {
     expect(result).toMatchObject({ budgetExceeded: true });
     expect(new Set(rejectionsOf(result).map(({ reason }) => reason))).toEqual(new Set(["BudgetExceeded"]));
     expect(plansOf(plan(model, { gangs }))).toHaveLength(4);
+  });
+
+  test("a budget that ends before it is known whether there is something better says so of the placement", () => {
+    const openFor = (gangs: GangRequest[], model: ClusterModel, budget?: number) =>
+      budgetExceededFor(plansOf(plan(model, { gangs }, budget === undefined ? {} : { budget })));
+    const model = clusterOf(racks({ a: 8, b: 7 }));
+    const wishing = [5, 4, 3, 3].map((count, i) =>
+      gangIn(model, `g${i}`, { w: { count, gpus: 8 } }, { constraints: [together("rack", { mode: "preferred" })] }),
+    );
+    expect(openFor(wishing, model, 0)).toContain("PreferredRules");
+    expect(openFor(wishing, model)).toEqual([]);
+    // Each of two gangs could have rack a, and be faster there; not both.
+    const few = clusterOf(racks({ a: 2, b: 1, c: 1 }));
+    const pair = ["g", "h"].map((name) => gangIn(few, name, { w: { count: 2, gpus: 8 } }));
+    expect(openFor(pair, few, 0)).toContain("Traffic");
+    expect(openFor(pair, few)).toEqual([]);
   });
 });
 
