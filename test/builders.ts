@@ -182,6 +182,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     nowIso: () => new Date(nowMs).toISOString().replace(/\.\d+Z$/, "Z"),
     capacityVersion: 1,
     manages: (name) => name === driver,
+    sharersOf: () => [],
     nodeFits: () => true,
     leavesRoom: () => true,
     leavesRoomForAll: () => true,

@@ -354,6 +354,7 @@ export function createCoordinator(
       nowIso: ports.nowIso,
       capacityVersion: model.capacityVersion,
       manages: (driver) => managedDrivers.has(driver),
+      sharersOf: ({ namespace, name }) => model.sharersOf(namespace, name),
       nodeFits,
       leavesRoom: (node, pod) => leavesRoom(model, node, pod),
       leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),

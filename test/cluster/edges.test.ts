@@ -160,6 +160,20 @@ describe("a claim that somebody", () => {
     expect(status("wiped")?.placement?.pods).toEqual(before?.pods);
   });
 
+  test("takes its guard off, with its Gang, gives its devices back all the same", async () => {
+    await freshNamespace();
+    await createWaitingGang("stripped");
+    const name = claimOf(pod("stripped-ranks-0"))?.metadata.name ?? "";
+    // A planner that runs puts it back at once.
+    await scene.stack.planner.kill("SIGKILL");
+    await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: { status: { reservedFor: null } } });
+    await drop(gang("stripped", { podSets: [{ name: "ranks", count: 3 }] }));
+    await scene.stack.planner.start();
+    await createGang("next", 4, {}, "eight");
+    await scheduled("next");
+    expect(claims().find(({ metadata }) => metadata.name === name)?.status?.allocation).toBeUndefined();
+  });
+
   test("wipes under a running member, and under a pod alone, frees its devices for nobody, also not after a restart", async () => {
     await freshNamespace();
     const [victim] = await running(3);

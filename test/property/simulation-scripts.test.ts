@@ -107,6 +107,36 @@ test("devices of a claim that outlived its pod with nobody in reservedFor are gi
   expect(later.filter((line) => line.includes("gave back n0/gpu-0"))).toHaveLength(1);
 });
 
+test("devices of a claim that somebody took the guard off are given back with those of its gang", async () => {
+  let releases = 0;
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { devices: 4 })], { nodes: ["n0", "n1"] }),
+    // One member is let go late: the other waits at the barrier.
+    lateMs({ path, body }) {
+      const { spec } = (body ?? {}) as { spec?: { schedulingGates?: unknown } };
+      if (spec?.schedulingGates === undefined || !path.endsWith("/pods/g0-ranks-1")) return 0;
+      releases += 1;
+      return 20_000;
+    },
+    script: [
+      [1_000, (people) => people.createGang("g0")],
+      [
+        10_000,
+        (people, machines) => {
+          machines.restartPlanner();
+          people.stripClaim("g0-ranks-0");
+          people.deleteGang("g0");
+        },
+      ],
+      [60_000, () => undefined],
+    ],
+  });
+  expect(releases).toBeGreaterThan(0);
+  expect(
+    lines.filter((line) => / resourceclaims g0-ranks-0-.* by kllama-planner .*: unallocated/.test(line)),
+  ).toHaveLength(1);
+});
+
 test("devices of a pod whose claim an administrator emptied while it ran are nobody's, also for a planner that starts later", async () => {
   const lines = await expectRight({
     sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 2 })], { nodes: ["n0"] }),

@@ -36,6 +36,8 @@ export interface People {
    * call broke off; and the pod is gone at once.
    */
   strandClaim(pod: string): void;
+  /** Takes everybody off the pod's claim, which stays allocated. */
+  stripClaim(pod: string): void;
   /** A pod of its own, with devices: `single-1`, `single-2`, … */
   createPod(devices: number): void;
   /** An administrator empties the claim of a pod that runs. */
@@ -299,6 +301,14 @@ export function createPeople(
       handle("PATCH", paths.claim(claim.metadata.name), { metadata: { ownerReferences: null } });
       handle("PATCH", paths.claim(claim.metadata.name, "status"), { status: { reservedFor: null } });
       handle("DELETE", paths.pod(name), { gracePeriodSeconds: 0 });
+    },
+    stripClaim(name) {
+      const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+      const claim = claims().find(({ metadata }) => metadata.ownerReferences?.[0]?.uid === pod?.metadata.uid);
+      if (claim?.status?.allocation === undefined) throw new Error(`no pod ${name} with devices`);
+      say(`people: strip claim ${claim.metadata.name}`);
+      const body = { status: { reservedFor: null } };
+      api.handle({ user: "admin", method: "PATCH", path: paths.claim(claim.metadata.name, "status"), body });
     },
     createPod: (devices) => createPod(devices, 1),
     wipeClaim(name) {

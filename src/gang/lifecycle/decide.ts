@@ -20,6 +20,7 @@ import { sweep } from "./sweep.ts";
 export function decide(state: GangState, context: Context): Decision {
   const { gang } = state;
   if (gang === undefined || gang.deleting) {
+    state.trials.clear();
     const { effects, ...wake } = tellOrphans(state, context);
     return { effects: [...refuseAll(state, gone(state)), ...sweep(state, [], context), ...effects], ...wake };
   }
@@ -34,6 +35,8 @@ export function decide(state: GangState, context: Context): Decision {
 
 function decidePhase(state: GangState, gang: GangRecord, context: Context): Decision {
   const { phase } = gang.status;
+  // What kube-scheduler said of a place that was given up says nothing of the next one, be it on the same node.
+  if (phase !== "Reserved" && phase !== "Binding" && phase !== "Scheduled") state.trials.clear();
   if (phase !== "Binding") delete state.bindingSinceMs;
   if (phase !== "Scheduled") state.crowded = new Map();
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;

@@ -12,7 +12,6 @@ export function decideRevoked(state: GangState, gang: GangRecord, context: Conte
   const reason = gang.status.explanation ?? "revoked";
   const clearing = sweep(state, [], context);
   delete state.missingSinceMs;
-  state.trials.clear();
   const effects = [...refuseAll(state, `gang ${state.key} was revoked: ${reason}`), ...clearing];
   if (clearing.length > 0 || holdsGuards(state)) return { effects };
   const attempts = gang.status.attempts ?? 1;

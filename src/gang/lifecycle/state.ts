@@ -204,6 +204,8 @@ export interface Context {
   capacityVersion: number;
   /** kllama alone gives the driver's devices; others are kube-scheduler's to give. */
   manages(driver: string): boolean;
+  /** Pods that have not ended and name the claim themselves, of this gang or not. */
+  sharersOf(claim: ClaimRecord): readonly PodRecord[];
   /** The node exists, is ready and takes pods. */
   nodeFits(node: string): boolean;
   /** What runs on the node leaves room for the pod. */

@@ -689,6 +689,20 @@ describe("a reserved gang that kube-scheduler refuses", () => {
     expect(said(step(changed.state, [tick], context({ nowMs: nowMs + 15_000 })))).toContain("planRefused");
   });
 
+  test("is given a minute for a refusal of the place that a Gang of its name had there before it", () => {
+    const refused = step(trying().state, [says(refusal)], context());
+    const { uid } = gangIn("Reserved");
+    const anew: LifecycleEvent[] = [
+      { type: "gangGone", uid },
+      { type: "gang", gang: gang({}, { uid: "another" }) },
+    ];
+    const waiting = step(refused.state, anew, context({ nowMs: nowMs + 10_000 }));
+    const again = gangIn("Reserved", {}, { reservedAtMs: nowMs + 20_000, uid: "another" });
+    const reserved = step(waiting.state, [{ type: "gang", gang: again }], context({ nowMs: nowMs + 20_000 }));
+    expect(said(reserved)).not.toContain("planRefused");
+    expect(said(step(reserved.state, [tick], context({ nowMs: nowMs + 79_000 })))).not.toContain("planRefused");
+  });
+
   test("is planned again when its refused plan was for want of nodes that it avoids no longer", () => {
     const avoided = new Map([["n1", nowMs + 1_000]]);
     const rejection = { reason: "NoNodeMatches", message: "no", capacityVersion: 1, members: "u-0,u-1" };
@@ -817,6 +831,40 @@ describe("a revoked gang", () => {
     const result = step(state, [tick], context());
     expect(said(result)).toEqual(["drop guard of c-0", "drop guard of c-1"]);
     expect(result.effects).toMatchObject([{ reservedFor: [{ uid: "u-0" }] }, { reservedFor: [{ uid: "x" }] }]);
+  });
+
+  describe("of which somebody took the guard off a claim", () => {
+    const stripped = (more: Partial<ClaimRecord> = {}): ClaimRecord =>
+      held(0, { more: { allocatedByPlanner: true, reservedFor: [], ownerPodUid: "u-0", ...more } });
+    const consumer = podConsumer({ name: "g-0", uid: "u-0" });
+    const swept = (pod: PodRecord, claim: ClaimRecord, more: object = {}): string[] =>
+      said(step(stateOf(revoked(), [pod], [claim]), [tick], context(more))).filter((line) => line.includes(" c-0"));
+
+    test("gives it back before it is pending again, also while kube-scheduler tries the member", () => {
+      for (const reservedFor of [[], [consumer]]) {
+        const first = step(stateOf(revoked(), [released(0)], [stripped({ reservedFor })]), [tick], context());
+        expect(said(first)).toEqual(["clear c-0"]);
+        const cleared = step(first.state, [{ type: "claim", claim: claim(0) }, done(first.effects[0])], context());
+        expect(said(cleared)).toEqual(["Pending: node n1 no longer fits pod g-1"]);
+      }
+    });
+
+    test("and that was deleted gives it back as well", () => {
+      expect(said(step(stateOf(undefined, [released(0)], [stripped()]), [tick], context()))).toEqual(["clear c-0"]);
+    });
+
+    test("leaves what may be in use, or is not its own", () => {
+      const stranger = { resource: "pods", name: "x", uid: "x" };
+      expect(swept(released(0), stripped())).toEqual(["clear c-0"]);
+      expect(swept(bound(0), stripped())).toEqual([]);
+      expect(swept({ ...released(0), bindMarker: false }, stripped())).toEqual([]);
+      expect(swept(released(0), stripped({ reservedFor: [stranger] }))).toEqual([]);
+      expect(swept(released(0), stripped({ ownerPodUid: "x" }))).toEqual([]);
+      expect(swept(released(0), stripped(), { sharersOf: () => [{ ...bound(1), uid: "x" }] })).toEqual([]);
+      expect(swept(released(0), stripped(), { manages: () => false })).toEqual([]);
+      const { allocatedByPlanner: _, ...other } = stripped();
+      expect(swept(released(0), other)).toEqual([]);
+    });
   });
 
   test("becomes pending only when nothing is held any more", () => {
