@@ -3,14 +3,15 @@ import { keptPods, livePods } from "../gang/lifecycle/members.ts";
 import { avoiding } from "../gang/lifecycle/refusals.ts";
 import { type Context, type GangState, heldPods } from "../gang/lifecycle/state.ts";
 import { assignSlots } from "../gang/members.ts";
-import { type GangRequest, type PlanUnit, singlePodGang } from "../gang/plan.ts";
+import { type GangRequest, singlePodGang } from "../gang/plan.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { PodRecord } from "../topology/records.ts";
+import { type GangSet, oldestSet, type RuledOut, type Seats } from "./gang-sets.ts";
 import { roleCounts } from "./role-counts.ts";
 
-/** Gangs that are planned together, or why none of them can be planned yet. */
-export type UnitAnswer = { unit: PlanUnit; keys: string[] } | { waiting: string };
+/** Gangs that are planned together, or why the gang cannot be planned yet; `first`: what is planned before it. */
+export type UnitAnswer = GangSet | { waiting: string; first?: GangSet };
 
 /** The role that a gang plays in a group: what it says itself, else what the group's selectors say. */
 export function roleIn(group: PlacementGroupRecord, state: GangState): string | undefined {
@@ -37,6 +38,7 @@ export function groupOf(state: GangState, groups: readonly PlacementGroupRecord[
  * gangs without which it would break a ratio; beside the gangs of the group that are placed already.
  * @param ready keys of gangs that are complete and ask for a plan
  * @param nodeFits whether a member may still go to the node that was planned for it
+ * @param ruledOut gangs that have no place together: younger ones of their roles are planned in their stead
  */
 export function unitFor(
   state: GangState,
@@ -44,6 +46,7 @@ export function unitFor(
   members: readonly GangState[],
   ready: ReadonlySet<string>,
   nodeFits: Context["nodeFits"],
+  ruledOut: readonly RuledOut[] = [],
 ): UnitAnswer {
   if (group === undefined) {
     const name = state.gang?.spec.placementGroup;
@@ -55,25 +58,35 @@ export function unitFor(
   const base = new Map(
     group.spec.members.map(({ role, minInstances }) => [role, Math.max(minInstances, roles.get(role)!.placed.length)]),
   );
-  const chosen = choose(group, roles, base);
+  const setOf = (chosen: ReadonlySet<GangState>): GangSet => setIn(group, chosen, roles, nodeFits);
+  const chosen = choose(group, roles, base, ruledOut);
   if ("waiting" in chosen) return chosen;
-  if (!chosen.gangs.has(state)) {
-    // The base stands, or is made of older gangs: this one joins it once they are placed.
-    if (chosen.gangs.size > 0) return { waiting: `PlacementGroup ${group.name}: its base set is placed first` };
-    // Members beyond those that it needs change no numbers.
-    const joined = isPlaced(state) ? { gangs: [state] } : join(state, group, roles);
-    if ("waiting" in joined) return joined;
-    for (const gang of joined.gangs) chosen.gangs.add(gang);
+  if (chosen.gangs.has(state)) return setOf(chosen.gangs);
+  // The base stands, or is made of others: this one joins it once they are placed.
+  if (chosen.gangs.size > 0) {
+    return { waiting: `PlacementGroup ${group.name}: its base set is placed first`, first: setOf(chosen.gangs) };
   }
-  const context = [...roles.values()].flatMap((gangs) => gangs.placed);
-  const gangs = [...chosen.gangs, ...context.filter((gang) => !chosen.gangs.has(gang))];
+  // Members beyond those that it needs change no numbers.
+  const joined = isPlaced(state) ? { gangs: new Set([state]) } : join(state, group, roles, ruledOut);
+  return "waiting" in joined ? joined : setOf(joined.gangs);
+}
+
+/** The chosen gangs of a group, beside those that are placed. */
+function setIn(
+  group: PlacementGroupRecord,
+  chosen: ReadonlySet<GangState>,
+  roles: ReadonlyMap<string, RoleGangs>,
+  nodeFits: Context["nodeFits"],
+): GangSet {
+  const placed = [...roles.values()].flatMap((gangs) => gangs.placed);
+  const gangs = [...chosen, ...placed.filter((gang) => !chosen.has(gang))];
   const { namespace, name, spec } = group;
   return {
     unit: {
       gangs: gangs.map((gang) => requestOf(gang, nodeFits, roleIn(group, gang))),
       placementGroup: { namespace, name, spec },
     },
-    keys: [...chosen.gangs].map((gang) => gang.key),
+    keys: [...chosen].map((gang) => gang.key),
   };
 }
 
@@ -93,11 +106,12 @@ function gangsOf(
   return { placed: gangs.filter(isPlaced), waiting: gangs.filter((gang) => !isPlaced(gang) && ready.has(gang.key)) };
 }
 
-/** The gangs that are to be placed so that so many are, and the bounds of the pairings are kept. */
+/** The gangs that are to be placed so that so many are, and the bounds of the pairings are kept. `first` is one of them. */
 function choose(
   { name, spec }: PlacementGroupRecord,
   roles: ReadonlyMap<string, RoleGangs>,
   wanted: ReadonlyMap<string, number>,
+  ruledOut: readonly RuledOut[],
   first?: GangState,
 ): { gangs: Set<GangState> } | { waiting: string } {
   const placed = new Map([...roles].map(([role, gangs]) => [role, gangs.placed.length]));
@@ -105,7 +119,7 @@ function choose(
   if (needed === undefined) {
     return { waiting: `PlacementGroup ${name}: the ratios of its pairing contradict each other, no numbers keep them` };
   }
-  const chosen = new Set<GangState>();
+  const seats: Seats[] = [];
   for (const [role, { placed: there, waiting }] of roles) {
     const count = needed.counts.get(role)!;
     const lacking = Math.max(0, count - there.length);
@@ -114,11 +128,13 @@ function choose(
       const have = `${there.length + waiting.length} of ${count} gangs of role ${role} are complete`;
       return { waiting: `PlacementGroup ${name}: ${have}${why === undefined ? "" : ` (${why})`}` };
     }
-    const order =
-      first !== undefined && waiting.includes(first) ? [first, ...waiting.filter((w) => w !== first)] : waiting;
-    for (const gang of order.slice(0, lacking)) chosen.add(gang);
+    const others = waiting.filter((gang) => gang !== first);
+    const own = waiting.length - others.length;
+    if (own > 0) seats.push({ waiting: [first!], count: 1 });
+    seats.push({ waiting: others, count: lacking - own });
   }
-  return { gangs: chosen };
+  const gangs = oldestSet(seats, ruledOut);
+  return gangs === undefined ? { waiting: `PlacementGroup ${name}: no other gangs of it fit` } : { gangs };
 }
 
 /** A gang beside those that are placed, with those without which it would break a ratio. */
@@ -126,10 +142,11 @@ function join(
   state: GangState,
   group: PlacementGroupRecord,
   roles: ReadonlyMap<string, RoleGangs>,
-): { gangs: Iterable<GangState> } | { waiting: string } {
+  ruledOut: readonly RuledOut[],
+): { gangs: Set<GangState> } | { waiting: string } {
   const own = roleIn(group, state)!;
   const wanted = new Map([...roles].map(([role, { placed }]) => [role, placed.length + (role === own ? 1 : 0)]));
-  return choose(group, roles, wanted, state);
+  return choose(group, roles, wanted, ruledOut, state);
 }
 
 const placedPhases: ReadonlySet<GangPhase> = new Set(["Preempting", "Reserved", "Binding", "Scheduled"]);

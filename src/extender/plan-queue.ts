@@ -3,12 +3,13 @@ import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/pl
 import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
-import { budgetExceededFor, type PlanOptions } from "../gang/plan.ts";
+import type { PlanOptions, PlanResult } from "../gang/plan.ts";
 import { expectedWorkload } from "../gang/workload.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { createDrains } from "./drains.ts";
 import type { GangGroups } from "./gang-groups.ts";
 import type { GangHolds } from "./gang-holds.ts";
+import { firstPlaced, type GangSet, type RefusedSet, type RuledOut, triedText } from "./gang-sets.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
 import type { RefusedUnit } from "./outlooks.ts";
 import { inAnswerOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
@@ -57,12 +58,20 @@ const fencePauseMs = 1_000;
 const planningSliceMs = 25;
 const choosingSliceMs = 15;
 
+/** A search among the gangs of a group that took no end in a turn; what it found stands until room is freed. */
+interface SetSearch {
+  readonly id: string;
+  readonly capacityVersion: number;
+  readonly refused: RefusedSet[];
+}
+
 export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const { model, ports, limits, places, holds, groups, singles, stateOf, nodeFits, makeRoom, tell, decide } = parts;
   const wantsPlan = new Set<string>();
   /** Those that asked for a plan in this round. */
   const asked = new Set<string>();
   let retryAtMs = Number.POSITIVE_INFINITY;
+  let unfinished: SetSearch | undefined;
   const drains = createDrains({ model, nowMs: ports.nowMs, stateOf, afterMs: limits.drainAfterMs });
 
   /**
@@ -107,6 +116,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const preempting = new Map<string, readonly PreemptedUnit[]>();
     const options = { workload: expectedWorkload(model) };
     const batch = createBatch(model, batchHolds, options);
+    const turn: Turn = { batch, batchHolds, options, decided, preempting, searched: new Set() };
     const unmoved: string[] = [];
     let done = true;
     for (const each of queue) {
@@ -117,7 +127,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       drains.turn(each, () => {
         if ("uid" in each) singles.planOne(each.uid, batch);
         else if (wantsPlan.has(each.key)) {
-          const planned = planOne(each.state, { batch, batchHolds, options, preempting });
+          const planned = planOne(each.state, turn);
           if (planned === "later") done = false;
           else unmoved.push(...planned);
         }
@@ -130,66 +140,115 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
-  function planOne(state: GangState, { batch, batchHolds, options, preempting }: Turn): string[] | "later" {
-    const members = groups.companions(state);
-    const answer = unitFor(state, groups.of(state), members, readyAmong(members), nodeFits);
+  function planOne(state: GangState, turn: Turn): readonly string[] | "later" {
+    const { next, waiting } = setsFor(state);
+    const first = next([]);
     wantsPlan.delete(state.key);
     // Whoever has been preempted since it asked has to leave first.
     if (state.gang === undefined || !isOpen(state)) return [];
-    if ("waiting" in answer) {
-      refuse(state, "WaitingForPlacementGroup", answer.waiting);
+    if (first === undefined || turn.searched.has(first.keys.join())) {
+      refuse(state, "WaitingForPlacementGroup", waiting);
       return [];
     }
-    if (overLimit(answer.keys)) return [];
     const startMs = ports.nowMs();
-    const result = batch.plan(answer.unit);
-    const milliseconds = ports.nowMs() - startMs;
-    for (const key of answer.keys) wantsPlan.delete(key);
-    if ("plans" in result) {
-      ports.planned("placed", milliseconds, result.explored, "", budgetExceededFor(result.plans));
-      drains.placed(answer.keys);
-      return answer.keys;
-    }
-    const room = result.rejections.every(({ reason }) => wantsRoom.has(reason))
-      ? makeRoom(answer.unit, answer.keys, [...preempting.values()].flat(), { ...options, inTime: sliceOf(ports) })
-      : undefined;
-    if (room === "later") {
+    let explored = 0;
+    const tryOne = ({ unit, keys }: GangSet): PlanResult => {
+      const limited = overLimit(keys);
+      if (limited.length > 0) return { rejections: limited, explored: 0, budgetExceeded: false };
+      const result = turn.batch.plan(unit);
+      explored += result.explored;
+      return result;
+    };
+    const search = searchFor(state);
+    const { refused } = search;
+    const found = firstPlaced(next, tryOne, refused, sliceOf(ports)) ?? roomFor(refused, turn);
+    unfinished = found === "later" ? search : undefined;
+    if (found === "later") {
       wantsPlan.add(state.key);
       return "later";
     }
-    if (room !== undefined) {
-      ports.planned("placed", ports.nowMs() - startMs, result.explored, "", budgetExceededFor(room.plans));
-      drains.placed(answer.keys);
-      for (const gang of answer.unit.gangs) {
-        const found = room.plans.find(({ placement }) => keyOf(placement) === `${gang.namespace}/${gang.name}`);
-        if (found === undefined) continue;
-        batchHolds.take(gang, found.placement);
-        if (room.preempting.length > 0) preempting.set(keyOf(found.placement), room.preempting);
-      }
-      return answer.keys;
+    turn.searched.add(first.keys.join());
+    const answered = found ?? refused[0]!;
+    const reason = found === undefined ? (refused[0]?.rejections[0]?.reason ?? "") : "";
+    const exceeded = new Set(found?.keys.flatMap((key) => turn.decided.get(key)?.budgetExceeded ?? []));
+    const outcome = found === undefined ? "rejected" : "placed";
+    ports.planned(outcome, ports.nowMs() - startMs, explored, reason, [...exceeded]);
+    for (const key of answered.keys) wantsPlan.delete(key);
+    if (found === undefined) refuseAll(refused, turn.options);
+    else drains.placed(found.keys);
+    const others = found === undefined ? [] : refused.flatMap(({ keys }) => keys);
+    for (const key of new Set([state.key, ...others])) {
+      const other = answered.keys.includes(key) ? undefined : stateOf(key);
+      if (other !== undefined) refuse(other, "WaitingForPlacementGroup", waiting);
     }
-    ports.planned("rejected", milliseconds, result.explored, result.rejections[0]?.reason ?? "");
-    const gangs = answer.keys.flatMap((key) => stateOf(key) ?? []).map(queued);
-    const rejections = drains.refused({ unit: answer.unit, gangs, rejections: result.rejections, options });
-    for (const key of answer.keys) refuseOne(key, rejections);
-    parts.refused({ unit: answer.unit, keys: answer.keys, rejections });
-    return [];
+    return found?.keys ?? [];
   }
 
-  /** Refuses the gangs of a unit if one of them is over a limit of this installation. */
-  function overLimit(keys: readonly string[]): boolean {
+  /** Whom it may be planned with, set after set, and what it is told if others of its group are planned first. */
+  function setsFor(state: GangState) {
+    const group = groups.of(state);
+    const members = groups.companions(state);
+    const ready = readyAmong(members);
+    const answer = unitFor(state, group, members, ready, nodeFits);
+    return {
+      waiting: "waiting" in answer ? answer.waiting : `PlacementGroup ${group?.name}: its base set is placed first`,
+      next(ruledOut: readonly RuledOut[]): GangSet | undefined {
+        const set = ruledOut.length === 0 ? answer : unitFor(state, group, members, ready, nodeFits, ruledOut);
+        return "waiting" in set ? set.first : set;
+      },
+    };
+  }
+
+  /** The search that took no end, if nothing has changed since. */
+  function searchFor(state: GangState): SetSearch {
+    const members = [state, ...groups.companions(state)];
+    const id = members.map((each) => `${each.key} ${each.gang?.generation} ${memberKey(each)}`).join(";");
+    const { capacityVersion } = model;
+    const goesOn = members.length > 1 && unfinished?.id === id && unfinished.capacityVersion === capacityVersion;
+    return goesOn ? unfinished! : { id, capacityVersion, refused: [] };
+  }
+
+  /** Others leave for the oldest set that lacks room. */
+  function roomFor(refused: readonly RefusedSet[], turn: Turn): GangSet | "later" | undefined {
+    const set = refused.find(isCurable);
+    if (set === undefined) return undefined;
+    const { batchHolds, preempting } = turn;
+    const decided = [...preempting.values()].flat();
+    const room = makeRoom(set.unit, set.keys, decided, { ...turn.options, inTime: sliceOf(ports) });
+    if (room === undefined || room === "later") return room;
+    for (const gang of set.unit.gangs) {
+      const found = room.plans.find(({ placement }) => keyOf(placement) === `${gang.namespace}/${gang.name}`);
+      if (found === undefined) continue;
+      batchHolds.take(gang, found.placement);
+      if (room.preempting.length > 0) preempting.set(keyOf(found.placement), room.preempting);
+    }
+    return set;
+  }
+
+  /** The oldest set is told why it has no place, and who was tried in its stead. */
+  function refuseAll(refused: readonly RefusedSet[], options: PlanOptions): void {
+    const { unit, keys, rejections } = refused[0]!;
+    const gangs = keys.flatMap((key) => stateOf(key) ?? []).map(queued);
+    const tried = triedText(keys, refused);
+    const said = rejections.map((each) => ({ ...each, message: each.message + tried }));
+    const drained = drains.refused({ unit, gangs, rejections: said, options });
+    for (const key of keys) refuseOne(key, drained);
+    parts.refused({ unit, keys, rejections: drained });
+  }
+
+  /** Refusals of the gangs of a unit if one of them is over a limit of this installation. */
+  function overLimit(keys: readonly string[]): Rejection[] {
     const states = keys.map((key) => stateOf(key)).filter((state) => state !== undefined);
     const faults = limitFaults(states, places, limits);
-    if (faults.every((fault) => fault === undefined)) return false;
-    for (const [i, state] of states.entries()) {
-      wantsPlan.delete(state.key);
-      const fault = faults[i] ?? {
-        reason: "WaitingForPlacementGroup" as const,
-        message: "another gang of the PlacementGroup is over a limit",
-      };
-      refuse(state, fault.reason, fault.message);
-    }
-    return true;
+    if (faults.every((fault) => fault === undefined)) return [];
+    const other = {
+      reason: "WaitingForPlacementGroup" as const,
+      message: "another gang of the PlacementGroup is over a limit",
+    };
+    return states.map((state, i) => {
+      const { reason, message } = faults[i] ?? other;
+      return rejectionOf(state, reason, message);
+    });
   }
 
   /** Whoever asked is answered, even if only others of its group are at fault: it asks for nothing until then. */
@@ -238,8 +297,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   }
 
   function refuse(state: GangState, reason: RejectionReason, message: string): void {
-    const { namespace, name } = state.gang ?? { namespace: "", name: "" };
-    const rejection = { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+    const rejection = rejectionOf(state, reason, message);
     tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
   }
 
@@ -264,8 +322,21 @@ interface Turn {
   batch: Batch;
   batchHolds: BatchHolds;
   options: PlanOptions;
+  /** Gang → its new places. */
+  decided: ReadonlyMap<string, Placement>;
   /** Gang → whom it preempts. */
   preempting: Map<string, readonly PreemptedUnit[]>;
+  /** Sets whose groups were answered, one set or another: by the keys of the oldest. */
+  searched: Set<string>;
+}
+
+function isCurable({ rejections }: RefusedSet): boolean {
+  return rejections.every(({ reason }) => wantsRoom.has(reason));
+}
+
+function rejectionOf({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
+  const { namespace, name } = gang ?? { namespace: "", name: "" };
+  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
 }
 
 /** So much of a turn for who makes room, whatever planning took before: one step per turn would take many turns. */

@@ -59,6 +59,38 @@ test("a later instance of a group is placed once the base set stands, although n
   expect(lines.some((line) => /gangs g2 .*: Scheduled/.test(line))).toBe(true);
 });
 
+describe("a gang of a group that has no room", () => {
+  const group = { name: "pd" };
+  const decode = (name: string, pods: number) => gang(name, { role: "decode", pods, minCount: pods, devices: 4 });
+  const isPlaced = (lines: readonly string[], name: string): boolean =>
+    lines.some((line) => line.includes(` gangs ${name} by`) && line.includes(": Scheduled"));
+  const script: NonNullable<RunOptions["script"]> = [
+    [1_000, (people) => people.createGroup()],
+    [2_000, (people) => people.createGang("g1")],
+    [4_000, (people) => people.createGang("g2")],
+    [8_000, (people) => people.createGang("g0")],
+    [60_000, () => undefined],
+  ];
+  const prefill = gang("g0", { role: "prefill", pods: 1, minCount: 1, devices: 4 });
+
+  test("keeps no younger one of its role waiting", async () => {
+    const lines = await expectRight({ sketch: sketch([prefill, decode("g1", 3), decode("g2", 1)], { group }), script });
+    expect(["g0", "g1", "g2"].map((name) => isPlaced(lines, name))).toEqual([true, false, true]);
+  });
+
+  test("goes before a younger one as soon as it has room", async () => {
+    const lines = await expectRight({ sketch: sketch([prefill, decode("g1", 2), decode("g2", 1)], { group }), script });
+    expect(["g0", "g1", "g2"].map((name) => isPlaced(lines, name))).toEqual([true, true, false]);
+  });
+
+  test("is refused with those that were tried in its stead", async () => {
+    const gangs = [prefill, decode("g1", 4), decode("g2", 3)];
+    const lines = await expectRight({ sketch: sketch(gangs, { group }), script });
+    expect(["g0", "g1", "g2"].map((name) => isPlaced(lines, name))).toEqual([false, false, false]);
+    expect(lines.some((line) => / gangs g1 .*; nor is there a place with g2 in their stead/.test(line))).toBe(true);
+  });
+});
+
 test("members beyond minCount wait while their group is deleted, beside room, until it is there again", async () => {
   const gangs = [
     gang("g0", { role: "prefill", pods: 1, minCount: 1, devices: 4 }),

@@ -49,6 +49,9 @@ describe("the planner in simulated clusters", () => {
     [2220, "a watch begins with a list while events get lost: a fault of the double"],
     [1373, "a watch dies without a word before a storm: a fault of the judge"],
     [3644, "a planner is paused while it writes that a gang is scheduled, until the gang's time is over"],
+    [3791, "the oldest gang of a role does not fit, a younger one does"],
+    [8804, "kube-scheduler refused a place of a Gang that was deleted and created again, and has the same place"],
+    [6793, "somebody strips a reserved claim of its guard, then its gang gives up"],
     [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],
   ])("seed %i keeps every invariant: %s", async (seed) => {
     const run = await runSeed({ seed });

@@ -1,4 +1,5 @@
 import type { PlacedPod, Placement, PlanOutput, Rejection, RejectionReason } from "../../api/placement.ts";
+import { firstPlaced, type GangSet, type RefusedSet, type RuledOut, triedText } from "../../extender/gang-sets.ts";
 import {
   byQueueOrder,
   groupOf,
@@ -129,19 +130,29 @@ function createRun(cluster: ClusterState, options: PlanAllOptions) {
       waitsFor.set(state.key, answer.waiting);
       return false;
     }
-    const result = search(answer.unit);
-    if ("rejections" in result) {
-      for (const rejection of result.rejections) {
-        if (!answer.keys.includes(keyOf(rejection))) continue;
-        settle(rejection);
-        refusedUnits.set(keyOf(rejection), answer.unit);
-      }
-      return true;
-    }
+    const refusedSets: RefusedSet[] = [];
+    const next = (ruledOut: readonly RuledOut[]): GangSet | undefined => {
+      const set = unitFor(state, group, members, ready, nodeFits, ruledOut);
+      return "waiting" in set ? set.first : set;
+    };
+    const placed = firstPlaced(next, ({ unit }) => search(unit), refusedSets);
+    if (placed === undefined || placed === "later") return refuseOldest(refusedSets);
     // Only surplus waits, and none of it fits.
-    for (const key of answer.keys) {
+    for (const key of placed.keys) {
       const gang = states.get(key)!;
       if (!placements.has(key)) placements.set(key, unmoved(cluster, gang, keptPods(gang, nodeFits), managedDrivers));
+    }
+    waitsFor.set(state.key, `PlacementGroup ${group?.name}: its base set is placed first`);
+    return placed.keys.includes(state.key);
+  }
+
+  function refuseOldest(refusedSets: readonly RefusedSet[]): true {
+    const { unit, keys, rejections: found } = refusedSets[0]!;
+    const tried = triedText(keys, refusedSets);
+    for (const rejection of found) {
+      if (!keys.includes(keyOf(rejection))) continue;
+      settle({ ...rejection, message: rejection.message + tried });
+      refusedUnits.set(keyOf(rejection), unit);
     }
     return true;
   }

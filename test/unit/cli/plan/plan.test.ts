@@ -206,6 +206,26 @@ describe("where things go", () => {
     expect(lacking.rejections[0]!.message).toBe("PlacementGroup pd: 1 of 2 gangs of role decode are complete");
   });
 
+  test("a younger gang stands in for one of its role that does not fit; if none fits, the oldest is told who was tried", async () => {
+    const spec = { members: [{ role: "prefill" }, { role: "decode" }] };
+    const group = json({
+      apiVersion: "scheduling.kllama.ai/v1alpha1",
+      kind: "PlacementGroup",
+      metadata: { name: "pd" },
+      spec,
+    });
+    const member = (name: string, role: string, pods: number) =>
+      gangOf(name, pods, "four", { placementGroup: "pd", role });
+    const work = `${template("four", 4)}${member("p0", "prefill", 1)}${member("d0", "decode", 2)}${member("d1", "decode", 1)}${group}`;
+    expect(places(await plan(`${rack("x", 3)}${work}`))).toMatchObject({ d0: "x-0 x-1", p0: "x-2" });
+    expect(places(await plan(`${rack("x", 2)}${work}`))).toEqual({ d0: "InsufficientDevices", d1: "x-0", p0: "x-1" });
+    const refused = await plan(`${rack("x", 1)}${work}`);
+    expect(refused.placements).toEqual([]);
+    const messageOf = (name: string) => refused.rejections.find(({ gang }) => gang === name)?.message;
+    expect(messageOf("d0")).toContain("; nor is there a place with d1 in their stead");
+    expect(messageOf("d1")).toBe("PlacementGroup pd: its base set is placed first");
+  });
+
   const paired = (ratios: object, members = [1, 1]) =>
     json({
       apiVersion: "scheduling.kllama.ai/v1alpha1",
