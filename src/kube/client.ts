@@ -1,5 +1,7 @@
 import type { Readable } from "node:stream";
-import { Pool } from "undici";
+// Deep imports: the package's front door loads fetch, caches, proxies and mocks, 5 MB of memory in every process.
+import sendRequest from "undici/lib/api/api-request.js";
+import Pool from "undici/lib/dispatcher/pool.js";
 import type { Connection } from "./credentials.ts";
 import { exchange, TimeIsOver } from "./exchange.ts";
 import { splitLines } from "./lines.ts";
@@ -106,7 +108,7 @@ export function createClient(connection: Connection, options: ClientOptions = {}
     const deadline = createDeadline(idleTimeoutMs, `silent for ${idleTimeoutMs} ms`, [signal, closing.signal]);
     let body: Readable | undefined;
     try {
-      const response = await streams.request({
+      const response = await sendRequest.call(streams, {
         method: "GET",
         path: prefix + path + queryString(query),
         headers: await headers(),
