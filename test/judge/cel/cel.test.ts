@@ -11,9 +11,8 @@ import { device, expressions } from "./expressions.ts";
 const seed = Number(process.env["KLLAMA_JUDGE_SEED"] ?? 1);
 const combinations = 2_000;
 const different = new Set(differences.flatMap((each) => each.expressions));
-const agreed = Object.values(expressions)
-  .flat()
-  .filter((expression) => !different.has(expression));
+/** By part, so that each is as likely as another however many expressions it has. */
+const agreed = Object.values(expressions).map((part) => part.filter((expression) => !different.has(expression)));
 
 let program: string;
 
@@ -69,7 +68,8 @@ describe("kllama means to differ:", () => {
 });
 
 function combined(random: Random): string {
-  const [a, b, c] = [random.pick(agreed), random.pick(agreed), random.pick(agreed)];
+  const any = () => random.pick(random.pick(agreed));
+  const [a, b, c] = [any(), any(), any()];
   return random.pick([a, `(${a}) && (${b})`, `(${a}) || (${b})`, `!(${a})`, `(${a}) ? (${b}) : (${c})`]);
 }
 

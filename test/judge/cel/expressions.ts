@@ -263,6 +263,18 @@ export const expressions: Readonly<Record<string, readonly string[]>> = {
     `type(${memory}) == type(quantity("1"))`,
   ],
   versions: [
+    `${own}.driverVersion == 3`,
+    `${own}.driverVersion == "575.57.8"`,
+    `3 == ${own}.driverVersion`,
+    `"575.57.8" == ${own}.driverVersion`,
+    `"575.57.8" != ${own}.driverVersion && ${own}.driverVersion != "575.57.8"`,
+    `3 != ${own}.driverVersion`,
+    `${own}.driverVersion == semver("575.57.8") && ${own}.driverVersion != semver("575.57.9")`,
+    `[${own}.driverVersion] == [3]`,
+    `[${own}.driverVersion] == ["575.57.8"]`,
+    `${own}.driverVersion in ["575.57.8"]`,
+    `device.attributes["gpu.kllama.ai"].exists(name, value, value == 4)`,
+    `device.attributes["gpu.kllama.ai"].all(name, value, value != 4)`,
     `${version}.isGreaterThan(semver("570.0.0"))`,
     `${version}.isLessThan(semver("576.0.0"))`,
     `${version}.compareTo(semver("575.57.8")) == 0`,
@@ -374,6 +386,9 @@ export const expressions: Readonly<Record<string, readonly string[]>> = {
     `url("https://example.com/a?b=c").getQuery() == {"b": ["c"]}`,
     `url("https://example.com/a").getScheme() == "https"`,
     `url("x")`,
+    `isURL("mailto:a") && isURL("a:") && !isURL(":a") && !isURL("")`,
+    `url("mailto:a/b?c=d").getEscapedPath() == "" && url("mailto:a").getHost() == "" && url("mailto:a").getPort() == ""`,
+    `url("mailto:a/b?c=d").getQuery() == {"c": ["d"]} && url("mailto:a").getScheme() == "mailto"`,
     `url("x").getHost() == ""`,
     `isURL("x")`,
     `isIP("10.0.0.1") && !isIP("10.0.0") && ip("10.0.0.1").family() == 4`,
@@ -388,11 +403,16 @@ export const expressions: Readonly<Record<string, readonly string[]>> = {
     `cidr("10.0.0.0/8").containsCIDR("10.1.0.0/16") && cidr("10.0.0.0/8").prefixLength() == 8`,
     `cidr("10.1.0.0/8").masked() == cidr("10.0.0.0/8") && cidr("10.0.0.0/8").ip() == ip("10.0.0.0")`,
     `isCIDR("10.0.0.0/8") && !isCIDR("10.0.0.0")`,
-    `!format.dns1123Label().validate("name").hasValue()`,
-    `format.dns1123Label().validate("Name").hasValue()`,
+    `format.uuid().validate("x").value() == ["does not match the UUID format"]`,
+    `format.dns1123Label().validate("N".matches("N") ? "N" : "n").value().size() == 1`,
     `format.named("dns1123Label").hasValue() && !format.named("none").hasValue()`,
-    `!format.uuid().validate("123e4567-e89b-12d3-a456-426614174000").hasValue()`,
+    `format.named("uuid").value().validate("x").hasValue()`,
+    `format.named("uuid").value() == format.uuid() && format.uuid() != format.byte()`,
+    `format.uuid().validate(1).hasValue()`,
+    `format.none().validate("x").hasValue()`,
+    `"%s".format(["format"]) == "format"`,
   ],
+  "formats of names and texts": validations(),
   "what costs too much": [
     `lists.range(1000).all(a, lists.range(1000).all(b, a + b >= 0))`,
     `lists.range(100).all(a, lists.range(100).all(b, a + b >= 0))`,
@@ -402,3 +422,28 @@ export const expressions: Readonly<Record<string, readonly string[]>> = {
     `${own}.all(a, ${own}.all(b, ${own}.all(c, ${own}.all(d, ${own}.all(e, ${own}.all(f, a + b + c + d + e + f != ""))))))`,
   ],
 };
+
+/** Every format of names and texts on what has it, what nearly has it, and what has another. */
+function validations(): string[] {
+  const names = [
+    ...["dns1123Label", "dns1123Subdomain", "dns1035Label", "qualifiedName", "labelValue", "uri", "uuid", "byte"],
+    ...["dns1123LabelPrefix", "dns1123SubdomainPrefix", "dns1035LabelPrefix", "date", "datetime"],
+  ];
+  const texts = [
+    ...["", "-", "a", "1", "name", "Name", "a-", "-a", "a--", "a.-", "a.b", "a..b", "1a", "a_b", "é", "a\\n", "a b"],
+    ...["x".repeat(63), "x".repeat(64), "é".repeat(40), "x.".repeat(126).concat("x"), "x.".repeat(127).concat("x")],
+    ...["example.com/a", "/a", "a/", "A.com/a", "a/b/c", "https://example.com/a", "https://", "mailto:x", "x:/y"],
+    ...["123e4567-e89b-12d3-a456-426614174000", "123E4567e89b12d3a456426614174000", "123e4567"],
+    ...["aGVsbG8=", "aGVsbG8", "aGVs", "aG==", "====", "a_Vs"],
+    ...["2021-01-01", "2021-02-29", "2020-02-29", "2100-02-29", "0000-01-01", "2021-13-01", "2021-1-1", "2021-01-00"],
+    ...["2021-01-01T00:00:00Z", "2021-01-01t23:59:59.5+01:00", "2021-01-01T24:00:00Z", "2021-01-01T00:00:60Z"],
+    ...[
+      "2021-01-01T00:00:00",
+      "2021-01-01 00:00:00Z",
+      "2021-01-01T00:00:00,5Z",
+      "2021-01-01T00:00:00Ztx",
+      "T00:00:00Z",
+    ],
+  ];
+  return names.flatMap((name) => texts.map((text) => `format.${name}().validate("${text}").hasValue()`));
+}

@@ -2,6 +2,7 @@ import { Environment } from "@marcbachmann/cel-js";
 import { parseNano } from "../../../topology/quantity.ts";
 import { registerLists } from "./lists.ts";
 import { registerMacros } from "./macros.ts";
+import { registerNamedFormats } from "./named-formats.ts";
 import { registerNetwork } from "./network.ts";
 import { compareSemver, parseLenientSemver, parseSemver, Semver } from "./semver.ts";
 import { registerStrings } from "./strings.ts";
@@ -47,6 +48,7 @@ export function deviceEnvironment(): Environment {
   registerStrings(environment);
   registerNetwork(environment);
   registerUrls(environment);
+  registerNamedFormats(environment);
   registerMacros(environment);
   environment.registerVariable("device", deviceType);
   return environment;

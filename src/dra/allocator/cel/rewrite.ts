@@ -1,11 +1,13 @@
 import { RE2JS } from "re2js";
 import { costOf, spend } from "./cost.ts";
+import { Semver } from "./semver.ts";
 
 /**
  * The seam where the CEL library's reading of three constructs is replaced by cel-go's. It touches the parsed tree
  * that the library hands out (its version is pinned, and the table of expressions in the tests guards the seam):
  *
  * - `has(e.f)`: the library allows no index inside e, and `has(device.attributes["d"].f)` is the usual guard;
+ * - `a == b`: a version a equals no value of another type: that fails, whatever b turns out to be on the device;
  * - `k in m`: an absent domain reads as an empty map, yet it is not in the map;
  * - `s.matches(p)`: RE2 instead of a backtracking engine, which a pattern could keep busy for ever.
  */
@@ -31,6 +33,7 @@ export function adaptToKubernetes(root: ParsedNode, parse: (text: string) => Par
   for (const node of descendants(root)) {
     if (node.op === "call") adaptHas(node, parse);
     else if (node.op === "in") adaptIn(node);
+    else if (node.op === "==") adaptEquality(node);
     else if (node.op === "rcall") adaptMatches(node);
     else if (node.op === "value") refuseOverflow(node, root);
   }
@@ -112,6 +115,22 @@ function adaptIn(node: ParsedNode): void {
     evaluate(evaluator: Evaluator, _macro: unknown, context: unknown) {
       const held = evaluator.run(container, context);
       return held instanceof Map ? held.has(evaluator.run(key, context)) : evaluate(evaluator, node, context);
+    },
+  });
+}
+
+/** The library finds values of different types different; cel-go's version on the left refuses any other type (`!=` does not). */
+function adaptEquality(node: ParsedNode): void {
+  const [left, right] = node.args as [ParsedNode, ParsedNode];
+  const { check, evaluate } = node.meta;
+  node.setMeta("macro", {
+    typeCheck: (checker: unknown, _macro: unknown, context: unknown) => check(checker, node, context),
+    evaluate(evaluator: Evaluator, _macro: unknown, context: unknown) {
+      const comparable = !(evaluator.run(left, context) instanceof Semver);
+      if (!comparable && !(evaluator.run(right, context) instanceof Semver)) {
+        throw new Error('no such overload: a version equals versions only, compare it with semver("1.2.3")');
+      }
+      return evaluate(evaluator, node, context);
     },
   });
 }

@@ -15,8 +15,9 @@ class Url {
   }
 }
 
-/** An absolute URL or an absolute path; a fragment is part of what it follows. */
-const syntax = /^(?:([A-Za-z][A-Za-z0-9+.-]*):(?:\/\/(?:[^/?@]*@)?([^/?]*))?|(?=\/))((?:\/[^?]*)?)(?:\?(.*))?$/s;
+/** An absolute URL, also one like `mailto:a`, which has neither host nor path, or an absolute path; a fragment is part of what it follows. */
+const syntax =
+  /^(?:([A-Za-z][A-Za-z0-9+.-]*):(?:\/\/(?:[^/?@]*@)?([^/?]*)|[^/?][^?]*)?|(?=\/))((?:\/[^?]*)?)(?:\?(.*))?$/s;
 const urlType = "kubernetes.URL";
 
 /** https://kubernetes.io/docs/reference/using-api/cel/#kubernetes-url-library */
@@ -24,7 +25,7 @@ export function registerUrls(environment: Environment): void {
   const add = (signature: string, handler: (...values: never[]) => unknown) =>
     environment.registerFunction(signature, handler);
   environment.registerType(urlType, { ctor: Url, fields: {} });
-  add("isURL(string): bool", (text: string) => parseUrl(text) !== undefined);
+  add("isURL(string): bool", isUrl);
   add(`url(string): ${urlType}`, (text: string) => {
     const url = parseUrl(text);
     if (url === undefined) throw new Error(`URL parse error during conversion from string: ${JSON.stringify(text)}`);
@@ -37,6 +38,10 @@ export function registerUrls(environment: Environment): void {
   add(`${urlType}.getEscapedPath(): string`, ({ path }: Url) => encodeURI(decodeURI(path)));
   add(`${urlType}.getQuery(): map<string, list<string>>`, ({ query }: Url) => queryOf(query));
   environment.registerOperator(`${urlType} == ${urlType}`, (a: Url, b: Url) => JSON.stringify(a) === JSON.stringify(b));
+}
+
+export function isUrl(text: string): boolean {
+  return parseUrl(text) !== undefined;
 }
 
 function parseUrl(text: string): Url | undefined {

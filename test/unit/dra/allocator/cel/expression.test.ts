@@ -95,7 +95,6 @@ describe("a device is not selected by", () => {
     'device.driver == "gpu.nvidia.com"',
     `${own}.type == "mig"`,
     `${own}.type == 4`,
-    `${own}.driverVersion == "575.57.8"`,
     `has(device.attributes["gpu.nvidia.com"].type) && device.attributes["gpu.nvidia.com"].type == "gpu"`,
     `device.driver == "gpu.nvidia.com" && device.attributes["gpu.nvidia.com"].type == "gpu"`,
     `${memory}.isLessThan(quantity("80Gi"))`,
@@ -114,6 +113,7 @@ describe("an error on the device, with its cause, comes from", () => {
     [`${own}.index.startsWith("3")`, "int.startsWith"],
     [`${memory}.isGreaterThan(quantity("lots"))`, '"lots" is not a quantity'],
     [`${own}.driverVersion.isGreaterThan(semver("1.2"))`, '"1.2" is not a semantic version'],
+    [`${own}.driverVersion == "575.57.8"`, 'compare it with semver("1.2.3")'],
     [`quantity("500m").asInteger() == 0`, "cannot convert value to integer"],
     [`${own}.type.matches("(" + ${own}.type)`, "missing closing )"],
   ])("%s", (expression, cause) => {
