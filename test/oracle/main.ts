@@ -6,6 +6,12 @@ import { judge } from "../support/plan-judge.ts";
 const usage =
   "npm run oracle -- [--seed N] [--cases N] [--nodes N] [--pods N] [--cost] [--reasons]: compares the planner with a naive one";
 
+/** Shares of all cases, and of those that are to be priced, about which the oracle may say nothing. */
+const mostTooLarge = 0.01;
+/** Devices that several nodes reach are not chosen anew for another node. */
+const mostUnknown = 0.01;
+const mostCostTooLarge = 0.25;
+
 /** Judges generated cases until one is wrong, which is then made as small as it gets and printed with its seed. */
 function main(): number {
   const { values } = parseArgs({
@@ -24,7 +30,7 @@ function main(): number {
     return 2;
   }
   const [seed, cases, nodes, pods] = numbers as [number, number, number, number];
-  const counts = { placed: 0, refused: 0, tooLarge: 0, priced: 0 };
+  const counts = { placed: 0, refused: 0, tooLarge: 0, priced: 0, costTooLarge: 0, unknown: 0 };
   const property = fc.property(casesUpTo(nodes, pods), (sample) => {
     const judgement = judge(sample, values);
     if (judgement === undefined) counts.tooLarge++;
@@ -32,18 +38,29 @@ function main(): number {
     else if (judgement.feasible) counts.placed++;
     else counts.refused++;
     if (judgement?.cost) counts.priced++;
+    if (judgement?.unknown) counts.unknown++;
+    if (judgement?.costTooLarge) counts.costTooLarge++;
   });
   const startedAt = performance.now();
   const details = fc.check(property, { seed, numRuns: cases });
   const seconds = Math.round((performance.now() - startedAt) / 1000);
-  const { placed, refused, tooLarge, priced } = counts;
+  const { placed, refused, tooLarge, priced, costTooLarge, unknown } = counts;
   if (details.failed) {
     console.error(`${fc.defaultReportMessage(details)}\n${String(details.errorInstance)}`);
     return 1;
   }
+  const ofCost = values.cost ? `, ${priced} at the least cost and ${costTooLarge} too large for that` : "";
   console.log(
-    `seed ${seed}: ${placed + refused} of ${cases} cases agree, ${placed} placed and ${refused} refused, ${priced} at the least cost; ${tooLarge} too large for the oracle; ${seconds} s`,
+    `seed ${seed}: ${placed + refused} of ${cases} cases agree, ${placed} placed and ${refused} refused${ofCost}; ${unknown} of which the planner says that it does not know; ${tooLarge} too large for the oracle; ${seconds} s`,
   );
+  if (unknown > mostUnknown * cases) {
+    console.error("the planner does not know too many cases");
+    return 1;
+  }
+  if (tooLarge > mostTooLarge * cases || costTooLarge > mostCostTooLarge * (priced + costTooLarge)) {
+    console.error("too many cases are too large for the oracle to say anything");
+    return 1;
+  }
   return 0;
 }
 

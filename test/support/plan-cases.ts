@@ -9,6 +9,7 @@ import { type ClusterModel, createClusterModel, type HeldPod } from "../../src/t
 import type { PodRecord } from "../../src/topology/records.ts";
 import {
   attributes,
+  deviceClass,
   deviceClasses,
   driver,
   exactly,
@@ -44,6 +45,8 @@ export interface Case {
   kvBytes: number;
   /** Whose the gang is that runs beside the unit's own. */
   neighbourIn: "team" | "others";
+  /** Devices that several nodes reach: all nodes, or those with an SSD. */
+  common: { count: number; reach: "all" | "ssd" };
 }
 
 export interface CaseNode {
@@ -55,12 +58,14 @@ export interface CaseNode {
   cpu: number;
   memory: number;
   pods: number;
-  hardware: keyof typeof hardware;
+  hardware: HardwareName;
   /** Devices that others hold, one bit each; those that fit together. */
   used: number;
   /** Those of them that a gang beside the unit's own holds. */
   theirs: number;
   down: "" | "cordoned" | "not ready";
+  /** The first GPU is. */
+  deviceTainted: boolean;
 }
 
 interface CaseGang {
@@ -75,6 +80,7 @@ interface CasePodSet {
   memory: number;
   tolerates: boolean;
   wantsSsd: boolean;
+  toleratesDevices: boolean;
   asks: readonly string[];
   match: "numa" | "pair" | undefined;
   outer: { size: number; level: OracleLevel };
@@ -93,18 +99,32 @@ interface CaseRule {
   first: boolean;
 }
 
-const hardware = {
-  none: { gpus: [], boards: 0 },
-  two: { gpus: ["00", "11"], boards: 0 },
+interface Hardware {
+  /** NUMA node and NVLink domain of each. */
+  gpus: readonly string[];
+  boards: number;
+  /** Devices that are given in parts. */
+  shared: number;
+}
+
+const hardware: Readonly<Record<HardwareName, Hardware>> = {
+  none: { gpus: [], boards: 0, shared: 0 },
+  two: { gpus: ["00", "11"], boards: 0, shared: 0 },
   /** PCIe cards in bridged pairs. */
-  bridged: { gpus: ["00", "00", "11", "11"], boards: 0 },
+  bridged: { gpus: ["00", "00", "11", "11"], boards: 0, shared: 0 },
   /** Bridges cross NUMA nodes. */
-  crossed: { gpus: ["00", "01", "10", "11"], boards: 0 },
-  island: { gpus: ["0-", "00", "10", "10"], boards: 0 },
-  mig: { gpus: [], boards: 1 },
-  boards: { gpus: [], boards: 2 },
-  mixed: { gpus: ["00", "00"], boards: 1 },
-} as const;
+  crossed: { gpus: ["00", "01", "10", "11"], boards: 0, shared: 0 },
+  island: { gpus: ["0-", "00", "10", "10"], boards: 0, shared: 0 },
+  mig: { gpus: [], boards: 1, shared: 0 },
+  boards: { gpus: [], boards: 2, shared: 0 },
+  mixed: { gpus: ["00", "00"], boards: 1, shared: 0 },
+  shared: { gpus: ["00"], boards: 0, shared: 2 },
+};
+
+type HardwareName = "none" | "two" | "bridged" | "crossed" | "island" | "mig" | "boards" | "mixed" | "shared";
+
+/** Units that a device given in parts has. */
+const allUnits = 4;
 
 const nodeLevel = fc.constantFrom<OracleLevel>("zone", "rack", "island", "host");
 const anyLevel = fc.constantFrom<OracleLevel>("zone", "rack", "rack", "island", "host", "host", "numa", "pair");
@@ -124,9 +144,13 @@ const caseNode: fc.Arbitrary<CaseNode> = fc.record({
   used: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 31 })),
   theirs: fc.constantFrom(0, 0, 31),
   down: fc.constantFrom("" as const, "" as const, "" as const, "" as const, "cordoned" as const, "not ready" as const),
+  deviceTainted: fc.constantFrom(false, false, true),
 });
 
-/** What one pod asks for, one claim each; `a+b`: two requests of one claim; `a|b`: the first available. */
+/**
+ * What one pod asks for, one claim each; `a+b`: two requests of one claim; `a|b`: the first available; `share3`: 3 units of a
+ * device that is given in parts; `wide`: a device that several nodes reach.
+ */
 const asks: readonly (readonly string[])[] = [
   [],
   ["1 gpu"],
@@ -146,6 +170,14 @@ const asks: readonly (readonly string[])[] = [
   ["1 gpu+1 1g"],
   ["2 gpu|1 2g"],
   ["1 even|1 part"],
+  ["all gpu"],
+  ["1 share1"],
+  ["1 share3"],
+  ["1 gpu", "1 share1"],
+  ["1 wide"],
+  ["1 fast"],
+  ["1 gpu", "1 wide"],
+  ["1 gpu|1 wide"],
 ];
 
 const casePodSet: fc.Arbitrary<CasePodSet> = fc.record({
@@ -155,6 +187,7 @@ const casePodSet: fc.Arbitrary<CasePodSet> = fc.record({
   memory: fc.integer({ min: 0, max: 2 }),
   tolerates: fc.boolean(),
   wantsSsd: fc.constantFrom(false, false, false, true),
+  toleratesDevices: fc.constantFrom(false, false, true),
   asks: fc.constantFrom(...asks),
   match: fc.constantFrom(undefined, undefined, undefined, "numa" as const, "pair" as const),
   outer: fc.record({ size: fc.constantFrom(0, 0, 2, 4), level: nodeLevel }),
@@ -199,6 +232,10 @@ export function casesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
       groupRules: fc.oneof(fc.constant<CaseRule[]>([]), fc.array(caseRule(nodeLevel), { maxLength: 2 })),
       kvBytes: fc.constantFrom(0, 1e9, 1e7),
       neighbourIn: fc.constantFrom("team" as const, "others" as const),
+      common: fc.record({
+        count: fc.constantFrom(0, 0, 1, 2, 3),
+        reach: fc.constantFrom("all" as const, "ssd" as const),
+      }),
     })
     .filter(({ gangs }) => gangs.flatMap(({ podSets }) => podSets).reduce((sum, { count }) => sum + count, 0) <= pods);
 }
@@ -246,22 +283,29 @@ export interface CaseWorld {
   preferred: OracleRule[];
   /** Cost of an assignment of the pods, by what the planner says of links. */
   links: OracleLinks;
+  /** Several nodes reach some device. */
+  hasCommon: boolean;
   trafficOf(pods: readonly OraclePod[]): OracleTraffic[];
 }
 
 /** How a case is told to the planner, without changing what it means. */
 export interface Telling {
-  nodeName?: (i: number) => string;
+  /** Other names for nodes, domains, devices, gangs and pod sets; the names of pods follow from those. */
+  rename?: (name: string) => string;
   order?: <T>(list: T[]) => T[];
 }
 
-export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list) => list }: Telling = {}): CaseWorld {
-  const nodes = sample.nodes.map((node, i) => oracleNode(node, nodeName(i)));
+export function worldOf(sample: Case, { rename = (name) => name, order = (list) => list }: Telling = {}): CaseWorld {
+  const nodes = sample.nodes.map((node, i) => oracleNode(node, `n${i}`, sample.common, rename));
   const model = createClusterModel({ managedDrivers: [driver] });
   model.upsertTopology("default", topology);
-  for (const deviceClass of deviceClasses().values()) model.upsertDeviceClass(deviceClass);
+  const more = ["share", "wide"].map((type) => {
+    return deviceClass(`${type}.kllama.ai`, `device.attributes["${driver}"].type == "${type}"`);
+  });
+  for (const each of deviceClasses(...more).values()) model.upsertDeviceClass(each);
   for (const i of order([...nodes.keys()])) addToModel(model, sample.nodes[i]!, nodes[i]!);
   holdForNeighbour(model, sample, nodes);
+  addCommon(model, sample.common, rename);
   const world: CaseWorld = {
     model,
     unit: { gangs: [] },
@@ -272,9 +316,10 @@ export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list
     required: [],
     preferred: [],
     links,
+    hasCommon: sample.common.count > 0,
     trafficOf: (pods) => trafficOf(sample, pods),
   };
-  const gangs = sample.gangs.map((gang, g) => addGang(world, gang, g));
+  const gangs = sample.gangs.map((gang, g) => addGang(world, gang, g, rename));
   const constraints = sample.groupRules.map((rule): PlacementGroupConstraint => {
     addRule(world, rule, (pod) => !rule.first || pod.role === "r0");
     return { ...constraintOf(rule), ...(rule.first && { roles: ["r0"] }) };
@@ -287,10 +332,15 @@ export function worldOf(sample: Case, { nodeName = (i) => `n${i}`, order = (list
   return world;
 }
 
-function oracleNode(node: CaseNode, name: string): OracleNode {
-  const { gpus, boards } = hardware[node.hardware];
+type Rename = NonNullable<Telling["rename"]>;
+
+function oracleNode(node: CaseNode, plainName: string, common: Case["common"], rename: Rename): OracleNode {
+  const name = rename(plainName);
+  const renamed = (label: string | undefined) => (label === undefined ? undefined : rename(label));
+  const { gpus, boards, shared } = hardware[node.hardware];
   const devices: OracleDevice[] = gpus.map((place, index) => ({
-    name: `gpu-${index}`,
+    name: rename(`gpu-${index}`),
+    tainted: node.deviceTainted && index === 0,
     what: "gpu",
     index,
     numa: place[0],
@@ -299,13 +349,20 @@ function oracleNode(node: CaseNode, name: string): OracleNode {
     compute: 0,
     memory: 0,
   }));
-  for (let board = 0; board < boards; board++) devices.push(...boardDevices(gpus.length + board, board));
-  const { zone, rack, island, ssd, tainted, cpu, memory, pods } = node;
+  for (let board = 0; board < boards; board++) devices.push(...boardDevices(gpus.length + board, board, rename));
+  const held = devices.length;
+  for (let i = 0; i < shared; i++)
+    devices.push({ ...plain, name: rename(`share-${i}`), what: "share", units: allUnits });
+  const reached = common.reach === "all" || node.ssd ? common.count : 0;
+  for (let i = 0; i < reached; i++)
+    devices.push({ ...plain, name: rename(`wide-${i}`), what: "wide", index: i, common: i });
+  const { ssd, tainted, cpu, memory, pods } = node;
+  const [zone, rack, island] = [renamed(node.zone), renamed(node.rack), renamed(node.island)];
   const down = node.down !== "";
   const result: OracleNode = { name, zone, rack, island, ssd, tainted, down, cpu, memory, pods, devices, held: 0 };
   const left = leftOf(result);
   const anybody = { ...somebody, tolerates: true };
-  for (const [position] of devices.entries()) {
+  for (const position of Array.from({ length: held }).keys()) {
     if ((node.used & (1 << position)) === 0) continue;
     if (putPod({ ...result, ssd: true, down: false }, left, anybody, [position], 1)) result.held |= 1 << position;
   }
@@ -332,19 +389,23 @@ const somebody: OraclePod = {
   memory: 0,
   tolerates: true,
   wantsSsd: false,
+  toleratesDevices: true,
   requests: [],
   match: undefined,
 };
 
+/** Neither a GPU nor a part of one. */
+const plain = { index: 0, numa: undefined, pair: undefined, board: undefined, compute: 0, memory: 0 };
+
 const profiles = ["1g", "2g", "3g"] as const;
 
-function boardDevices(index: number, board: number): OracleDevice[] {
+function boardDevices(index: number, board: number, rename: Rename): OracleDevice[] {
   const common = { index, numa: `${board}`, pair: undefined, board };
-  const whole = { ...common, name: `gpu-${index}`, what: "gpu", compute: 7, memory: 255 };
+  const whole = { ...common, name: rename(`gpu-${index}`), what: "gpu", compute: 7, memory: 255 };
   const partitions = profiles.flatMap((profile) =>
     migProfiles[profile].starts.map((start) => {
       const { compute, memory: slices } = migProfiles[profile];
-      const name = `gpu-${index}-mig-${profile}-${start}`;
+      const name = rename(`gpu-${index}-mig-${profile}-${start}`);
       return { ...common, name, what: profile, compute, memory: ((1 << slices) - 1) << start };
     }),
   );
@@ -364,10 +425,11 @@ function addToModel(model: ClusterModel, node: CaseNode, oracle: OracleNode): vo
   const allocatable = { cpu: cpu * 1000, memory: memory * gibibyte, pods };
   const state = { unschedulable: node.down === "cordoned", ready: node.down !== "not ready" };
   model.upsertNode(nodeRecord(name, { labels, allocatable, taints: tainted ? [taint] : [], ...state }));
-  const { gpus, boards } = hardware[node.hardware];
+  const { gpus, boards, shared } = hardware[node.hardware];
   const made = Array.from({ length: boards }, (_, board) => migBoard(gpus.length + board, [...profiles]));
   const listed = [...gpus.map((_, index) => gpu(index)), ...made.flatMap(({ devices }) => devices)];
-  const devices = listed.map((device, i) => withPlace(device, oracle.devices[i]!));
+  const own = listed.map((device, i) => withPlace(device, oracle.devices[i]!));
+  const devices = [...own, ...oracle.devices.slice(own.length, own.length + shared).map(sharedDevice)];
   const counters = made.map(({ counterSet }) => counterSet);
   const resourceSliceCount = counters.length > 0 ? 2 : 1;
   if (devices.length > 0) model.upsertSlice(sliceRecord(name, devices, { resourceSliceCount }));
@@ -399,26 +461,51 @@ function holdForNeighbour(model: ClusterModel, sample: Case, nodes: readonly Ora
   if (held.length > 0) model.hold(`${namespace}/${neighbour}`, namespace, held);
 }
 
-function withPlace(device: Device, { name, numa, pair, index }: OracleDevice): Device {
+function sharedDevice({ name, index }: OracleDevice): Device {
+  return {
+    name,
+    attributes: attributes({ type: "share", index }),
+    allowMultipleAllocations: true,
+    capacity: { units: { value: `${allUnits}` } },
+  };
+}
+
+/** Devices of a pool of their own, which all nodes reach or those with an SSD. */
+function addCommon(model: ClusterModel, { count, reach }: Case["common"], rename: Rename): void {
+  if (count === 0) return;
+  const devices = Array.from({ length: count }, (_, index): Device => {
+    return { name: rename(`wide-${index}`), attributes: attributes({ type: "wide", index }) };
+  });
+  const { nodeName: _, ...slice } = sliceRecord("wide", devices);
+  const hasSsd = { key: "disk", operator: "In" as const, values: ["ssd"] };
+  const where =
+    reach === "all" ? { allNodes: true } : { nodeSelector: { nodeSelectorTerms: [{ matchExpressions: [hasSsd] }] } };
+  model.upsertSlice({ ...slice, ...where });
+}
+
+const deviceTaint = { key: "bad", effect: "NoSchedule" as const };
+
+function withPlace(device: Device, { name, numa, pair, index, tainted }: OracleDevice): Device {
   const more = attributes({
     index,
     ...(numa !== undefined && { [numaAttribute]: Number(numa) }),
     ...(pair !== undefined && { nvlinkDomain: `bridge ${pair}` }),
   });
-  return { ...device, name, attributes: { ...device.attributes, ...more } };
+  const taints = tainted === true ? { taints: [deviceTaint] } : {};
+  return { ...device, ...taints, name, attributes: { ...device.attributes, ...more } };
 }
 
-function addGang(world: CaseWorld, gang: CaseGang, g: number): GangRequest {
-  const name = `g${g}`;
+function addGang(world: CaseWorld, gang: CaseGang, g: number, rename: Rename): GangRequest {
+  const name = rename(`g${g}`);
   const pods: PodRecord[] = [];
   const placed: PlacedPod[] = [];
   const podSets = gang.podSets.map((podSet, p): GangSpec["podSets"][number] => {
-    const set = `s${p}`;
+    const set = rename(`s${p}`);
     const { count, minCount } = podSet;
     const slices = slicesOf(podSet);
     const surplus = new Map<number, OraclePod[]>();
     for (let index = 0; index < count; index++) {
-      const pod = oraclePod(podSet, `${name}-${set}-${index}`, g, set, index);
+      const pod = oraclePod(podSet, { gang: name, role: `r${g}`, podSet: set, index });
       const pin = index < podSet.pinned ? pinOf(world, podSet, placed) : undefined;
       if (pin) pod.pinned = pin;
       if (pin) placed.push(placedPod(world, pod, pin));
@@ -437,8 +524,8 @@ function addGang(world: CaseWorld, gang: CaseGang, g: number): GangRequest {
     return { name: set, count, minCount: Math.min(count, minCount), ...(slices.length > 0 && { slices }) };
   });
   const constraints = gang.rules.map((rule): GangConstraint => {
-    addRule(world, rule, (pod) => pod.gang === name && (!rule.first || pod.podSet === "s0"));
-    return { ...constraintOf(rule), ...(rule.first && { podSets: ["s0"] }) };
+    addRule(world, rule, (pod) => pod.gang === name && (!rule.first || pod.podSet === rename("s0")));
+    return { ...constraintOf(rule), ...(rule.first && { podSets: [rename("s0")] }) };
   });
   const role = `r${g}`;
   const fixed = { topology: "default", scheduleTimeoutSeconds: 600, disruption: "All" as const };
@@ -456,18 +543,29 @@ function slicesOf({ count, outer, inner }: CasePodSet): { size: number; level: O
   return slices;
 }
 
-function oraclePod(podSet: CasePodSet, name: string, g: number, set: string, index: number): OraclePod {
-  const { cpu, memory, tolerates, wantsSsd, match } = podSet;
-  const requests = podSet.asks.flatMap((text, claim) =>
+type PodPlace = Pick<OraclePod, "gang" | "role" | "podSet" | "index">;
+
+function oraclePod(casePodSet: CasePodSet, place: PodPlace): OraclePod {
+  const { cpu, memory, tolerates, wantsSsd, toleratesDevices, match } = casePodSet;
+  const requests = casePodSet.asks.flatMap((text, claim) =>
     text.split("+").map((request): OracleRequest => ({ claim, alternatives: request.split("|").map(parseAsk) })),
   );
-  const place = { gang: `g${g}`, role: `r${g}`, podSet: set, index };
-  return { name, ...place, cpu, memory, tolerates, wantsSsd, requests, match };
+  const name = `${place.gang}-${place.podSet}-${place.index}`;
+  return { name, ...place, cpu, memory, tolerates, wantsSsd, toleratesDevices, requests, match };
 }
 
-function parseAsk(text: string): { what: string; count: number } {
+function parseAsk(text: string): OracleRequest["alternatives"][number] {
   const [count, what] = text.split(" ");
-  return { what: what!, count: Number(count) };
+  const shared = what!.startsWith("share");
+  const units = shared ? Number(what!.slice("share".length)) : 0;
+  return { what: shared ? "share" : what!, count: count === "all" ? "all" : Number(count), units };
+}
+
+/** DeviceClass that gives what is asked for. */
+export function classNameOf(what: string): string {
+  if (what === "gpu" || what === "even") return "gpu.kllama.ai";
+  if (what === "share") return "share.kllama.ai";
+  return what === "wide" || what === "fast" ? "wide.kllama.ai" : "mig.kllama.ai";
 }
 
 /** The pod runs on the first node, on devices that are held there and that no other pin has. */
@@ -493,7 +591,7 @@ function podOf({ model }: CaseWorld, podSet: CasePodSet, pod: OraclePod): PodRec
     ? [{ matchAttribute: podSet.match === "numa" ? numaAttribute : `${driver}/nvlinkDomain` }]
     : [];
   const claims = podSet.asks.map((text, i) => {
-    const requests = text.split("+").map((request, r) => requestOf(`r${r}`, request));
+    const requests = text.split("+").map((request, r) => requestOf(`r${r}`, request, podSet.toleratesDevices));
     const claimName = `${pod.name}-${i}`;
     const spec = { devices: { requests, ...(constraints.length > 0 && { constraints }) } };
     if (!pod.pinned) model.upsertClaim(claimRecord(claimName, requests, { spec }));
@@ -510,19 +608,26 @@ function podOf({ model }: CaseWorld, podSet: CasePodSet, pod: OraclePod): PodRec
   });
 }
 
-function requestOf(name: string, text: string): DeviceRequest {
+function requestOf(name: string, text: string, tolerates: boolean): DeviceRequest {
   const alternatives = text
     .split("|")
-    .map((each, i) => askedFor(i === 0 && !text.includes("|") ? name : `a${i}`, each));
+    .map((each, i) => askedFor(i === 0 && !text.includes("|") ? name : `a${i}`, each))
+    .map((each): DeviceRequest => {
+      const tolerations = tolerates ? [{ key: deviceTaint.key, operator: "Exists" as const }] : [];
+      return { ...each, exactly: { ...each.exactly!, tolerations } };
+    });
   if (alternatives.length === 1) return alternatives[0]!;
   return { name, firstAvailable: alternatives.map((each) => ({ ...each.exactly!, name: each.name })) };
 }
 
 function askedFor(name: string, text: string): DeviceRequest {
-  const { what, count } = parseAsk(text);
-  if (what === "gpu") return exactly(name, count);
-  if (what === "even") return exactly(name, count, {}, `device.attributes["${driver}"].index % 2 == 0`);
-  if (what === "part") return exactly(name, count, { deviceClassName: "mig.kllama.ai" });
+  const { what, count, units } = parseAsk(text);
+  const deviceClassName = classNameOf(what);
+  if (count === "all") return exactly(name, 0, { deviceClassName, allocationMode: "All" });
+  if (what === "share") return exactly(name, count, { deviceClassName, capacity: { requests: { units: `${units}` } } });
+  if (what === "gpu" || what === "wide" || what === "part") return exactly(name, count, { deviceClassName });
+  const even = `device.attributes["${driver}"].index % 2 == 0`;
+  if (what === "even" || what === "fast") return exactly(name, count, { deviceClassName }, even);
   return partition(name, what, count);
 }
 
@@ -543,8 +648,12 @@ function trafficOf({ gangs, kvBytes }: Case, pods: readonly OraclePod[]): Oracle
     const key = `${gang}/${podSet}/${size === undefined ? "" : Math.floor(index / size)}`;
     rings.set(key, [...(rings.get(key) ?? []), i]);
   }
-  const traffic: OracleTraffic[] = [...rings.values()].map((list) => ({ pods: list, bytes: 2 ** 24, ring: true }));
+  const traffic: OracleTraffic[] = [...rings.values()].map((list) => {
+    return { pods: list, ends: list.map(() => ""), bytes: 2 ** 24, ring: true };
+  });
   const ends = [...pods.keys()].filter((i) => pods[i]!.role === "r0" || pods[i]!.role === "r1");
-  if (kvBytes > 0 && gangs.length > 1) traffic.push({ pods: ends, bytes: kvBytes, ring: false });
+  if (kvBytes > 0 && gangs.length > 1) {
+    traffic.push({ pods: ends, ends: ends.map((i) => pods[i]!.gang), bytes: kvBytes, ring: false });
+  }
   return traffic;
 }

@@ -7,12 +7,14 @@ import {
   deviceSets,
   leastCost,
   leftOf,
+  leftsOf,
   type OraclePlace,
   type OraclePod,
   type OracleRule,
   placementExists,
   predictedCost,
   putPod,
+  selectedOn,
   tooMuch,
 } from "./plan-oracle.ts";
 import { refusalFault } from "./refusal-judge.ts";
@@ -24,6 +26,10 @@ export interface Judgement {
   feasible: boolean;
   /** The planner's cost and the least there is, in milliseconds, where it was looked for. */
   cost?: { ours: number; least: number };
+  /** The planner says that it does not know. */
+  unknown?: true;
+  /** Too many placements to try for the least cost; all else is judged. */
+  costTooLarge?: true;
 }
 
 /** Above the least cost of all placements, relative and in milliseconds: what rounding may add. */
@@ -38,8 +44,12 @@ interface Questions {
 /** Undefined: there is too much for the oracle to try. */
 export function judge(sample: Case, questions: Questions = {}): Judgement | undefined {
   const world = worldOf(sample);
+  return unlessTooMuch(() => judgeWorld(world, plan(world.model, world.unit), questions));
+}
+
+function unlessTooMuch<T>(ask: () => T): T | undefined {
   try {
-    return judgeWorld(world, plan(world.model, world.unit), questions);
+    return ask();
   } catch (thrown) {
     if (thrown === tooMuch) return undefined;
     throw thrown;
@@ -52,6 +62,8 @@ function judgeWorld(world: CaseWorld, result: PlanResult, { cost, reasons }: Que
   const { nodes, base, all, required } = world;
   const feasible = !base.some(isNew) || numbersOf(world).some((pods) => placementExists(nodes, pods, required));
   if (!("plans" in result)) {
+    // Devices that several nodes reach are not chosen anew for another node: then it says that it does not know.
+    if (result.budgetExceeded && world.hasCommon) return { feasible, unknown: true };
     if (result.budgetExceeded) return { feasible, fault: "the budget ended" };
     const why = result.rejections.map(({ message }) => message).join("; ");
     if (feasible) return { feasible, fault: `refused, though there is a placement: ${why}` };
@@ -92,7 +104,7 @@ function judgeWishes(
   pods: readonly OraclePod[],
   places: readonly OraclePlace[],
   withCost: boolean,
-): Pick<Judgement, "fault" | "cost"> {
+): Pick<Judgement, "fault" | "cost" | "costTooLarge"> {
   const kept = [...required];
   const canKeep = (rule: OracleRule) => pods.some(isNew) && placementExists(nodes, pods, [...kept, rule]);
   const missed = preferred.filter((rule) => {
@@ -118,7 +130,8 @@ function judgeWishes(
   const choosy = pods.some(({ requests }) => requests.some(({ alternatives }) => alternatives.length > 1));
   if (!withCost || choosy || !pods.some(isNew)) return {};
   const cost = (all: readonly OraclePlace[]) => predictedCost(nodes, all, traffic, links);
-  const least = leastCost(nodes, pods, kept, cost)!;
+  const least = unlessTooMuch(() => leastCost(nodes, pods, kept, cost)!);
+  if (least === undefined) return { costTooLarge: true };
   if (ours <= least * (1 + costTolerance.relative) + costTolerance.milliseconds) return { cost: { ours, least } };
   return { cost: { ours, least }, fault: `costs ${ours} ms, ${least} ms is possible` };
 }
@@ -134,7 +147,7 @@ function placeOf({ nodes }: CaseWorld, { node, claims }: PlacedPod): OraclePlace
 
 /** The first pod that does not fit where it was put, or has devices that it did not ask for. */
 function misfitOf(world: CaseWorld, placed: ReadonlyMap<string, PlacedPod>): string | undefined {
-  const left = world.nodes.map(leftOf);
+  const left = leftsOf(world.nodes);
   for (const pod of world.all) {
     const answer = placed.get(pod.name);
     if (!answer) continue;
@@ -143,7 +156,9 @@ function misfitOf(world: CaseWorld, placed: ReadonlyMap<string, PlacedPod>): str
     // By itself, on the node without anybody else: are these devices what it asked for?
     const alone = { ...target, held: 0, devices: target.devices.filter((_, i) => devices.includes(i)) };
     const served = deviceSets(alone, leftOf(alone), pod).some((set) => set.length === devices.length);
-    if (!served) return `${pod.name} has devices that it did not ask for`;
+    const all = pod.requests.flatMap(({ alternatives: [first] }) => (first!.count === "all" ? first!.what : []));
+    const whole = all.every((what) => selectedOn(target, pod, what).every((position) => devices.includes(position)));
+    if (!served || !whole) return `${pod.name} has devices that it did not ask for`;
     if (!putPod(target, left[node]!, pod, devices, 1)) return `${pod.name} does not fit ${target.name}`;
   }
   return undefined;

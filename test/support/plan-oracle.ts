@@ -22,6 +22,12 @@ export interface OracleDevice {
   compute: number;
   /** Memory slices, one bit each. */
   memory: number;
+  /** Only who tolerates it may have it. */
+  tainted?: boolean;
+  /** Given in parts, so many at a time at most. */
+  units?: number;
+  /** Number of a device that other nodes reach, too: the same one wherever it has the same number. */
+  common?: number;
 }
 
 export interface OracleNode {
@@ -45,10 +51,13 @@ export interface OracleNode {
   emptied?: Pick<OracleNode, "cpu" | "pods" | "held">;
 }
 
-/** One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index. */
+/**
+ * One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index, `fast` a
+ * common device of even index. `units` of each device, where it is given in parts.
+ */
 export interface OracleRequest {
   claim: number;
-  alternatives: { what: string; count: number }[];
+  alternatives: { what: string; count: number | "all"; units: number }[];
 }
 
 export interface OraclePod {
@@ -61,6 +70,7 @@ export interface OraclePod {
   memory: number;
   tolerates: boolean;
   wantsSsd: boolean;
+  toleratesDevices: boolean;
   requests: OracleRequest[];
   /** Attribute that all devices of one claim share. */
   match: "numa" | "pair" | undefined;
@@ -213,9 +223,26 @@ interface Left {
   held: number;
   /** Per board: compute slices left, memory slices taken. */
   boards: [number, number][];
+  /** Of devices that are given in parts, what is left, by position. */
+  units: number[];
+  /** Common devices that are held, one bit each: of all nodes together. */
+  common: { held: number };
 }
 
-function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | -1): void {
+/** What one pod takes of a device that is given in parts. */
+function unitsOf({ requests }: OraclePod): number {
+  return Math.max(0, ...requests.flatMap(({ alternatives }) => alternatives.map(({ units }) => units)));
+}
+
+function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | -1, units: number): void {
+  if (device.units !== undefined) {
+    left.units[position]! -= by * units;
+    return;
+  }
+  if (device.common !== undefined) {
+    left.common.held ^= 1 << device.common;
+    return;
+  }
   left.held ^= 1 << position;
   if (device.board === undefined) return;
   const board = left.boards[device.board]!;
@@ -223,11 +250,19 @@ function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | 
   board[1] ^= device.memory;
 }
 
-function isFree(left: Left, device: OracleDevice, position: number): boolean {
+function isFree(left: Left, device: OracleDevice, position: number, units: number): boolean {
+  if (device.units !== undefined) return left.units[position]! >= units;
+  if (device.common !== undefined) return (left.common.held & (1 << device.common)) === 0;
   if ((left.held & (1 << position)) !== 0) return false;
   if (device.board === undefined) return true;
   const [compute, taken] = left.boards[device.board]!;
   return compute >= device.compute && (taken & device.memory) === 0;
+}
+
+/** Of nodes that reach the same devices. */
+export function leftsOf(nodes: readonly OracleNode[]): Left[] {
+  const common = { held: 0 };
+  return nodes.map((node) => ({ ...leftOf(node), common }));
 }
 
 export function leftOf(node: OracleNode): Left {
@@ -238,17 +273,27 @@ export function leftOf(node: OracleNode): Left {
     pods: node.pods,
     held: 0,
     boards: Array.from({ length: boards }, () => [7, 0]),
+    units: node.devices.map(({ units = 0 }) => units),
+    common: { held: 0 },
   };
   for (const [position, device] of node.devices.entries()) {
-    if ((node.held & (1 << position)) !== 0) takeDevice(left, device, position, 1);
+    if ((node.held & (1 << position)) !== 0) takeDevice(left, device, position, 1, 0);
   }
   return left;
 }
 
-function wanted({ what, index }: OracleDevice, kind: string): boolean {
-  if (kind === "part") return what !== "gpu";
+function wanted({ what, index, board }: OracleDevice, kind: string): boolean {
+  if (kind === "part") return board !== undefined && what !== "gpu";
+  if (kind === "fast") return what === "wide" && index % 2 === 0;
   if (kind === "even") return what === "gpu" && index % 2 === 0;
   return what === kind;
+}
+
+/** What an alternative selects on a node and may give the pod, whoever holds it: positions. */
+export function selectedOn({ devices }: OracleNode, pod: OraclePod, what: string): number[] {
+  return [...devices.keys()].filter((i) => {
+    return wanted(devices[i]!, what) && (devices[i]!.tainted !== true || pod.toleratesDevices);
+  });
 }
 
 /** Every set of devices that satisfies the pod's claims; of sets that nobody can tell apart, one. */
@@ -256,8 +301,9 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
   const found = new Map<string, number[]>();
   const taken: { position: number; claim: number }[] = [];
   const classOf = (position: number) => {
-    const { what, index, numa, pair, board } = node.devices[position]!;
-    return board === undefined ? `${what} ${index % 2} ${numa} ${pair}` : `#${position}`;
+    const { what, index, numa, pair, board, tainted, common } = node.devices[position]!;
+    const alike = `${what} ${index % 2} ${numa} ${pair} ${tainted} ${left.units[position]}`;
+    return board === undefined && common === undefined ? alike : `#${position}`;
   };
   const matches = () => {
     const { match } = pod;
@@ -268,6 +314,7 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
       return value !== undefined && taken.every((o) => o.claim !== claim || valueAt(o.position) === value);
     });
   };
+  const units = unitsOf(pod);
   const next = (request: number, alternative: number, missing: number, from: number): void => {
     if (!matches()) return;
     const { claim, alternatives } = pod.requests[request] ?? { claim: 0, alternatives: [] };
@@ -278,21 +325,27 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
       return;
     }
     if (alternative < 0) {
-      for (const [i, { count }] of alternatives.entries()) next(request, i, count, 0);
+      for (const [i, { what, count }] of alternatives.entries()) {
+        const all = selectedOn(node, pod, what).length;
+        // All means all: where one may not be given, there is no such set.
+        const there = node.devices.filter((device) => wanted(device, what)).length;
+        if (count !== "all") next(request, i, count, 0);
+        else if (all > 0 && all === there) next(request, i, all, 0);
+      }
       return;
     }
     if (missing === 0) {
       next(request + 1, -1, 0, 0);
       return;
     }
-    for (let position = from; position < node.devices.length; position++) {
+    for (const position of selectedOn(node, pod, alternatives[alternative]!.what)) {
       const device = node.devices[position]!;
-      if (!wanted(device, alternatives[alternative]!.what) || !isFree(left, device, position)) continue;
-      takeDevice(left, device, position, 1);
+      if (position < from || !isFree(left, device, position, units)) continue;
+      takeDevice(left, device, position, 1, units);
       taken.push({ position, claim });
       next(request, alternative, missing - 1, position + 1);
       taken.pop();
-      takeDevice(left, device, position, -1);
+      takeDevice(left, device, position, -1, units);
     }
   };
   next(0, -1, 0, 0);
@@ -303,12 +356,12 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
 export function putPod(node: OracleNode, left: Left, pod: OraclePod, devices: readonly number[], by: 1 | -1): boolean {
   if (by === 1) {
     if (!admits(node, pod) || left.cpu < pod.cpu || left.memory < pod.memory || left.pods < 1) return false;
-    if (devices.some((position) => !isFree(left, node.devices[position]!, position))) return false;
+    if (devices.some((position) => !isFree(left, node.devices[position]!, position, unitsOf(pod)))) return false;
   }
   left.cpu -= by * pod.cpu;
   left.memory -= by * pod.memory;
   left.pods -= by;
-  for (const position of devices) takeDevice(left, node.devices[position]!, position, by);
+  for (const position of devices) takeDevice(left, node.devices[position]!, position, by, unitsOf(pod));
   return true;
 }
 
@@ -325,7 +378,7 @@ function visitPlacements(
   visit: (places: readonly OraclePlace[]) => boolean,
 ): boolean {
   const sets = setsOf(pods, rules);
-  const left = nodes.map(leftOf);
+  const left = leftsOf(nodes);
   const places: (OraclePlace | undefined)[] = pods.map(({ pinned }) => pinned);
   const open = [...pods.keys()].filter((i) => pods[i]!.pinned === undefined);
   const dead = new Set<string>();
@@ -397,6 +450,8 @@ export type OracleLinks = Partial<Record<OracleLevel | "beyond", readonly [gigab
 /** Pods that talk to one another: `ring` sums over all their devices, else bytes go from some to others. */
 export interface OracleTraffic {
   pods: readonly number[];
+  /** Who a pod belongs to, parallel to `pods`: without a GPU at every end there is no way over NVLink. */
+  ends: readonly string[];
   bytes: number;
   ring: boolean;
 }
@@ -409,12 +464,16 @@ export function predictedCost(
   links: OracleLinks,
 ): number {
   let total = 0;
-  for (const { pods, bytes, ring } of traffic) {
+  for (const { pods, ends, bytes, ring } of traffic) {
     const at = pods.map((i) => places[i]!);
     const devices = at.reduce((sum, place) => sum + place.devices.length, 0);
     if (ring && devices < 2) continue;
     let [bandwidth, us] = links.beyond!;
+    const hasGpu = ({ node, devices: list }: OraclePlace) =>
+      list.some((position) => nodes[node]!.devices[position]!.what === "gpu");
+    const withGpu = new Set(ends.filter((_, i) => hasGpu(at[i]!)));
     for (const level of oracleLevels) {
+      if (level === "pair" && withGpu.size < new Set(ends).size) continue;
       const domain = sharedDomain(nodes, at, level);
       if (domain !== undefined && !domain.endsWith(":?")) [bandwidth, us] = links[level] ?? [bandwidth, us];
     }

@@ -3,7 +3,7 @@ import { ruleText } from "../../src/gang/explain-conflict.ts";
 import type { PlanResult } from "../../src/gang/plan.ts";
 import { type PreparedUnit, prepareUnit } from "../../src/gang/prepare.ts";
 import type { Rule } from "../../src/gang/problem.ts";
-import { type CaseWorld, neighbour } from "./plan-cases.ts";
+import { type CaseWorld, classNameOf, neighbour } from "./plan-cases.ts";
 import {
   type OracleNode,
   type OraclePod,
@@ -93,6 +93,7 @@ function conflictFault(world: CaseWorld, prepared: PreparedUnit, rejection: Reje
   const { pods, rules, under, fits } = named(world, prepared, rejection.conflict);
   const what = `${pods.map(({ name }) => name).join()} under ${rules.join() || "no rule"}`;
   if (fits(pods, under(rules))) return `${what} has a place`;
+  if (size !== "smallest" && world.hasCommon) return undefined;
   if (size !== "smallest") return `${what} is ${size} only`;
   const gangs = new Set(pods.map(({ gang }) => gang));
   const candidates = world.base.filter((pod) => !pod.pinned && (gangs.size > 1 || gangs.has(pod.gang)));
@@ -175,10 +176,8 @@ function shortFault(
   return needed - available === least ? undefined : `${least} less would do`;
 }
 
-const classNames: Readonly<Record<string, string>> = { gpu: "gpu.kllama.ai", even: "gpu.kllama.ai" };
-
 function classOf({ alternatives }: OracleRequest): string {
-  return classNames[alternatives[0]!.what] ?? "mig.kllama.ai";
+  return classNameOf(alternatives[0]!.what);
 }
 
 function amountOf({ cpu, memory, requests }: OraclePod, resource: string): number {
@@ -187,7 +186,10 @@ function amountOf({ cpu, memory, requests }: OraclePod, resource: string): numbe
   if (resource === "memory") return memory * 2 ** 30;
   return requests
     .filter((request) => classOf(request) === resource)
-    .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => count)), 0);
+    .reduce(
+      (sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => (count === "all" ? 1 : count))),
+      0,
+    );
 }
 
 function without(pod: OraclePod, resource: string): OraclePod {
