@@ -188,6 +188,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     leavesRoomForAll: () => true,
     devicesFree: () => true,
     groupReady: () => true,
+    outlying: () => () => false,
     mayRelease: () => true,
     condemned: () => false,
     leaving: () => ({ left: 0, evict: [] }),

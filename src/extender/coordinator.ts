@@ -26,6 +26,7 @@ import type { WriteEffect, Written } from "./effects.ts";
 import { createFreshness } from "./freshness.ts";
 import { createGangGroups } from "./gang-groups.ts";
 import { createGangHolds } from "./gang-holds.ts";
+import { outlyingPlaces } from "./group-places.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
 import { leavesRoom, leavesRoomForAll } from "./node-room.ts";
 import { createOutlooks, type Outlooks } from "./outlooks.ts";
@@ -112,6 +113,7 @@ export function createCoordinator(
   const groups = createGangGroups(
     () => [...entries.values()].map(({ state }) => state),
     (node, pods) => leavesRoomForAll(model, node, pods),
+    (group, members, own) => outlyingPlaces(model, group, members, own),
   );
   const gangOfPod = new Map<string, string>();
   const keyOfGang = new Map<string, string>(); // by UID
@@ -360,6 +362,7 @@ export function createCoordinator(
       leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),
       devicesFree: (state, placed, pod) => devicesFree(model, state, placed, pod),
       groupReady: groups.isReady,
+      outlying: groups.outlying,
       mayRelease,
       condemned: preemptions.condemned,
       leaving: preemptions.leaving,

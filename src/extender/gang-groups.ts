@@ -1,4 +1,5 @@
-import type { Context, GangState } from "../gang/lifecycle/state.ts";
+import type { PlacedPod } from "../api/placement.ts";
+import { type Context, type GangState, heldPods } from "../gang/lifecycle/state.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { PodRecord } from "../topology/records.ts";
 import { groupOf, roleIn } from "./pending-plans.ts";
@@ -15,15 +16,25 @@ export interface GangGroups {
   companions(state: GangState): GangState[];
   /** The barrier of a group: its base set commits only when every gang that it needs is complete at it. */
   isReady(state: GangState): boolean;
+  /** Tells places of the gang that are not where the others of its group are. */
+  outlying(state: GangState): (place: PlacedPod) => boolean;
 }
+
+type OutlyingOf = (
+  group: PlacementGroupRecord,
+  members: readonly GangState[],
+  own: GangState,
+) => (place: PlacedPod) => boolean;
 
 /**
  * @param states every gang that is known, now
  * @param leavesRoomForAll whether a node has room for these pods now
+ * @param outlyingOf tells places of one gang of a group that are not where the others are
  */
 export function createGangGroups(
   states: () => GangState[],
   leavesRoomForAll: Context["leavesRoomForAll"] = () => true,
+  outlyingOf: OutlyingOf = () => () => false,
 ): GangGroups {
   const groups = new Map<string, PlacementGroupRecord>();
 
@@ -39,6 +50,11 @@ export function createGangGroups(
 
   function members(group: PlacementGroupRecord): GangState[] {
     return states().filter((state) => roleIn(group, state) !== undefined);
+  }
+
+  /** The gangs of the group, with the one that decides as it is now. */
+  function membersNow(group: PlacementGroupRecord, state: GangState): GangState[] {
+    return members(group).map((member) => (member.key === state.key ? state : member));
   }
 
   return {
@@ -58,11 +74,18 @@ export function createGangGroups(
     isReady(state) {
       const group = of(state);
       if (group === undefined) return state.gang?.spec.placementGroup === undefined;
-      const all = members(group).map((member) => (member.key === state.key ? state : member));
+      const all = membersNow(group, state);
+      const isAstray = (member: GangState): boolean =>
+        member.gang?.status.phase === "Reserved" && heldPods(member).some(outlyingOf(group, all, member));
+      const isThere = (member: GangState): boolean => isAtBarrier(member, leavesRoomForAll) && !isAstray(member);
       return [...baseCounts(group.spec)].every(([role, count]) => {
-        const there = all.filter((member) => roleIn(group, member) === role && isAtBarrier(member, leavesRoomForAll));
+        const there = all.filter((member) => roleIn(group, member) === role && isThere(member));
         return there.length >= count;
       });
+    },
+    outlying(state) {
+      const group = of(state);
+      return group === undefined ? () => false : outlyingOf(group, membersNow(group, state), state);
     },
   };
 }
@@ -70,7 +93,7 @@ export function createGangGroups(
 function isAtBarrier(state: GangState, leavesRoomForAll: Context["leavesRoomForAll"]): boolean {
   const { phase, placement } = state.gang?.status ?? {};
   if (phase === "Binding" || phase === "Scheduled") return true;
-  if (phase !== "Reserved") return false;
+  if (phase !== "Reserved" || isGivenUp(state)) return false;
   const byName = new Map([...state.pods.values()].filter((pod) => !pod.deleting).map((pod) => [pod.name, pod]));
   const comers = new Map<string, PodRecord[]>();
   const arrived = (placement?.pods ?? []).every(({ pod: name, node }) => {
@@ -80,4 +103,11 @@ function isAtBarrier(state: GangState, leavesRoomForAll: Context["leavesRoomForA
     return state.arrivals.get(pod.uid)?.node === node;
   });
   return arrived && [...comers].every(([node, pods]) => leavesRoomForAll(node, pods));
+}
+
+/** It will not be committed: its spec was edited, or its revocation is on its way. Who counted on it would be alone. */
+function isGivenUp({ gang, inFlight }: GangState): boolean {
+  const writing = inFlight.get("status");
+  const revokes = writing?.type === "writeStatus" && writing.transition !== "Binding";
+  return revokes || gang?.status.observedGeneration !== gang?.generation;
 }

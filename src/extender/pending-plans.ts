@@ -156,7 +156,7 @@ function isPlaced(state: GangState): boolean {
 }
 
 /** Older first; the name decides between gangs of one second. */
-function byAge(a: GangState, b: GangState): number {
+export function byAge(a: GangState, b: GangState): number {
   return (a.gang?.createdAtMs ?? 0) - (b.gang?.createdAtMs ?? 0) || (a.key < b.key ? -1 : 1);
 }
 
@@ -220,5 +220,6 @@ function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: strin
     ...(role === undefined ? {} : { role }),
     pods,
     placed: keptPods(state, nodeFits),
+    ...(state.outlying?.size ? { loose: state.outlying } : {}),
   };
 }

@@ -23,6 +23,8 @@ export interface GangRequest {
   pods: readonly PodRecord[];
   /** Slots already held or running: they stay, and their domains bind the newcomers. */
   placed: readonly PlacedPod[];
+  /** Slots of `placed` where nobody runs and to which nobody returns, as `slotKey` names them: they bind nobody. */
+  loose?: ReadonlySet<string>;
 }
 
 /** Gangs that are placed all together or not at all: one gang, or the base set of a PlacementGroup. */

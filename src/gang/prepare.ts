@@ -83,13 +83,12 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   }
   if (obstacles.length > 0) return oncePerGang(obstacles);
   const rules = [...sharing, ...gangs.flatMap(({ request, fabric }, i) => gangRules(i, request.spec, fabric))];
-  if (group && groupFabric)
+  if (group)
     rules.push(
-      ...placementGroupRules(
+      ...groupRules(
+        model,
         group.spec,
         gangs.map(({ role }) => role),
-        groupFabric,
-        bandwidthFor(model, group.spec),
       ),
     );
   return {
@@ -108,6 +107,18 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
       return table;
     },
   };
+}
+
+/** Rules of a PlacementGroup over gangs whose roles are given by position; none while its spec cannot be understood. */
+export function groupRules(
+  model: ClusterModel,
+  spec: PlacementGroupSpec,
+  roles: readonly (string | undefined)[],
+): Rule[] {
+  const fabric = model.view.fabric(spec.topology);
+  const bandwidth = bandwidthFor(model, spec);
+  if (fabric === undefined || placementGroupFaults(spec, fabric, bandwidth).length > 0) return [];
+  return placementGroupRules(spec, roles, fabric, bandwidth);
 }
 
 function gangKey({ namespace, name }: Pick<GangRequest, "namespace" | "name">): string {
@@ -141,7 +152,35 @@ function groupObstacles(
     const message = `PlacementGroup ${group.name} needs ${minInstances} gangs of role ${role}; ${present} are complete`;
     return all("WaitingForPlacementGroup", message);
   }
-  return [];
+  const lost = strandedInGroup(model, requests, group);
+  return lost === undefined ? [] : all("WaitingForPlacementGroup", lost);
+}
+
+/**
+ * A member of some gang of the group runs on a node that does not exist now, and nobody else tells where the group has to
+ * stay: see `strandedMember`.
+ */
+function strandedInGroup(
+  model: ClusterModel,
+  requests: readonly GangRequest[],
+  { name, spec }: NonNullable<PlanUnit["placementGroup"]>,
+): string | undefined {
+  const roles = requests.map((request) => request.role ?? request.spec.role);
+  const places = requests.flatMap(({ placed, loose }, gang) =>
+    placed.filter((place) => !isLoose(place, loose)).map((place) => ({ ...place, gang })),
+  );
+  const known = places.filter(({ node }) => model.view.indexOf(node) !== undefined);
+  const open = groupRules(model, spec, roles).filter(
+    ({ kind, required, setOf }) =>
+      required && (kind === "spread" || !known.some((place) => setOf(place) !== undefined)),
+  );
+  for (const [gang, request] of requests.entries()) {
+    const lost = strandedPlaces(model, request).find((place) =>
+      open.some(({ setOf }) => setOf({ ...place, gang }) !== undefined),
+    );
+    if (lost !== undefined) return strandedText(lost, `PlacementGroup ${name}`);
+  }
+  return undefined;
 }
 
 /** What a bound on transfer times may count on. */
@@ -172,7 +211,8 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
   const lacking: string[] = [];
   for (const podSet of spec.podSets) {
     const placed = request.placed.filter((each) => each.podSet === podSet.name && each.index < podSet.count);
-    part.pins.push(...placed.flatMap((each) => pinOf(model, each, gang) ?? []));
+    const binding = placed.filter((each) => !isLoose(each, request.loose));
+    part.pins.push(...binding.flatMap((each) => pinOf(model, each, gang) ?? []));
     const taken = new Set(placed.map(({ index }) => index));
     const candidates: Slot[] = [];
     let unready = 0;
@@ -209,11 +249,17 @@ function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | unde
   const ruled =
     podSets.some(({ slices }) => slices !== undefined) || constraints.some(({ mode }) => mode === "required");
   if (!ruled) return undefined;
+  const [lost] = strandedPlaces(model, gang);
+  return lost && { gang, reason: "WaitingForMembers", message: strandedText(lost, "the gang") };
+}
+
+function strandedPlaces(model: ClusterModel, gang: GangRequest): PlacedPod[] {
   const bound = new Map(gang.pods.map((pod) => [pod.name, pod.nodeName]));
-  const lost = gang.placed.find(({ pod, node }) => bound.get(pod) === node && model.view.indexOf(node) === undefined);
-  if (lost === undefined) return undefined;
-  const message = `pod ${lost.pod} runs on node ${lost.node}, which does not exist now: until the pod is gone or the node is back, nobody knows where the gang has to stay`;
-  return { gang, reason: "WaitingForMembers", message };
+  return gang.placed.filter(({ pod, node }) => bound.get(pod) === node && model.view.indexOf(node) === undefined);
+}
+
+function strandedText({ pod, node }: PlacedPod, who: string): string {
+  return `pod ${pod} runs on node ${node}, which does not exist now: until the pod is gone or the node is back, nobody knows where ${who} has to stay`;
 }
 
 /**
@@ -226,6 +272,10 @@ function unequalSchedulers(gang: GangRequest, slots: MemberSlots["slots"]): Obst
   if (other === undefined) return undefined;
   const [one, two] = [waiting[0]!, other].map((pod) => `pod ${pod.name} has spec.schedulerName ${pod.schedulerName}`);
   return { gang, reason: "InvalidGang", message: `${one}, ${two}; give all members the same` };
+}
+
+function isLoose({ podSet, index }: PlacedPod, loose: GangRequest["loose"]): boolean {
+  return loose?.has(slotKey(podSet, index)) === true;
 }
 
 /** Surplus slots that belong to one outermost slice are placed together. */

@@ -383,3 +383,69 @@ test("the place that a member of a running gang gives up goes to nobody before i
   expect(lines.some((line) => /resourceclaims g0-ranks-.*: n2\//.test(line))).toBe(true);
   expect(lines.some((line) => /resourceclaims g1-ranks-.*: n1\//.test(line))).toBe(true);
 });
+
+describe("a group that has to be in one rack", () => {
+  const gangs = [
+    gang("g0", { role: "prefill", pods: 1, minCount: 1, devices: 1 }),
+    gang("g1", { role: "decode", pods: 1, minCount: 1, devices: 1 }),
+    gang("g2", { role: "decode", pods: 1, minCount: 1, devices: 1 }),
+  ];
+  const world = { sketch: sketch(gangs, { nodesPerRack: 1, group: { name: "pd", rack: "required" as const } }) };
+  const base: NonNullable<RunOptions["script"]> = [
+    [1_000, (people) => people.createGroup()],
+    [2_000, (people) => people.createGang("g0")],
+    [2_000, (people) => people.createGang("g1")],
+  ];
+  /** Where pods are bound, in order: `g0-0 n0`. */
+  const bindings = (lines: readonly string[]): string[] =>
+    lines.flatMap((line) => {
+      const [, name, node] = / pods (g\d)-ranks-0 by kllama-planner .*, (n\d), Pending/.exec(line) ?? [];
+      return name === undefined ? [] : `${name} ${node}`;
+    });
+
+  test("waits while its pods run on a node that is gone: nobody knows its rack until it is back", async () => {
+    const lines = await expectRight({
+      ...world,
+      script: [
+        ...base,
+        [20_000, (people) => people.nodeGone("n0")],
+        [20_010, (people) => people.createGang("g2")],
+        [22_000, (people) => people.nodeBack("n0")],
+        [60_000, () => undefined],
+      ],
+    });
+    expect(bindings(lines).sort()).toEqual(["g0 n0", "g1 n0", "g2 n0"]);
+  });
+
+  test("waits no longer than they are known there: then all of it moves", async () => {
+    const lines = await expectRight({
+      ...world,
+      script: [
+        ...base,
+        [20_000, (people) => people.nodeGone("n0")],
+        [20_010, (people) => people.createGang("g2")],
+        [45_000, () => undefined],
+      ],
+    });
+    expect(bindings(lines).slice(2).sort()).toEqual(["g0 n1", "g1 n1", "g2 n1"]);
+    expect(lines.some((line) => /gangs g2 .*: Pending, pod g\d-ranks-0 runs on node n0/.test(line))).toBe(true);
+  });
+
+  test("is joined where there is room when nobody runs on its lost node, and who returns later comes there, although the node is back", async () => {
+    const lines = await expectRight({
+      ...world,
+      script: [
+        ...base,
+        [20_000, (people) => ["g0", "g1"].map(people.deleteMembers)],
+        [30_000, (people) => people.nodeGone("n0")],
+        [40_000, (people) => people.createGang("g2")],
+        [60_000, (people) => people.nodeBack("n0")],
+        [70_000, (people) => ["g0", "g1"].map(people.createGang)],
+        [90_000, () => undefined],
+      ],
+    });
+    const [one, two, three, ...last] = bindings(lines);
+    expect([one, two].sort()).toEqual(["g0 n0", "g1 n0"]);
+    expect([three, ...last.sort()]).toEqual(["g2 n1", "g0 n1", "g1 n1"]);
+  });
+});

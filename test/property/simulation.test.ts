@@ -52,6 +52,8 @@ describe("the planner in simulated clusters", () => {
     [3791, "the oldest gang of a role does not fit, a younger one does"],
     [8804, "kube-scheduler refused a place of a Gang that was deleted and created again, and has the same place"],
     [6793, "somebody strips a reserved claim of its guard, then its gang gives up"],
+    [4646, "a gang of a group is edited while the group is committed"],
+    [3937, "a gang of a group is planned beside places on nodes that are gone: a fault of the judge"],
     [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],
   ])("seed %i keeps every invariant: %s", async (seed) => {
     const run = await runSeed({ seed });

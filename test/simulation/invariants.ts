@@ -18,6 +18,8 @@ export interface Witness {
   calm(): boolean;
   /** pod UID → devices that it uses now. */
   prepared(): ReadonlyMap<string, readonly string[]>;
+  /** Hears of every request when its process decides on it, long before it arrives. */
+  onSent(hear: (request: { path: string; body?: unknown }) => void): void;
   /** Pods for which kube-scheduler ever called `bind`. */
   called(): ReadonlySet<string>;
   /** Objects that a user damaged on purpose: their pods may be bound without devices. */
@@ -62,8 +64,12 @@ export function watchInvariants(witness: Witness): void {
   const deleted = new Map<string, number>(); // gang name -> when, if it held places
   const decided = new Map<string, number>(); // UID of who makes room -> highest priority of whom for
   const committed = new Map<string, { uid: string; endedAtMs?: number }>(); // gang name -> last commit
+  const readyWhenSent = new Map<string, ReadonlySet<string>>(); // gang name -> gangs at the barrier when its commit was decided
+  const unfit = new Map<string, number>(); // node -> when it was last seen gone, or refusing pods
 
+  witness.onSent(noteCommit);
   store.onCommit((commit) => {
+    if (commit.resource === "nodes") noteNode(commit);
     if (commit.resource === "pods" && commit.user === plannerAccount) judgeEviction(commit);
     if (commit.resource === "resourceclaims") judgeClaim(commit);
     else if (commit.resource === "gangs") judgeGang(commit);
@@ -200,7 +206,8 @@ export function watchInvariants(witness: Witness): void {
       return;
     for (const role of ["prefill", "decode"] as const) {
       const sketches = witness.sketch.gangs.filter((each) => each.role === role);
-      if (sketches.some(({ name }) => isReady(name))) continue;
+      const before = readyWhenSent.get(gang.metadata.name);
+      if (sketches.some(({ name }) => isReady(name) || before?.has(name) === true)) continue;
       witness.fail(invariants.baseSet, `gang ${gang.metadata.name} is committed without any gang of role ${role}`);
     }
   }
@@ -221,6 +228,7 @@ export function watchInvariants(witness: Witness): void {
 
   function judgeCommit(gang: Gang): void {
     judgeBaseSet(gang);
+    judgeRack(gang, gang.status?.placement?.pods ?? []);
     watchBinding(witness, gang);
     const { name, generation } = gang.metadata;
     if (gang.status?.observedGeneration !== generation) {
@@ -240,6 +248,61 @@ export function watchInvariants(witness: Witness): void {
     for (const commit of store.since("pods", 0)) {
       if (commit.object.metadata.name === name) yield commit.object as unknown as Pod;
     }
+  }
+
+  /**
+   * Which gangs were at the barrier when the planner sent a commit. Gangs of a group are committed by one write each: what somebody does
+   * to one while the other's is on its way no planner can know, nor take back.
+   */
+  function noteCommit({ path, body }: { path: string; body?: unknown }): void {
+    const name = /\/gangs\/([^/]+)\/status$/.exec(path)?.[1];
+    if (name === undefined || (body as Gang | undefined)?.status?.phase !== "Binding") return;
+    const ready = witness.sketch.gangs.filter((each) => isReady(each.name));
+    readyWhenSent.set(name, new Set(ready.map((each) => each.name)));
+  }
+
+  function noteNode({ type, object }: Commit): void {
+    const refuses = (node: Node): boolean => !isUp(node) || node.spec?.unschedulable === true;
+    const { name } = object.metadata;
+    if (type === "DELETED" || refuses(object as unknown as Node)) unfit.set(name, Number.POSITIVE_INFINITY);
+    else if (unfit.get(name) === Number.POSITIVE_INFINITY) unfit.set(name, witness.nowMs());
+  }
+
+  /** Also one that is back, as a planner whose watch died may not know. */
+  function wasUnfit(node: string): boolean {
+    return witness.nowMs() - (unfit.get(node) ?? Number.NEGATIVE_INFINITY) <= straggleMs;
+  }
+
+  /** Where other gangs of the group have places; undefined: there is no group that has to be in one rack. */
+  function rackMates({ metadata: { name }, spec: { placementGroup } }: Gang): PlacedPod[] | undefined {
+    if (placementGroup === undefined || witness.sketch.group?.rack !== "required") return undefined;
+    if (store.get("placementgroups", `${namespace}/${placementGroup}`) === undefined) return undefined;
+    const mates = ([...store.all("gangs").values()] as unknown as Gang[]).filter(
+      (other) => other.spec.placementGroup === placementGroup && other.metadata.name !== name && holds(other),
+    );
+    return mates.flatMap(({ status }) => status?.placement?.pods ?? []);
+  }
+
+  /** Whatever was planned when: nobody is bound in another rack than those of its group that run. */
+  function judgeRack(gang: Gang, places: readonly PlacedPod[]): void {
+    const joining = new Set(places.map(({ pod }) => pod));
+    const own = (gang.status?.placement?.pods ?? []).filter(({ pod }) => !joining.has(pod));
+    const mates = rackMates(gang);
+    if (mates === undefined) return;
+    const racks = new Set([...own, ...mates].filter(isManned).map(({ node }) => rackOf(witness.sketch, node)));
+    if (racks.size === 0) return;
+    const stray = places.find(({ node }) => !racks.has(rackOf(witness.sketch, node)));
+    if (stray === undefined) return;
+    const { name } = gang.metadata;
+    witness.fail(
+      invariants.rules,
+      `${stray.pod} of gang ${name} is to run on ${stray.node}, its group in ${[...racks]}`,
+    );
+  }
+
+  function isManned({ pod: name, node }: PlacedPod): boolean {
+    const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
+    return pod?.spec.nodeName === node && pod.metadata.deletionTimestamp === undefined && !isOver(pod);
   }
 
   function judgePlan(gang: Gang): void {
@@ -274,13 +337,13 @@ export function watchInvariants(witness: Witness): void {
     for (const { level } of gang.spec.constraints ?? []) {
       whole(`gang ${name}`, pods, level === "rack" ? rack : (node) => node);
     }
-    const group = gang.spec.placementGroup;
-    if (group === undefined || store.get("placementgroups", `${namespace}/${group}`) === undefined) return;
-    if (witness.sketch.group?.rack !== "required") return;
-    const others = ([...store.all("gangs").values()] as unknown as Gang[]).filter(
-      (other) => other.spec.placementGroup === group && other.metadata.name !== name && holds(other),
-    );
-    whole(`group ${group}`, [...pods, ...others.flatMap(({ status }) => status?.placement?.pods ?? [])], rack);
+    const mates = rackMates(gang);
+    if (mates === undefined) return;
+    const manned = mates.filter(isManned);
+    // A place where nobody runs binds nobody once its node is gone or refuses pods: it may stay so, and nobody can know in
+    // which rack it comes back. Nor does it while others of the group run elsewhere. Whoever returns to it is judged then.
+    const binding = manned.length > 0 ? manned : mates.filter(({ node }) => !wasUnfit(node));
+    whole(`group ${gang.spec.placementGroup}`, [...pods, ...binding], rack);
   }
 
   function runsThere({ pod: name, node }: PlacedPod): boolean {
@@ -322,6 +385,7 @@ export function watchInvariants(witness: Witness): void {
         `pod ${pod.metadata.name} is bound to ${pod.spec.nodeName}, placed on ${place.node}`,
       );
     }
+    if (held?.status?.phase === "Scheduled" && place !== undefined) judgeRack(held, [place]);
     const last = committed.get(gang);
     if (last !== undefined && witness.nowMs() - (last.endedAtMs ?? witness.nowMs()) <= straggleMs) return;
     const phase = (store.get("gangs", `${namespace}/${gang}`) as unknown as Gang | undefined)?.status?.phase;

@@ -28,6 +28,8 @@ export interface Network {
   losses: number;
   /** Called when a request is about to leave its process: it is still in there if the process is paused now. */
   onLeaving: (process: Process, request: { method: string; path: string; body?: unknown }) => void;
+  /** Called when a process has decided on a request, before it leaves. */
+  onSent: (request: { path: string; body?: unknown }) => void;
   /** For how many milliseconds a request is on its way after its connection broke; 0: it arrives as usual. */
   lateMs: (request: { method: string; path: string; body?: unknown }) => number;
   /** Called when a request has come to the API server and is about to be handled: somebody else may be faster. */
@@ -49,6 +51,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   const network: Network = {
     weather: fairWeather,
     losses: 0,
+    onSent: () => undefined,
     onLeaving: () => undefined,
     onArrival: () => undefined,
     lateMs: () => (random.chance(network.weather.faults / 10) ? random.between(0, latestMs) : 0),
@@ -86,6 +89,7 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
       process.after(delayMs(), () => (fate === "answer lost" ? done(unreachable()) : done(error, value)));
     };
     const body = onWire(request.body);
+    network.onSent({ path: request.path, body });
     if (fate === "hung") process.after(timeoutMs, () => done(timedOut(timeoutMs)));
     const lateMs = network.lateMs({ ...request, body });
     if (lateMs > 0) process.after(delayMs(), () => done(unreachable()));

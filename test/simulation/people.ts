@@ -25,6 +25,8 @@ export interface People {
   deleteGroup(): void;
   deleteGang(name: string): void;
   deletePod(name: string): void;
+  /** Its pods go and nobody makes others; the Gang stays, and keeps its places. */
+  deleteMembers(gang: string): void;
   /** A pod without devices, past gate and kube-scheduler: `pinned-1`, `pinned-2`, … */
   pin(node: string, cpu: number): void;
   nodeGone(name: string): void;
@@ -107,9 +109,11 @@ export function createPeople(
     workloads.clear();
   }
 
-  function deleteWorkload(): void {
-    if (workloads.size === 0) return;
-    const name = random.pick([...workloads.keys()]);
+  function deleteSomeWorkload(): void {
+    if (workloads.size > 0) deleteWorkload(random.pick([...workloads.keys()]));
+  }
+
+  function deleteWorkload(name: string): void {
     say(`people: delete workload ${name}`);
     workloads.delete(name);
     for (const pod of pods()) if (pod.metadata.name.startsWith(`${name}-`)) deletePod(pod, undefined);
@@ -252,7 +256,7 @@ export function createPeople(
 
   const deeds: readonly [weight: number, act: () => void][] = [
     [12, createSomeGang],
-    [1, deleteWorkload],
+    [1, deleteSomeWorkload],
     [1, scale],
     [4, () => withPod((pod) => deletePod(pod, random.pick([undefined, undefined, 0])))],
     [2, () => withGang(deleteGang)],
@@ -287,6 +291,9 @@ export function createPeople(
     createGroup,
     deleteGroup,
     deleteGang: (name) => ask(`delete gang ${name}`, "DELETE", paths.gang(name)),
+    deleteMembers(name) {
+      for (const workload of [...workloads.keys()]) if (workload.startsWith(`${name}-`)) deleteWorkload(workload);
+    },
     deletePod(name) {
       const pod = store.get("pods", `${namespace}/${name}`) as unknown as Pod | undefined;
       if (pod === undefined) throw new Error(`no pod ${name}`);

@@ -229,6 +229,9 @@ function buildWorld(
     calm: () => planners.leads && clock.nowMs > Math.max(calmFromMs, soundFromMs),
     prepared: () => kubelets.prepared,
     called: () => planners.called,
+    onSent: (hear) => {
+      network.onSent = hear;
+    },
     damaged: (uid) => people.damaged.has(uid ?? ""),
     fail,
   };

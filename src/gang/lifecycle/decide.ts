@@ -38,7 +38,10 @@ function decidePhase(state: GangState, gang: GangRecord, context: Context): Deci
   // What kube-scheduler said of a place that was given up says nothing of the next one, be it on the same node.
   if (phase !== "Reserved" && phase !== "Binding" && phase !== "Scheduled") state.trials.clear();
   if (phase !== "Binding") delete state.bindingSinceMs;
-  if (phase !== "Scheduled") state.crowded = new Map();
+  if (phase !== "Scheduled") {
+    state.crowded = new Map();
+    delete state.outlying;
+  }
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
   if (phase !== "Reserved") delete state.squeezedSinceMs;
   if (phase !== "Preempting") delete state.vacatedSinceMs;

@@ -77,7 +77,10 @@ export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): reado
   return held.filter((slot) => !isHomeless(state, members.get(slot), slot, nodeFits));
 }
 
-/** The member waits for a node that is gone, refuses it or has no room, or for a place that lacks devices it asks for. */
+/**
+ * The member waits for a node that is gone, refuses it or has no room, for a place that lacks devices it asks for, or for
+ * one to which nobody returns.
+ */
 export function isHomeless(
   state: GangState,
   pod: PodRecord | undefined,
@@ -85,8 +88,14 @@ export function isHomeless(
   nodeFits: Context["nodeFits"],
 ): boolean {
   if (pod === undefined || isBoundTo(state, pod, slot.node)) return false;
+  if (isOutlying(state, slot)) return true;
   const isRefused = state.avoided.has(slot.node) || state.crowded.get(pod.uid)?.isOver === true;
   return isRefused || !nodeFits(slot.node) || !coversClaims(slot, pod, state.claims);
+}
+
+/** The others of its PlacementGroup are elsewhere: see `noteOutlying`. */
+export function isOutlying({ outlying }: GangState, { podSet, index }: PlacedPod): boolean {
+  return outlying?.has(slotKey(podSet, index)) === true;
 }
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */

@@ -36,9 +36,10 @@ export function decideReserved(state: GangState, gang: GangRecord, context: Cont
   state.releasedAtMs ??= gated ? context.nowMs : (gang.reservedAtMs ?? context.nowMs);
   const releasing = members.flatMap(([slot, pod]) => releaseMember(slot, pod));
   const effects = [...reserving, ...releasing, ...steer(state, members, context)];
-  if (!context.groupReady(state) || !members.every(([slot, pod]) => atBarrier(state, slot, pod))) {
-    return { effects, wakeAtMs };
-  }
+  if (!members.every(([slot, pod]) => atBarrier(state, slot, pod))) return { effects, wakeAtMs };
+  const outlying = placed.find(context.outlying(state));
+  if (outlying !== undefined) return { effects: [writeRevoked(state, gang, outlyingText(outlying), context)] };
+  if (!context.groupReady(state)) return { effects, wakeAtMs };
   const squeezed = squeezedMember(state, members, context);
   if (squeezed === undefined) return { effects: [...effects, writeBinding(state, gang, placed, context)], wakeAtMs };
   if (context.nowMs < squeezed.giveUpAtMs) return { effects, wakeAtMs: Math.min(wakeAtMs, squeezed.giveUpAtMs) };
@@ -133,6 +134,10 @@ function squeezedMember(
     reason: `others took the room of ${pods} on node ${node} before all members arrived`,
     giveUpAtMs: state.squeezedSinceMs + squeezedGraceMs,
   };
+}
+
+function outlyingText({ pod, node }: PlacedPod): string {
+  return `pod ${pod} is planned for node ${node}, and others of its PlacementGroup, which requires one domain, are elsewhere`;
 }
 
 /** The commit: whoever moves `Reserved` to `Binding` by compare-and-swap has won against every revocation. */

@@ -9,6 +9,7 @@ import {
   devicesOf,
   isBoundTo,
   isHomeless,
+  isOutlying,
   livePods,
   lowestPriority,
   membersIn,
@@ -17,6 +18,7 @@ import {
   sayStrays,
   straysOf,
 } from "./members.ts";
+import { noteOutlying } from "./outlying.ts";
 import { heed, patienceMs, refusedMember } from "./refusals.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
 import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
@@ -29,6 +31,7 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   const slots = assignSlots(gang.spec, livePods(state), placed);
   const members = membersIn(slots, placed);
   state.priority = lowestPriority(slots.slots.values());
+  noteOutlying(state, placed, members, context);
   const crowd = noteCrowded(state, members, context);
   const { refusal, ...refused } = refusedMember(state, members, context, patienceMs);
   const wake = sooner(crowd, refused);
@@ -44,10 +47,8 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   for (const [slot, pod] of homeless) {
     const arrival = state.arrivals.get(pod.uid);
     if (arrival === undefined) continue;
-    const why = context.nodeFits(slot.node)
-      ? `its place on node ${slot.node} lacks devices`
-      : `node ${slot.node} is gone`;
-    effects.push({ ...answer(pod.uid, arrival.call), error: `${why}; the pod is planned anew` });
+    const error = `${whyHomeless(state, slot, context)}; the pod is planned anew`;
+    effects.push({ ...answer(pod.uid, arrival.call), error });
   }
   if (state.proposal !== undefined || effects.length === 0) effects.push(...writeScheduled(state, gang, context));
   effects.push(...sayStrays(state, straysOf(state, slots)));
@@ -58,6 +59,12 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
     effects.push({ type: "plan", id: "plan" });
   }
   return { effects, ...wake };
+}
+
+function whyHomeless(state: GangState, slot: PlacedPod, context: Context): string {
+  if (!context.nodeFits(slot.node)) return `node ${slot.node} is gone`;
+  if (isOutlying(state, slot)) return `the others of its PlacementGroup are elsewhere than node ${slot.node}`;
+  return `its place on node ${slot.node} lacks devices`;
 }
 
 function sooner(a: { wakeAtMs?: number }, b: { wakeAtMs?: number }): { wakeAtMs?: number } {

@@ -78,6 +78,8 @@ export interface GangState {
   avoided: AvoidedNodes;
   /** pod UID → since when what runs on the node of its place leaves it no room, and whether it is planned anew. */
   crowded: ReadonlyMap<string, { sinceMs: number; isOver: boolean }>;
+  /** Slots of places to which nobody returns, as of the last look: the others of the PlacementGroup are elsewhere. */
+  outlying?: ReadonlySet<string>;
   /** When the members of the present reservation were let go: their time counts from here, not from the wait before. */
   releasedAtMs?: number;
   /** The lowest priority of the members, as of the last look at their places. */
@@ -216,6 +218,8 @@ export interface Context {
   devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
   /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
   groupReady(state: GangState): boolean;
+  /** Tells places of the gang that are not where the others of its PlacementGroup are, though its rules require that. */
+  outlying(state: GangState): (place: PlacedPod) => boolean;
   /** There is room among the pods that are released and not yet bound; else the gang is told when there is. */
   mayRelease(state: GangState, pods: number): boolean;
   /** A gang in phase Preempting, as the API server has it, counts on the room of this one. */

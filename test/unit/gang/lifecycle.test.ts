@@ -493,6 +493,21 @@ describe("a reserved gang", () => {
     });
   }
 
+  test("is revoked at the barrier when others of its PlacementGroup are elsewhere", () => {
+    const state = stateOf(gangIn("Reserved"), [released(0), released(1)], [held(0), held(1)]);
+    const elsewhere: Partial<Context> = {
+      outlying:
+        () =>
+        ({ index }) =>
+          index === 1,
+      groupReady: () => false,
+    };
+    expect(said(step(state, [arrived(0)], context(elsewhere)))).toEqual([]);
+    expect(said(step(state, [arrived(0), arrived(1)], context(elsewhere)))).toEqual([
+      "Revoked: pod g-1 is planned for node n1, and others of its PlacementGroup, which requires one domain, are elsewhere",
+    ]);
+  });
+
   test("does not commit while a node has no room for its members any more, and gives the places up after five seconds", () => {
     const asked: string[][] = [];
     const leavesRoomForAll = (node: string, comers: readonly PodRecord[]) => {
@@ -1209,6 +1224,42 @@ describe("a scheduled gang", () => {
     expect(said(first)).toEqual(["clear c-1", "answer 2: node n1 is gone; the pod is planned anew"]);
     const next = step(first.state, [done(first.effects[0]), { type: "claim", claim: claim(1) }], context(lost));
     expect(said(next)).toContain("plan");
+  });
+
+  test("places a member anew whose place is not where its group is by now, unless its group has come there before", () => {
+    const elsewhere: Partial<Context> = {
+      outlying:
+        () =>
+        ({ index }) =>
+          index === 1,
+    };
+    const state = rested([bound(0), released(1)], [own[0]!, held(1)]);
+    const first = step(state, [arrived(1)], context(elsewhere));
+    expect(said(first)).toEqual([
+      "clear c-1",
+      "answer 2: the others of its PlacementGroup are elsewhere than node n1; the pod is planned anew",
+    ]);
+    expect(keptPods(first.state, () => true)).toEqual([slot(0)]);
+    const cleared: LifecycleEvent[] = [done(first.effects[0]), { type: "claim", claim: claim(1) }];
+    const next = step(first.state, cleared, context(elsewhere));
+    expect(said(next)).toContain("plan");
+    const moved = step(next.state, [plan(slot(1, "n5"))], context(elsewhere));
+    expect(statusIn(moved)?.placement?.pods).toEqual([slot(0), slot(1, "n5")]);
+    expect(said(step(first.state, cleared, context()))).toContain("reserve c-1 on n1");
+  });
+
+  test("keeps no place of a missing member beside a new plan if its group is elsewhere by now", () => {
+    const elsewhere: Partial<Context> = {
+      outlying:
+        () =>
+        ({ node }) =>
+          node !== "n5",
+    };
+    const asking = step(rested([pod(0)], [claim(0)]), [tick], context(elsewhere));
+    expect(said(asking)).toContain("plan");
+    expect(keptPods(asking.state, () => true)).toEqual([slot(1)]);
+    const moved = step(asking.state, [...written(asking), plan(slot(0, "n5"))], context(elsewhere));
+    expect(statusIn(moved)?.placement?.pods).toEqual([slot(0, "n5")]);
   });
 
   test("leaves members that run on a lost node alone", () => {

@@ -985,6 +985,38 @@ describe("placement groups", () => {
     const result = plan(model, { gangs: [prefill, decode], placementGroup });
     expect(nodesOf(result)).toEqual({ "d-w-0": "b-1", "d-w-1": "b-2" });
   });
+
+  test("a later instance need not be where a place is to which nobody returns", () => {
+    const model = clusterOf(racks({ a: 3, b: 2 }));
+    const placed = [{ pod: "p-w-0", podSet: "w", index: 0, node: "b-0", claims: [] }];
+    const prefill = gangIn(model, "p", { w: { count: 1, gpus: 1 } }, { role: "prefill" }, placed);
+    const decode = gangIn(model, "d", { w: { count: 3, gpus: 8 } }, { role: "decode" });
+    const placementGroup = group([{ type: "colocate", level: "rack", mode: "required" }]);
+    const nodesWith = (more: object) =>
+      plan(model, { gangs: [{ ...prefill, pods: [], ...more }, decode], placementGroup });
+    expect(rejectionsOf(nodesWith({}))).toMatchObject([{ gang: "d" }]);
+    expect(Object.values(nodesOf(nodesWith({ loose: new Set(["w/0"]) }))).map(rackOf)).toEqual(["a", "a", "a"]);
+  });
+
+  test("waits while a member runs on a node that is gone, unless others tell where it has to stay", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }));
+    const running = (name: string, node: string) => {
+      const placed = [{ pod: `${name}-w-0`, podSet: "w", index: 0, node, claims: [] }];
+      const gang = gangIn(model, name, { w: { count: 1, gpus: 1 } }, { role: "prefill" }, placed);
+      return { ...gang, pods: gang.pods.map((pod) => ({ ...pod, nodeName: node })) };
+    };
+    const decode = gangIn(model, "d", { w: { count: 1, gpus: 8 } }, { role: "decode" });
+    const planned = (mode: "required" | "preferred", ...prefills: ReturnType<typeof running>[]) => {
+      const placementGroup = group([{ type: "colocate", level: "rack", mode }]);
+      return plan(model, { gangs: [...prefills, decode], placementGroup });
+    };
+    const lost = running("p", "gone");
+    expect(picture(planned("required", lost))).toContain(
+      "d: WaitingForPlacementGroup: pod p-w-0 runs on node gone, which does not exist now: until the pod is gone or the node is back, nobody knows where PlacementGroup llama has to stay",
+    );
+    expect(Object.keys(nodesOf(planned("preferred", lost)))).toEqual(["d-w-0"]);
+    expect(Object.values(nodesOf(planned("required", lost, running("q", "b-0")))).map(rackOf)).toEqual(["b"]);
+  });
 });
 
 describe("node fit as kube-scheduler judges it", () => {
