@@ -114,6 +114,7 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   let running: Promise<void> | undefined;
   let synced = false;
   let streamedLists = true;
+  let pagesNext = false; // of one list
   let heardAtMs = Number.NEGATIVE_INFINITY;
   let progressed = false; // since the last malformed line
 
@@ -172,7 +173,7 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
 
   /** Ends when the server closes the stream; throws on everything else. */
   async function watch(signal: AbortSignal): Promise<Ending> {
-    const listing = cache.resourceVersion() === undefined;
+    let listing = cache.resourceVersion() === undefined;
     const startedAtMs = timing.nowMs();
     const query = watchQuery();
     if (listing) cache.beginList();
@@ -181,11 +182,17 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
     for await (const text of client.lines(path, { query, signal, idleTimeoutMs })) {
       // Lines that were read before it was given up belong to what is forgotten.
       signal.throwIfAborted();
-      const ended = handle(cache.line(text));
-      if (ended !== undefined) return ended;
+      const step = cache.line(text);
+      if (step.outcome === "listed") listing = false;
+      const ended = handle(step);
+      if (ended !== undefined) {
+        // A stream is served from the server's cache alone, which may be far behind on a busy machine; pages then come from etcd.
+        pagesNext = listing;
+        return ended;
+      }
       heard = true;
     }
-    if (listing && cache.resourceVersion() === undefined) return failed("the streamed list broke off");
+    if (listing) return failed("the streamed list broke off");
     if (heard || timing.nowMs() - startedAtMs >= shortWatchMs) return { kind: "closed" };
     return failed("the watch was closed at once");
   }
@@ -219,7 +226,9 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   async function attempt(signal: AbortSignal): Promise<Ending> {
     const listing = cache.resourceVersion() === undefined;
     try {
-      if (listing && !streamedLists) await listPages(signal);
+      const inPages = pagesNext || !streamedLists;
+      pagesNext = false;
+      if (listing && inPages) await listPages(signal);
       return await watch(signal);
     } catch (thrown) {
       if (thrown instanceof CallbackError) throw thrown;

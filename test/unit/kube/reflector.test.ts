@@ -107,6 +107,25 @@ describe("reflector", () => {
     expect(reflector.stats()).toMatchObject({ gone: 1, lists: 2 });
   });
 
+  it("reads a list in pages whose stream the server ends because its cache is behind, and streams the next one again", async () => {
+    const { timing, collection, reflector, news, errors } = setup();
+    collection.store("a", "1");
+    collection.holdNextStreamedList();
+    reflector.start();
+    await timing.advance(3_000);
+    const message = "Timeout: Too large resource version: 11, current: 10";
+    const causes = [{ reason: "ResourceVersionTooLarge", message: "Too large resource version" }];
+    const object = { kind: "Status", code: 504, reason: "Timeout", message, details: { causes } };
+    collection.send(JSON.stringify({ type: "ERROR", object }));
+    await timing.advance(1_000);
+    expect(news()).toEqual(["added ns/a uid-1", "replaced"]);
+    expect(errors).toEqual([message]);
+    expect(collection.requests).toEqual({ list: 1, page: 0, streamedList: 1, watch: 1 });
+    collection.sendGone();
+    await timing.advance(5_000);
+    expect(collection.requests).toEqual({ list: 1, page: 0, streamedList: 2, watch: 1 });
+  });
+
   it("lists anew when asked, however dead its watch is, and tells the differences", async () => {
     const { timing, collection, reflector, news } = setup();
     collection.store("a", "1");
