@@ -19,6 +19,8 @@ takes of memory. Fails when a device is given twice or a member bound before the
   --pods N      pods of the gang (default 2000)
   --gpus N      GPUs of a pod, in one claim (default 4)
   --seconds N   limit for the last pod's creation to the last binding (default 300)
+  --kill        kill the planner (SIGKILL) right after the commit, before it has bound anybody, and start it again at once:
+                the figure is the time from when it is ready to the last binding
 `;
 
 const namespace = "bench";
@@ -35,6 +37,7 @@ export async function gangBench(args: string[]): Promise<void> {
       pods: { type: "string", default: "2000" },
       gpus: { type: "string", default: "4" },
       seconds: { type: "string", default: "300" },
+      kill: { type: "boolean", default: false },
     },
   });
   if (values.help === true) {
@@ -47,7 +50,8 @@ export async function gangBench(args: string[]): Promise<void> {
   try {
     const seen = await observe(stack.admin);
     const progress = setInterval(() => process.stderr.write(`${progressOf(seen)}\n`), 5_000);
-    const measured = await placeGang(stack, seen, { pods, gpus, seconds }).finally(() => clearInterval(progress));
+    const { kill } = values;
+    const measured = await placeGang(stack, seen, { pods, gpus, seconds, kill }).finally(() => clearInterval(progress));
     await seen.stop();
     report({ pods, gpus, nodes, ...measured });
   } finally {
@@ -71,11 +75,13 @@ interface Measured {
   committedMs: number;
   firstBoundMs: number;
   lastBoundMs: number;
+  /** With `--kill`, milliseconds from the new planner's start: until it is ready, and until all members are bound. */
+  killed?: { readyMs: number; finishedMs: number };
   /** The Gang as JSON, when all are bound. */
   gangBytes: number;
   rssBeforeMb: number;
   peakRssMb: number;
-  /** CPU of the planner for a pod, from the last create on. */
+  /** CPU of the planner for a pod, from the last create on; with `--kill` that of the second one from its start on. */
   cpuMsPerPod: number;
   /** Bind calls that the planner answered with a refusal, which kube-scheduler made again. */
   refusedCalls: number;
@@ -84,9 +90,10 @@ interface Measured {
 async function placeGang(
   stack: Stack,
   seen: Observer,
-  { pods, gpus, seconds }: { pods: number; gpus: number; seconds: number },
+  { pods, gpus, seconds, kill }: { pods: number; gpus: number; seconds: number; kill: boolean },
 ): Promise<Measured> {
-  const planner = stack.planner.pid ?? 0;
+  if (kill) await restart(stack, { KLLAMA_FAILPOINT: "writeStatus/Binding:1" });
+  let planner = stack.planner.pid ?? 0;
   await createNamespace(stack.admin, namespace);
   await create(stack.admin, namespace, claimTemplate("gpus", gpus));
   await create(stack.admin, namespace, gang(name, { podSets: [{ name: "ranks", count: pods }] }));
@@ -103,7 +110,7 @@ async function placeGang(
   if (early > 0) throw new Error(`${early} claims are allocated although a member is missing`);
 
   const cpuMs = async (): Promise<number> => (await cpuMsOf(new Map([["planner", planner]]))).get("planner") ?? 0;
-  const cpuBeforeMs = await cpuMs();
+  const cpuBeforeMs = kill ? 0 : await cpuMs();
   await create(stack.admin, namespace, member(name, "ranks", next, "gpus"));
   const startMs = performance.now();
   const sinceMs = async (what: string, found: () => boolean): Promise<number> => {
@@ -112,12 +119,15 @@ async function placeGang(
   };
   const phase = (): string => seen.gang(namespace, name)?.status?.phase ?? "";
   const boundPods = (): number => seen.pods(namespace).filter((pod) => pod.spec.nodeName !== undefined).length;
-  const [reservedMs, committedMs, firstBoundMs, lastBoundMs] = await Promise.all([
+  const allBound = (): boolean => boundPods() === pods;
+  const [killed, reservedMs, committedMs, firstBoundMs, lastBoundMs] = await Promise.all([
+    kill ? revive(stack, () => seen.until("all are bound after the kill", allBound, limitMs)) : undefined,
     sinceMs("it is reserved", () => ["Reserved", "Binding", "Scheduled"].includes(phase())),
     sinceMs("it is committed", () => ["Binding", "Scheduled"].includes(phase())),
     sinceMs("a member is bound", () => boundPods() > 0),
-    sinceMs("all members are bound", () => boundPods() === pods),
+    sinceMs("all members are bound", allBound),
   ]);
+  planner = stack.planner.pid ?? 0;
   const violations = seen.violations();
   if (violations.length > 0) throw new Error(violations.slice(0, 5).join("\n"));
   const metrics = await plannerMetrics(stack.extender);
@@ -126,12 +136,31 @@ async function placeGang(
     committedMs,
     firstBoundMs,
     lastBoundMs,
+    ...(killed === undefined ? {} : { killed }),
     gangBytes: Buffer.byteLength(JSON.stringify(seen.gang(namespace, name))),
     rssBeforeMb,
     peakRssMb: await memoryMb(planner, "VmHWM"),
     cpuMsPerPod: ((await cpuMs()) - cpuBeforeMs) / pods,
     refusedCalls: sumSeries(metrics, "kllama_extender_requests_total", 'outcome="refused"'),
   };
+}
+
+/** The planner in its pod, once more. */
+async function restart({ planner }: Stack, environment: Record<string, string>): Promise<void> {
+  await planner.kill("SIGTERM");
+  await planner.start(environment);
+}
+
+/** Starts the planner again once it has died, and waits until the work that it left is done. */
+async function revive(
+  { planner }: Stack,
+  done: () => Promise<unknown>,
+): Promise<{ readyMs: number; finishedMs: number }> {
+  await planner.exited();
+  const startMs = performance.now();
+  const sinceMs = (): number => performance.now() - startMs;
+  const [readyMs, finishedMs] = await Promise.all([planner.start().then(sinceMs), done().then(sinceMs)]);
+  return { readyMs, finishedMs };
 }
 
 /** From /proc/PID/status: `VmRSS` now, `VmHWM` the most so far. */
@@ -152,6 +181,13 @@ function report(measured: Measured & { pods: number; gpus: number; nodes: number
       `${seconds(measured.lastBoundMs - measured.firstBoundMs)} | ${measured.refusedCalls} | ${(measured.gangBytes / 1000).toFixed(0)} | ${measured.cpuMsPerPod.toFixed(1)} | ` +
       `${measured.rssBeforeMb.toFixed(0)} / ${measured.peakRssMb.toFixed(0)} |\n\n`,
   );
+  if (measured.killed !== undefined) {
+    const { readyMs, finishedMs } = measured.killed;
+    const afterMs = finishedMs - readyMs;
+    process.stdout.write(
+      `Killed after the commit: ready again ${seconds(readyMs)} s after its start, all bound ${seconds(afterMs)} s after that\n\n`,
+    );
+  }
   process.stdout.write(
     `RESULT ${JSON.stringify({ benchmark: "gang", ...measured, node: process.version, seed: null })}\n`,
   );

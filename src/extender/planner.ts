@@ -2,6 +2,7 @@ import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
 import type { CapacityFigures } from "./capacity-figures.ts";
+import { holdEarlyCalls } from "./early-calls.ts";
 import { type Engine, type EngineOptions, startEngine } from "./engine.ts";
 import { createPlannerMetrics, type PlannerMetrics } from "./metrics.ts";
 import { buildServer, type ServerOptions } from "./server.ts";
@@ -24,7 +25,7 @@ export async function startPlanner(options: PlannerOptions): Promise<Planner> {
   const { log } = options;
   const metrics = createPlannerMetrics();
   const engine = startEngine({ ...options, metrics });
-  const app = buildServer(engine.backend, metrics, {
+  const app = buildServer(holdEarlyCalls(engine.backend, engine.active, options.timing), metrics, {
     ...options,
     onError: (error) => log.error({ error: error.stack }, "a request failed"),
   });
