@@ -3,97 +3,50 @@ import { join } from "node:path";
 import process from "node:process";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { ResourceClaim, ResourceSlice } from "../../src/api/kubernetes.ts";
-import { specFile } from "../../src/dra/driver/cdi.ts";
-import { createClient, type KubeClient } from "../../src/kube/client.ts";
-import { loadConnection } from "../../src/kube/connection.ts";
-import { installManifests } from "../../src/kube/install.ts";
-import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
+import { type CdiSpec, specFile } from "../../src/dra/driver/cdi.ts";
 import { type KubeletJudge, openKubeletJudge } from "../judge/kubelet/judge.ts";
+import type { DriverNode, DriverProcess } from "../support/driver-node.ts";
 import {
-  allocateClaim,
-  createDriverNode,
-  type DriverNode,
-  type DriverProcess,
-  reserveFor,
-} from "../support/driver-node.ts";
-import { type Followed, follow } from "../support/follow.ts";
+  cdiIdOf as idOf,
+  type JudgedMachine,
+  judgedVersion,
+  type KubeletScene,
+  openKubeletScene,
+  soon,
+} from "../support/kubelet-scene.ts";
+import { machineGpus } from "../support/machine-gpus.ts";
 import { startOtherPlugin } from "../support/other-plugin.ts";
+import { startRegistrar } from "../support/registrar.ts";
 
 /**
  * The kubelet's own code is the judge: its plugin manager finds the driver's sockets, its DRA manager prepares pods with it.
- * The cases are those of Kubernetes' `test/e2e_node/dra_test.go` and, for updates of the driver, of `test/e2e/dra/dra.go`;
- * docs/driver.md has the whole list. `npm run kubelet` plays them on Kubernetes 1.37.
+ * The cases are those of Kubernetes' `test/e2e_node/dra_test.go` and, as far as they concern a driver on its node, of
+ * `test/e2e/dra/dra.go`; docs/driver.md has the whole list. `npm run kubelet` plays them on Kubernetes 1.37.
  */
 const version = judgedVersion(process.env["KLLAMA_KUBELET"] ?? "1.36.3");
 
-let plane: ControlPlane;
-let admin: KubeClient;
-let slices: Followed<ResourceSlice>;
-interface Machine {
-  driver: DriverNode;
-  kubelet: KubeletJudge;
-}
+let scene: KubeletScene;
 let driver: DriverNode;
 let kubelet: KubeletJudge;
-let number = 0;
 /** What takes the kubelet long begins at once, and is judged at the end. */
-let left: Machine;
-let stuck: Machine & { refusal: Promise<Error | undefined> };
+let left: JudgedMachine;
+let stuck: JudgedMachine & { refusal: Promise<Error | undefined> };
+let quick: JudgedMachine & { before: ResourceSlice[]; killedMs: number };
 
-const soon = { timeout: 30_000, interval: 50 };
-const slicesOf = ({ name }: DriverNode): ResourceSlice[] =>
-  [...slices.items.values()].filter(({ spec }) => spec.nodeName === name);
-const idOf = (claim: ResourceClaim, request = "gpus"): string => `gpu.kllama.ai/claim=${claim.metadata.uid}-${request}`;
-
-function judgedVersion(wanted: string): "1.36.3" | "1.37.1" {
-  if (wanted === "1.36.3" || wanted === "1.37.1") return wanted;
-  throw new Error(`KLLAMA_KUBELET=${wanted}: write 1.36.3 or 1.37.1`);
-}
-
-/** A Node with the driver's folders and a kubelet that runs. */
-async function newMachine(type = "dgx-h100"): Promise<Machine> {
-  const made = await createDriverNode(plane, admin, `judged-${++number}`, type);
-  const folders = { kubelet: made.kubeletFolder, state: join(made.stateFolder, "kubelet") };
-  const judge = await openKubeletJudge(version, plane.admin.path, made.name, folders);
-  await judge.start();
-  return { driver: made, kubelet: judge };
-}
+/** How long the kubelet waits for a driver to come back before it deletes its slices. */
+const wipeMs = 30_000;
+const marginMs = 5_000;
 
 async function machine(type?: string): Promise<void> {
-  ({ driver, kubelet } = await newMachine(type));
+  ({ driver, kubelet } = await scene.machine(type));
 }
-
-/** A pod on the node, with one claim on these devices, reserved for it; `of`: and on the other driver's. */
-async function pod(
-  name: string,
-  results: string[],
-  more: { requests?: (string | undefined)[]; of?: string; on?: DriverNode; claim?: ResourceClaim } = {},
-): Promise<ResourceClaim> {
-  const { requests = [undefined], on = driver } = more;
-  const claim = more.claim ?? (await allocateClaim(admin, on.name, `${on.name}-${name}`, results, more.of));
-  await reserveFor(admin, claim, `${on.name}-${name}`, {
-    nodeName: on.name,
-    resourceClaims: [{ name: "gpus", resourceClaimName: claim.metadata.name }],
-    containers: (requests.length === 0 ? ["none"] : requests).map((request, index) => ({
-      name: `c${index}`,
-      image: "registry.k8s.io/pause:3.10",
-      ...(requests.length === 0
-        ? {}
-        : { resources: { claims: [{ name: "gpus", ...(request === undefined ? {} : { request }) }] } }),
-    })),
-  });
-  return claim;
-}
+const slicesOf = (of: DriverNode): ResourceSlice[] => scene.slicesOf(of);
+const pod = (name: string, results: string[], more?: Parameters<KubeletScene["pod"]>[3]): Promise<ResourceClaim> =>
+  scene.pod(driver, name, results, more);
 const named = (name: string): string => `${driver.name}-${name}`;
 
 beforeAll(async () => {
-  plane = await startControlPlane({ components: [], version });
-  admin = createClient(await loadConnection({ kubeconfigPath: plane.admin.path }));
-  await installManifests(admin, ["deploy/rbac.yaml", "deploy/device-classes.yaml"]);
-  const labels = { "resource.kubernetes.io/admin-access": "true" };
-  await admin.request("POST", "/api/v1/namespaces", { body: { metadata: { name: "team", labels } } });
-  await admin.request("POST", "/api/v1/namespaces/team/serviceaccounts", { body: { metadata: { name: "default" } } });
-  slices = await follow(admin, "/apis/resource.k8s.io/v1/resourceslices");
+  scene = await openKubeletScene(version, ["kube-scheduler"]);
   await machine("h100-pcie");
   await driver.start();
   await pod("p", ["gpus gpu-0"]);
@@ -111,6 +64,16 @@ beforeAll(async () => {
     (error: Error) => error,
   );
   stuck = { driver, kubelet, refusal };
+  await machine("h100-pcie");
+  await driver.start();
+  await pod("p", ["gpus gpu-0"]);
+  await kubelet.prepareInTheEnd(named("p"));
+  await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+  const before = slicesOf(driver);
+  const killedMs = performance.now();
+  await driver.kill("SIGKILL");
+  await driver.start();
+  quick = { driver, kubelet, before, killedMs };
 });
 
 afterEach(async () => {
@@ -119,13 +82,11 @@ afterEach(async () => {
 });
 
 afterAll(async () => {
-  for (const each of [left, stuck]) {
+  for (const each of [left, stuck, quick]) {
     await each?.kubelet.close();
     await each?.driver.remove();
   }
-  await slices?.stop();
-  await admin?.close();
-  await plane?.stop();
+  await scene?.close();
 });
 
 describe("registration", () => {
@@ -181,6 +142,32 @@ describe("registration", () => {
     await expect(kubelet.prepare(named("p"))).rejects.toThrow("gpu.kllama.ai");
     await driver.start();
     await kubelet.prepareInTheEnd(named("p"));
+  });
+
+  test("must recover after NotifyRegistrationStatus failure; be functional when plugin starts to listen after registration, and after service reconnect", async () => {
+    await machine();
+    const registry = join(driver.kubeletFolder, "apart");
+    const registrar = await startRegistrar(registry, driver.draSocket);
+    const folders = { kubelet: registry, state: join(driver.stateFolder, "kubelet") };
+    await kubelet.close();
+    kubelet = await openKubeletJudge(version, scene.kubeconfig, driver.name, folders);
+    try {
+      registrar.refuse(true);
+      await kubelet.start();
+      await vi.waitFor(() => expect(registrar.notified).toContain("refused"), soon);
+      await pod("p", ["gpus gpu-0"]);
+      await expect(kubelet.prepare(named("p"))).rejects.toThrow("gpu.kllama.ai");
+      registrar.refuse(false);
+      await vi.waitFor(() => expect(registrar.notified).toContain("registered"), soon);
+      await driver.start();
+      await kubelet.prepareInTheEnd(named("p"));
+      await driver.kill("SIGKILL");
+      await driver.start();
+      await kubelet.unprepareInTheEnd(named("p"));
+      expect(await readdir(driver.cdiFolder)).toEqual([]);
+    } finally {
+      await registrar.close();
+    }
   });
 });
 
@@ -297,8 +284,13 @@ describe("preparing", () => {
 
 describe("unpreparing", () => {
   const forceDelete = async (name: string, claim: ResourceClaim): Promise<void> => {
-    await admin.request("DELETE", `/api/v1/namespaces/team/pods/${named(name)}`, { body: { gracePeriodSeconds: 0 } });
-    await admin.request("DELETE", `/apis/resource.k8s.io/v1/namespaces/team/resourceclaims/${claim.metadata.name}`);
+    await scene.admin.request("DELETE", `/api/v1/namespaces/team/pods/${named(name)}`, {
+      body: { gracePeriodSeconds: 0 },
+    });
+    await scene.admin.request(
+      "DELETE",
+      `/apis/resource.k8s.io/v1/namespaces/team/resourceclaims/${claim.metadata.name}`,
+    );
   };
 
   test("must call NodeUnprepareResources for deleted pod; when it fails, again until it succeeds", async () => {
@@ -450,23 +442,10 @@ describe("slices", () => {
       expect(slicesOf(driver)[0]?.metadata.uid).not.toBe(before?.metadata.uid);
     }, soon);
   });
-
-  test("must not be removed if plugin restarts quickly enough", async () => {
-    await machine();
-    await driver.start();
-    await pod("p", ["gpus gpu-0"]);
-    await kubelet.prepareInTheEnd(named("p"));
-    await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
-    const [before] = slicesOf(driver);
-    await driver.kill("SIGKILL");
-    await driver.start();
-    await kubelet.unprepareInTheEnd(named("p"));
-    expect(slicesOf(driver)).toEqual([before]);
-  });
 });
 
 describe("health", () => {
-  test("should reflect device health changes in the Pod's status", async () => {
+  test("should reflect device health changes in the Pod's status, with messages of its own", async () => {
     await machine();
     await driver.start();
     const claim = await pod("p", ["gpus gpu-0", "gpus gpu-1"]);
@@ -475,10 +454,11 @@ describe("health", () => {
       c0: [`claim:gpus ${idOf(claim)} ${first}`, `claim:gpus gpu.kllama.ai/${driver.name}/gpu-1 ${second}`],
     });
     await vi.waitFor(async () => expect(await kubelet.health(named("p"))).toEqual(told("Healthy", "Healthy")), soon);
+    const lost = "Unhealthy lost since 2026-01-01T00:00:00Z";
     const losses = { "gpu-1": { how: "taint", since: "2026-01-01T00:00:00Z" } };
     const hardware = join(driver.stateFolder, "simulated-machine.json");
     await writeFile(hardware, JSON.stringify({ instances: [], losses }));
-    await vi.waitFor(async () => expect(await kubelet.health(named("p"))).toEqual(told("Healthy", "Unhealthy")), soon);
+    await vi.waitFor(async () => expect(await kubelet.health(named("p"))).toEqual(told("Healthy", lost)), soon);
     await writeFile(hardware, JSON.stringify({ instances: [], losses: {} }));
     await vi.waitFor(async () => expect(await kubelet.health(named("p"))).toEqual(told("Healthy", "Healthy")), soon);
   });
@@ -504,33 +484,165 @@ describe("health", () => {
     );
     await writeFile(join(driver.stateFolder, "simulated-machine.json"), JSON.stringify({ instances: [], losses }));
     await vi.waitFor(async () => {
-      for (const state of await states()) expect(state).toMatch(/ Unhealthy$/);
+      for (const state of await states()) expect(state).toMatch(/ Unhealthy lost since /);
     }, soon);
     await Promise.all(names.map((name) => kubelet.unprepare(named(name))));
     expect(await connections()).toEqual(first);
   });
 
-  test("should update health to Unknown when plugin stops and recover upon restart", async () => {
+  test("should update health to Unknown when plugin stops and recover upon restart; should automatically reconnect both", async () => {
     await machine();
     await driver.start();
     await pod("p", ["gpus gpu-0"]);
     await kubelet.prepareInTheEnd(named("p"));
-    const state = async () => (await kubelet.health(named("p")))["c0"]?.map((line) => line.split(" ").at(-1));
+    const state = async (of = "p") => (await kubelet.health(named(of)))["c0"]?.map((line) => line.split(" ")[2]);
     await vi.waitFor(async () => expect(await state()).toEqual(["Healthy"]), soon);
     await driver.kill("SIGKILL");
     await vi.waitFor(async () => expect(await state()).toEqual(["Unknown"]), { timeout: 45_000, interval: 500 });
     await driver.start();
     await vi.waitFor(async () => expect(await state()).toEqual(["Healthy"]), soon);
+    await pod("q", ["gpus gpu-1"]);
+    await kubelet.prepareInTheEnd(named("q"));
+    await vi.waitFor(async () => expect(await state("q")).toEqual(["Healthy"]), soon);
+    const losses = { "gpu-1": { how: "taint", since: "2026-01-01T00:00:00Z" } };
+    await writeFile(join(driver.stateFolder, "simulated-machine.json"), JSON.stringify({ instances: [], losses }));
+    await vi.waitFor(async () => expect(await state("q")).toEqual(["Unhealthy"]), soon);
+    expect(await state()).toEqual(["Healthy"]);
+  });
+});
+
+describe("what kube-scheduler gives by the driver's slices", () => {
+  const partitions = (count: number, more: object = {}) => ({
+    name: "gpus",
+    exactly: {
+      deviceClassName: "mig.kllama.ai",
+      count,
+      selectors: [{ cel: { expression: 'device.attributes["gpu.kllama.ai"].profile == "7g.80gb"' } }],
+      ...more,
+    },
+  });
+  const opened = async (type: string): Promise<void> => {
+    await machine(type);
+    await scene.openForPods(driver);
+  };
+  const ask = (name: string, devices: object, requests?: string[]) => scene.ask(driver, name, devices, requests);
+  const placed = (name: string) => scene.until(driver, name, "Scheduled");
+  const refused = (name: string) => scene.until(driver, name, "Unschedulable");
+
+  test("must consume and free up counters", async () => {
+    await opened("dgx-a100-mig");
+    await driver.start();
+    await ask("whole", { requests: [partitions(8)] });
+    await placed("whole");
+    await kubelet.prepareInTheEnd(named("whole"));
+    const part = await ask("part", { requests: [{ name: "gpus", exactly: { deviceClassName: "mig.kllama.ai" } }] });
+    await refused("part");
+    await kubelet.unprepare(named("whole"));
+    await scene.giveBack(driver, "whole");
+    await placed("part");
+    await kubelet.prepare(named("part"));
+    expect(await kubelet.devices(named("part"))).toEqual({ c0: [idOf(part)] });
+    expect(await readdir(driver.cdiFolder)).toEqual([specFile(part.metadata.uid!)]);
+  });
+
+  test("filters config correctly for multiple devices", async () => {
+    await opened("dgx-h100");
+    await driver.start();
+    const gpus = (count: number) => ({ deviceClassName: "gpu.kllama.ai", count });
+    const share = (request: string, defaultActiveThreadPercentage: number) => ({
+      requests: [request],
+      opaque: {
+        driver: "gpu.kllama.ai",
+        parameters: {
+          ...{ apiVersion: "gpu.kllama.ai/v1alpha1", kind: "DeviceConfig" },
+          sharing: { strategy: "MPS", mpsConfig: { defaultActiveThreadPercentage } },
+        },
+      },
+    });
+    const firstAvailable = [
+      { name: "many", ...gpus(20) },
+      { name: "one", ...gpus(1) },
+    ];
+    const claim = await ask(
+      "p",
+      {
+        requests: [
+          { name: "first", firstAvailable },
+          { name: "second", exactly: gpus(1) },
+        ],
+        config: [share("first", 10), share("first/many", 20), share("first/one", 30), share("second", 40)],
+      },
+      ["first", "second"],
+    );
+    await placed("p");
+    await kubelet.prepareInTheEnd(named("p"));
+    expect(await kubelet.devices(named("p"))).toEqual({ c0: [idOf(claim, "first")], c1: [idOf(claim, "second")] });
+    const text = await readFile(join(driver.cdiFolder, specFile(claim.metadata.uid!)), "utf8");
+    const { devices } = JSON.parse(text) as CdiSpec;
+    const shares = devices.map(({ containerEdits }) => containerEdits.env.find((each) => each.includes("PERCENTAGE")));
+    expect(shares).toEqual([30, 40].map((share) => `CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=${share}`));
+  });
+
+  test("NoSchedule and NoExecute keep pods pending; who tolerates them gets what can be prepared", async () => {
+    await opened("dgx-a100-mig");
+    const [first] = machineGpus("dgx-a100-mig", driver.name);
+    const hardware = join(driver.stateFolder, "simulated-machine.json");
+    const foreign = { gpu: first!.uuid, id: 1, profileId: 0, start: 0, size: 8 };
+    const losses = { "gpu-1": { how: "taint", since: "2026-01-01T00:00:00Z" } };
+    await writeFile(hardware, JSON.stringify({ instances: [foreign], losses }));
+    await driver.start();
+    const taints = () =>
+      new Set(
+        slicesOf(driver)
+          .flatMap(({ spec }) => spec.devices ?? [])
+          .flatMap(({ taints }) => taints?.map(({ key, effect }) => `${key} ${effect}`) ?? []),
+      );
+    await vi.waitFor(
+      () =>
+        expect(taints()).toEqual(
+          new Set(["gpu.kllama.ai/foreign-partition NoSchedule", "gpu.kllama.ai/gpu-lost NoExecute"]),
+        ),
+      soon,
+    );
+    await ask("all", { requests: [partitions(7)] });
+    await refused("all");
+    await ask("well", { requests: [partitions(6)] });
+    await placed("well");
+    await kubelet.prepareInTheEnd(named("well"));
+    await ask("bold", { requests: [partitions(2, { tolerations: [{ operator: "Exists" }] })] });
+    await placed("bold");
+    await expect(kubelet.prepare(named("bold"))).rejects.toThrow("device gpu-1-mig-7g80gb-0-0 is lost");
+    const repaired = async (
+      change: (state: { instances: { id: number; gpu: string }[]; losses: object }) => object,
+    ) => {
+      await writeFile(hardware, JSON.stringify(change(JSON.parse(await readFile(hardware, "utf8")))));
+    };
+    await repaired((state) => ({ ...state, losses: {} }));
+    await vi.waitFor(() => expect(kubelet.prepare(named("bold"))).rejects.toThrow("was not made by kllama"), soon);
+    await repaired((state) => ({ ...state, instances: state.instances.filter(({ gpu }) => gpu !== first!.uuid) }));
+    await kubelet.prepareInTheEnd(named("bold"));
   });
 });
 
 describe("what takes the kubelet long", () => {
-  test("slices must be removed if plugin stops after registration; they come again with it", async () => {
+  test("slices must be removed if plugin stops after registration; they come again with it, and what was prepared is unprepared", async () => {
     ({ driver, kubelet } = left);
     // The kubelet waits half a minute for the driver to come back.
     await vi.waitFor(() => expect(slicesOf(driver)).toEqual([]), { timeout: 60_000, interval: 500 });
     await driver.start();
     await vi.waitFor(() => expect(slicesOf(driver)).toHaveLength(1), soon);
+    await pod("q", ["gpus gpu-1"]);
+    await kubelet.prepareInTheEnd(named("q"));
+    await kubelet.unprepareInTheEnd(named("p"));
+    expect(await readdir(driver.cdiFolder)).toHaveLength(1);
+  });
+
+  test("slices must not be removed if plugin restarts quickly enough", async () => {
+    ({ driver, kubelet } = quick);
+    const leftMs = wipeMs + marginMs - (performance.now() - quick.killedMs);
+    if (leftMs > 0) await new Promise((resolve) => setTimeout(resolve, leftMs));
+    expect(slicesOf(driver)).toEqual(quick.before);
+    await kubelet.unprepareInTheEnd(named("p"));
   });
 
   test("must keep pod in pending state if NodePrepareResources times out; the call stops, and the next one succeeds", async () => {

@@ -111,6 +111,8 @@ export async function openScene(
     folder?: string;
     onEffect?: OnEffect;
     bootId?: string;
+    /** Default: `cdi` in the folder. */
+    cdiFolder?: string;
     machine?: Machine;
     locked?: boolean;
     hooks?: StepHooks;
@@ -125,7 +127,7 @@ export async function openScene(
     bootId = "boot",
     hooks = { before: () => undefined, after: async () => undefined },
   } = options;
-  const cdiFolder = join(folder, "cdi");
+  const { cdiFolder = join(folder, "cdi") } = options;
   const checkpoint = join(folder, "checkpoint.json");
   const machine = stepwise(
     options.machine ?? (await simulated(type, folder, onEffect)),

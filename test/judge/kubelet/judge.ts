@@ -19,7 +19,7 @@ export interface KubeletJudge {
   mightNeedToUnprepare(pod: string): Promise<boolean>;
   /** Container → names of CDI devices that the runtime would get. */
   devices(pod: string): Promise<Record<string, string[]>>;
-  /** Container → `claim:NAME RESOURCE HEALTH`, of the pod's status. */
+  /** Container → `claim:NAME RESOURCE HEALTH`, and the message if there is one, of the pod's status. */
   health(pod: string): Promise<Record<string, string[]>>;
   close(): Promise<void>;
 }

@@ -43,7 +43,7 @@ type answer struct {
 	Error string `json:"error,omitempty"`
 	// Container to names of CDI devices.
 	Devices map[string][]string `json:"devices,omitempty"`
-	// Container to `claim:NAME/REQUEST RESOURCE HEALTH`.
+	// Container to `claim:NAME/REQUEST RESOURCE HEALTH`, and the message if there is one.
 	Health    map[string][]string `json:"health,omitempty"`
 	MightNeed bool                `json:"mightNeed,omitempty"`
 }
@@ -231,6 +231,9 @@ func health(manager *dra.Manager, pod *v1.Pod, a *answer) {
 		for _, resource := range container.AllocatedResourcesStatus {
 			for _, each := range resource.Resources {
 				line := fmt.Sprintf("%s %s %s", resource.Name, each.ResourceID, each.Health)
+				if each.Message != nil && *each.Message != "" {
+					line += " " + *each.Message
+				}
 				a.Health[container.Name] = append(a.Health[container.Name], line)
 			}
 		}

@@ -122,6 +122,11 @@ describe("a claim that cannot be prepared says why", () => {
       claimObject("c", ["g gpu-0"], { uid, pool: "node-2" }),
       "holds device node-2/gpu-0, which is not on node node-1",
     ],
+    [
+      "a device of a pool with a slash in its name",
+      claimObject("c", ["g gpu-0"], { uid, pool: `rack/${node}` }),
+      "holds device rack/node-1/gpu-0, which is not on node node-1",
+    ],
     ["unknown device", claimObject("c", ["g gpu-9"], { uid }), "node node-1 has no device gpu-9"],
     [
       "configuration with an unknown field",
@@ -153,5 +158,13 @@ describe("a claim that cannot be prepared says why", () => {
         `device ${device} is lost since 2026`,
       );
     }
+  });
+
+  test("but not a device with a taint that the claim tolerates", () => {
+    const since = "2026-01-01T00:00:00Z";
+    const troubles = { "gpu-1": [{ key: "xid", value: "79", since, message: "XID 79" }] } as const;
+    const claim = claimObject("c", ["g gpu-1"]);
+    const [device] = allocatedDevices(claim, referenceTo(claim), node, { ...inventory, troubles } as typeof inventory);
+    expect(device?.device.name).toBe("gpu-1");
   });
 });

@@ -91,6 +91,10 @@ describe("the checkpoint", () => {
   });
 });
 
+/** `npm run driver-faults` breaks the CDI folder 500 times; without it a slice. */
+const all = process.env["KLLAMA_DRIVER_FAULTS"] === "all";
+const faults = all ? 500 : 50;
+
 /** As root, or with user namespaces: who may mount file systems of his own that nobody else sees. */
 const unshare = [["-m"], ["-r", "-m"]].find(
   (flags) => spawnSync("unshare", [...flags, "mount", "-t", "tmpfs", "none", "/mnt"]).status === 0,
@@ -126,5 +130,22 @@ describe(unshare === undefined ? "left out, since mounting is not allowed here: 
         specs: 2,
       });
     },
+  );
+
+  test.skipIf(unshare === undefined)(
+    `the CDI folder wiped, full or read-only ${faults} times: each claim fails with the reason or succeeds, and all is right once it is put right`,
+    async () => {
+      const folder = await mkdtemp(join(tmpdir(), "kllama-disks-"));
+      const child = fileURLToPath(new URL("../../../support/driver-cdi-child.ts", import.meta.url));
+      const seed = process.env["KLLAMA_SEED"] ?? "20261121";
+      const args = [...unshare!, process.execPath, child, folder, String(faults), seed];
+      const { stdout } = await promisify(execFile)("unshare", args);
+      await rm(folder, { recursive: true });
+      const { told, wrong } = JSON.parse(stdout) as { told: Record<string, number>; wrong: string[] };
+      if (all) console.log(told);
+      expect(wrong).toEqual([]);
+      for (const count of Object.values(told)) expect(count).toBeGreaterThan(0);
+    },
+    300_000,
   );
 });
