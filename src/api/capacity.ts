@@ -36,7 +36,7 @@ export interface FreeDevices {
   free: number;
   /** Number of free devices together → nodes that have just so many. */
   nodesByFree: Record<string, number>;
-  /** Per level of the default topology, broad to narrow; hosts are `nodesByFree`. */
+  /** Per level of the default topology, broad to narrow, with hosts and what is inside them; levels without free ones are left out. */
   levels: FreeByLevel[];
 }
 
@@ -46,4 +46,6 @@ export interface FreeByLevel {
   domainsByFree: Record<string, number>;
   /** The domain with most of them. */
   largest: { domain: string; free: number };
+  /** Domains with most of them, at most 64, in this order; by whole path. */
+  domains: { domain: string; free: number }[];
 }

@@ -90,11 +90,9 @@ export function showCapacity(metrics: PlannerMetrics, figures: CapacityFigures |
   strandedDevices.remove();
   freeDevices.reset();
   largestFreeDomain.reset();
-  for (const { deviceClass, product, free, nodesByFree, levels } of figures?.free.slice(0, maxRows) ?? []) {
+  for (const { deviceClass, product, free, levels } of figures?.free.slice(0, maxRows) ?? []) {
     const labels = { device_class: deviceClass, product };
     freeDevices.set(labels, free);
-    if (free > 0)
-      largestFreeDomain.set({ level: "host", ...labels }, Math.max(...Object.keys(nodesByFree).map(Number)));
     for (const { level, largest } of levels) largestFreeDomain.set({ level, ...labels }, largest.free);
   }
   if (figures?.waste === undefined) return;

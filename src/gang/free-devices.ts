@@ -4,11 +4,11 @@ import { type CompiledClaim, compileClaim, isClaimProblem } from "../dra/allocat
 import type { Fabric, NodeLevel } from "../topology/fabric.ts";
 import type { DeviceEntry, NodeInventory, NodeUsage } from "../topology/inventory.ts";
 import { attributeValue, changeUsage, copyUsage, emptyUsage } from "../topology/inventory.ts";
-import { hostnameLabel } from "../topology/levels.ts";
 import type { ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
 import type { NodeState } from "../topology/node-table.ts";
 import type { NodeRecord } from "../topology/records.ts";
+import { deviceLevelOn, type LevelRef, levelsOf } from "./problem.ts";
 
 /** Devices of one class, driver and product on one node. */
 interface NodeKind {
@@ -131,7 +131,6 @@ function haveTogether(inventory: NodeInventory, usage: NodeUsage, devices: reado
 function freeOf(view: ModelView, fabric: Fabric, nodes: ReadonlyMap<number, NodeKind>): FreeDevices {
   const free = new Map([...nodes].filter(([, kind]) => kind.free.length > 0));
   const { deviceClass, driver, product } = [...nodes.values()][0]!;
-  const levels = fabric.nodeLevels.filter(({ nodeLabels }) => !nodeLabels.includes(hostnameLabel));
   const counts = createTally();
   for (const kind of free.values()) counts.add(kind.free.length, 1);
   let total = 0;
@@ -143,46 +142,66 @@ function freeOf(view: ModelView, fabric: Fabric, nodes: ReadonlyMap<number, Node
     total,
     free: counts.devices(),
     nodesByFree: counts.histogram(),
-    levels: levels.flatMap((level) => freeIn(view, fabric, level, free) ?? []),
+    levels: levelsOf(fabric).flatMap((ref) => freeIn(view, fabric, ref, free) ?? []),
   };
+}
+
+/** Domains of a level that are told one by one. */
+const maxDomains = 64;
+
+/** So many free devices in a domain of which a node is the first. */
+interface Entry {
+  readonly free: number;
+  readonly node: number;
+  readonly path: () => string;
 }
 
 /** Undefined: no domain of the level has any. */
 function freeIn(
   view: ModelView,
   fabric: Fabric,
-  level: NodeLevel,
+  ref: LevelRef,
   free: ReadonlyMap<number, NodeKind>,
 ): FreeByLevel | undefined {
-  const tally = createTally();
+  const entries: Entry[] = [];
   const byDomain = new Map<number, number>();
-  /** Of equal ones the first in the order of domains. */
-  let largest = { free: 0, rank: 0, path: () => "" };
-  const enter = (count: number, node: number, path: () => string): void => {
-    tally.add(count, 1);
-    if (count < largest.free) return;
-    const rank = fabric.rankOf(node);
-    if (count > largest.free || rank < largest.rank) largest = { free: count, rank, path };
+  const enterInside = (node: number, kind: NodeKind, attribute: string): void => {
+    for (const [value, count] of freeInside(view.inventory(node), kind, attribute)) {
+      entries.push({ free: count, node, path: () => `${hostPath(view, fabric, node)}/${value}` });
+    }
   };
   for (const [node, kind] of free) {
-    const domain = level.domainOf[node] ?? -1;
+    const domain = ref.kind === "device" ? -1 : (ref.level.domainOf[node] ?? -1);
+    const inside = deviceLevelOn(ref, node);
     if (domain >= 0) byDomain.set(domain, (byDomain.get(domain) ?? 0) + kind.free.length);
-    else if (level.inside) {
-      for (const [value, count] of freeInside(view.inventory(node), kind, level.inside.attribute)) {
-        enter(count, node, () => `${hostPath(view, fabric, node)}/${value}`);
-      }
-    }
+    else if (inside) enterInside(node, kind, inside.attribute);
   }
   for (const [id, count] of byDomain) {
-    const { nodes, path } = level.domains[id]!;
-    enter(count, nodes[0]!, () => path);
+    const { nodes, path } = (ref.level as NodeLevel).domains[id]!;
+    entries.push({ free: count, node: nodes[0]!, path: () => path });
   }
-  if (largest.free === 0) return undefined;
-  return {
-    level: level.name,
-    domainsByFree: tally.histogram(),
-    largest: { domain: largest.path(), free: largest.free },
-  };
+  if (entries.length === 0) return undefined;
+  const tally = createTally();
+  for (const each of entries) tally.add(each.free, 1);
+  const domains = mostOf(entries, tally.histogram())
+    .sort((x, y) => y.free - x.free || fabric.rankOf(x.node) - fabric.rankOf(y.node))
+    .slice(0, maxDomains)
+    .map((each) => ({ domain: each.path(), free: each.free }));
+  return { level: ref.level.name, domainsByFree: tally.histogram(), largest: domains[0]!, domains };
+}
+
+/** Those with so many that no other can be among the first. */
+function mostOf(entries: readonly Entry[], histogram: Readonly<Record<string, number>>): Entry[] {
+  let least = 0;
+  let taken = 0;
+  for (const count of Object.keys(histogram)
+    .map(Number)
+    .sort((a, b) => b - a)) {
+    if (taken >= maxDomains) break;
+    least = count;
+    taken += histogram[count]!;
+  }
+  return entries.filter(({ free }) => free >= least);
 }
 
 function freeInside(

@@ -1,4 +1,4 @@
-import type { CapacityAnswer, CapacityOutput, FreeDevices } from "../../api/capacity.ts";
+import type { CapacityAnswer, CapacityOutput, FreeByLevel, FreeDevices } from "../../api/capacity.ts";
 import type { Placement } from "../../api/placement.ts";
 import { outlookSentences } from "../../gang/outlook-text.ts";
 import { compareNatural } from "../../topology/natural-order.ts";
@@ -69,20 +69,25 @@ function refusedText(answer: CapacityAnswer, width: number): string {
 }
 
 function freeText({ deviceClass, product, total, free, nodesByFree, levels }: FreeDevices): string {
-  const rows = levels
-    // What all of them share tells nothing, unless there is nothing else.
-    .filter(({ domainsByFree }, i) => i === levels.length - 1 || sum(domainsByFree) > 1)
-    .map(({ level, domainsByFree, largest }): [string, string] => {
-      const several = Object.keys(domainsByFree).length > 1;
-      return [level, `${counts(domainsByFree)}${several ? `; most in ${largest.domain}` : ""}`];
-    });
-  const all = free === 0 ? [] : [["node", counts(nodesByFree)] as const, ...rows.toReversed()];
+  const hosts = levels.findIndex(({ level }) => level === "host");
+  const [broad, narrow] = hosts < 0 ? [levels, []] : [levels.slice(0, hosts), levels.slice(hosts + 1)];
+  // What all of them share tells nothing, unless there is nothing else; nor do domains inside hosts that are as large, or of one.
+  const broader = broad.filter(({ domainsByFree }, i) => i === broad.length - 1 || sum(domainsByFree) > 1);
+  const nodes = counts(nodesByFree);
+  const inside = narrow.filter(({ domainsByFree, largest }) => largest.free > 1 && counts(domainsByFree) !== nodes);
+  const all =
+    free === 0 ? [] : [...inside.toReversed().map(rowOf), ["node", nodes] as const, ...broader.toReversed().map(rowOf)];
   const width = Math.max(0, ...all.map(([name]) => name.length));
   const title = product === "" ? deviceClass : `${deviceClass}, ${product}`;
   return [
     `  ${title}: ${free} of ${total} free`,
     ...all.map(([name, text]) => `    ${name.padEnd(width)}  ${text}`),
   ].join("\n");
+}
+
+function rowOf({ level, domainsByFree, largest }: FreeByLevel): readonly [string, string] {
+  const several = Object.keys(domainsByFree).length > 1;
+  return [level, `${counts(domainsByFree)}${several ? `; most in ${largest.domain}` : ""}`];
 }
 
 /** `12 with 8, 1 with 4`: most devices first. */

@@ -252,7 +252,27 @@ describe("what is free", () => {
         total: 20,
         free: 16,
         nodesByFree: { 4: 2, 8: 1 },
-        levels: [{ level: "rack", domainsByFree: { 8: 2 }, largest: { domain: "a", free: 8 } }],
+        levels: [
+          {
+            level: "rack",
+            domainsByFree: { 8: 2 },
+            largest: { domain: "a", free: 8 },
+            domains: [
+              { domain: "a", free: 8 },
+              { domain: "b", free: 8 },
+            ],
+          },
+          {
+            level: "host",
+            domainsByFree: { 4: 2, 8: 1 },
+            largest: { domain: "b/b-0", free: 8 },
+            domains: [
+              { domain: "b/b-0", free: 8 },
+              { domain: "a/a-0", free: 4 },
+              { domain: "a/a-1", free: 4 },
+            ],
+          },
+        ],
       },
     ]);
     expect(output.code).toBe(0);

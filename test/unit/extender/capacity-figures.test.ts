@@ -50,7 +50,15 @@ test("changes are counted, however little time a turn has", async () => {
     level: "rack",
     domainsByFree: { 6: 1, 12: 1 },
     largest: { domain: "z/a", free: 12 },
+    domains: [
+      { domain: "z/a", free: 12 },
+      { domain: "z/b", free: 6 },
+    ],
   });
+  // Each of the two NUMA nodes of a host has half of its GPUs.
+  const inside = free[0]!.levels.slice(-2);
+  expect(inside.map(({ level }) => level)).toEqual(["host", "numa"]);
+  expect(inside[1]).toMatchObject({ domainsByFree: { 2: 1, 4: 4 }, largest: { free: 4 } });
   expect(waste).toMatchObject({ free: 18, stranded: 10 });
   model.upsertNode({ ...model.node("a1")!, ready: false });
   expect((await capacityFigures(model, slow))!.free[0]).toMatchObject({ total: 24, free: 10 });
@@ -63,6 +71,7 @@ test("gauges show it, and show nothing that is not known", async () => {
   expect(sumSeries(text, "kllama_free_devices")).toBe(20);
   expect(sumSeries(text, "kllama_largest_free_domain_devices", 'level="rack"')).toBe(12);
   expect(sumSeries(text, "kllama_largest_free_domain_devices", 'level="host"')).toBe(8);
+  expect(sumSeries(text, "kllama_largest_free_domain_devices", 'level="numa"')).toBe(4);
   expect(sumSeries(text, "kllama_stranded_devices")).toBe(4);
   expect(sumSeries(text, "kllama_fragmentation_ratio")).toBeCloseTo(0.2, 9);
   showCapacity(metrics, undefined);
