@@ -64,6 +64,8 @@ export interface CaseNode {
   /** Those of them that a gang beside the unit's own holds. */
   theirs: number;
   down: "" | "cordoned" | "not ready";
+  /** Whose whole GPUs it has. */
+  maker: "NVIDIA" | "AMD";
   /** The first GPU is. */
   deviceTainted: boolean;
 }
@@ -144,6 +146,7 @@ const caseNode: fc.Arbitrary<CaseNode> = fc.record({
   used: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 31 })),
   theirs: fc.constantFrom(0, 0, 31),
   down: fc.constantFrom("" as const, "" as const, "" as const, "" as const, "cordoned" as const, "not ready" as const),
+  maker: fc.constantFrom("NVIDIA" as const, "NVIDIA" as const, "AMD" as const),
   deviceTainted: fc.constantFrom(false, false, true),
 });
 
@@ -171,6 +174,9 @@ const asks: readonly (readonly string[])[] = [
   ["2 gpu|1 2g"],
   ["1 even|1 part"],
   ["all gpu"],
+  ["1 amd"],
+  ["2 amd"],
+  ["2 amd|1 even"],
   ["1 share1"],
   ["1 share3"],
   ["1 gpu", "1 share1"],
@@ -340,6 +346,7 @@ function oracleNode(node: CaseNode, plainName: string, common: Case["common"], r
   const { gpus, boards, shared } = hardware[node.hardware];
   const devices: OracleDevice[] = gpus.map((place, index) => ({
     name: rename(`gpu-${index}`),
+    maker: node.maker,
     tainted: node.deviceTainted && index === 0,
     what: "gpu",
     index,
@@ -485,9 +492,10 @@ function addCommon(model: ClusterModel, { count, reach }: Case["common"], rename
 
 const deviceTaint = { key: "bad", effect: "NoSchedule" as const };
 
-function withPlace(device: Device, { name, numa, pair, index, tainted }: OracleDevice): Device {
+function withPlace(device: Device, { name, numa, pair, index, maker, tainted }: OracleDevice): Device {
   const more = attributes({
     index,
+    ...(maker === "AMD" && { productName: "AMD Instinct MI300X OAM" }),
     ...(numa !== undefined && { [numaAttribute]: Number(numa) }),
     ...(pair !== undefined && { nvlinkDomain: `bridge ${pair}` }),
   });
@@ -563,7 +571,7 @@ function parseAsk(text: string): OracleRequest["alternatives"][number] {
 
 /** DeviceClass that gives what is asked for. */
 export function classNameOf(what: string): string {
-  if (what === "gpu" || what === "even") return "gpu.kllama.ai";
+  if (what === "gpu" || what === "even" || what === "amd") return "gpu.kllama.ai";
   if (what === "share") return "share.kllama.ai";
   return what === "wide" || what === "fast" ? "wide.kllama.ai" : "mig.kllama.ai";
 }
@@ -626,6 +634,8 @@ function askedFor(name: string, text: string): DeviceRequest {
   if (count === "all") return exactly(name, 0, { deviceClassName, allocationMode: "All" });
   if (what === "share") return exactly(name, count, { deviceClassName, capacity: { requests: { units: `${units}` } } });
   if (what === "gpu" || what === "wide" || what === "part") return exactly(name, count, { deviceClassName });
+  const amd = `device.attributes["${driver}"].productName.startsWith("AMD")`;
+  if (what === "amd") return exactly(name, count, { deviceClassName }, amd);
   const even = `device.attributes["${driver}"].index % 2 == 0`;
   if (what === "even" || what === "fast") return exactly(name, count, { deviceClassName }, even);
   return partition(name, what, count);

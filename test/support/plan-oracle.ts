@@ -22,6 +22,8 @@ export interface OracleDevice {
   compute: number;
   /** Memory slices, one bit each. */
   memory: number;
+  /** Whose product a GPU is. */
+  maker?: "NVIDIA" | "AMD";
   /** Only who tolerates it may have it. */
   tainted?: boolean;
   /** Given in parts, so many at a time at most. */
@@ -53,7 +55,7 @@ export interface OracleNode {
 
 /**
  * One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index, `fast` a
- * common device of even index. `units` of each device, where it is given in parts.
+ * common device of even index, `amd` a GPU of AMD's. `units` of each device, where it is given in parts.
  */
 export interface OracleRequest {
   claim: number;
@@ -282,7 +284,8 @@ export function leftOf(node: OracleNode): Left {
   return left;
 }
 
-function wanted({ what, index, board }: OracleDevice, kind: string): boolean {
+function wanted({ what, index, board, maker }: OracleDevice, kind: string): boolean {
+  if (kind === "amd") return what === "gpu" && maker === "AMD";
   if (kind === "part") return board !== undefined && what !== "gpu";
   if (kind === "fast") return what === "wide" && index % 2 === 0;
   if (kind === "even") return what === "gpu" && index % 2 === 0;
@@ -301,8 +304,8 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
   const found = new Map<string, number[]>();
   const taken: { position: number; claim: number }[] = [];
   const classOf = (position: number) => {
-    const { what, index, numa, pair, board, tainted, common } = node.devices[position]!;
-    const alike = `${what} ${index % 2} ${numa} ${pair} ${tainted} ${left.units[position]}`;
+    const { what, index, numa, pair, board, maker, tainted, common } = node.devices[position]!;
+    const alike = `${what} ${maker} ${index % 2} ${numa} ${pair} ${tainted} ${left.units[position]}`;
     return board === undefined && common === undefined ? alike : `#${position}`;
   };
   const matches = () => {

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
 import type { Device } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
-import { budgetExceededFor, type GangRequest, plan, singlePodGang } from "../../../src/gang/plan.ts";
+import { budgetExceededFor, type GangRequest, type PlanResult, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
 import type { ClusterModel } from "../../../src/topology/model.ts";
 import type { PodRecord } from "../../../src/topology/records.ts";
@@ -926,6 +926,74 @@ describe("traffic", () => {
   });
 });
 
+describe("AMD nodes beside NVIDIA ones", () => {
+  const amd = "AMD Instinct MI300X OAM";
+  const nvidia = "NVIDIA H100 80GB HBM3";
+  const fleet = () =>
+    clusterOf(
+      [
+        ...["m0", "m1"].map((name) => ({ name, rack: "r1", gpus: 8, product: amd, nvlink: () => "xgmi" })),
+        { name: "h0", rack: "r1", gpus: 8, product: nvidia, nvlink: () => "nvlink" },
+        { name: "h1", rack: "r2", gpus: 8, product: nvidia, nvlink: () => "nvlink" },
+      ],
+      {
+        levels: [
+          { name: "rack", nodeLabels: ["rack"] },
+          { name: "host", nodeLabels: ["kubernetes.io/hostname"] },
+          { name: "nvlink", deviceAttribute: "gpu.kllama.ai/nvlinkDomain" },
+        ],
+      },
+    );
+  const of = (maker: string, count: number) => [
+    exactly("gpu", count, {}, `device.attributes["gpu.kllama.ai"].productName.startsWith("${maker}")`),
+  ];
+  const nodes = (result: PlanResult) =>
+    "plans" in result ? [...new Set(Object.values(nodesOf(result)))].sort().join() : picture(result)[0];
+
+  test.each([
+    ["pods that ask for AMD get AMD", { w: { count: 2, requests: of("AMD", 8) } }, {}, "m0,m1"],
+    ["pods that ask for NVIDIA in one rack with 16 GPUs", { w: { count: 2, requests: of("NVIDIA", 8) } }, {}, "h0,h1"],
+    [
+      "a gang of both shares the rack that has both",
+      { prefill: { count: 1, requests: of("NVIDIA", 8) }, decode: { count: 2, requests: of("AMD", 8) } },
+      { constraints: [together("rack")] },
+      "h0,m0,m1",
+    ],
+    [
+      "more of one maker than a rack has are refused, whatever of the other is free",
+      { w: { count: 2, requests: of("NVIDIA", 8) } },
+      { constraints: [together("rack")] },
+      "g: NoDomainFits: the gang needs 2 nodes with 8 gpu.kllama.ai devices free each in one rack; the best, r1, has 1",
+    ],
+  ] as const)("%s", (_title, podSets, spec, expected) => {
+    const model = fleet();
+    const gang = gangIn(model, "g", podSets as Parameters<typeof gangIn>[2], spec as Parameters<typeof gangIn>[3]);
+    expect(nodes(plan(model, { gangs: [gang] }))).toBe(expected);
+  });
+
+  test("are each as fast as their own maker's links, and no pod gets GPUs of both", () => {
+    const model = fleet();
+    const cost = (maker: string) => {
+      const gang = gangIn(model, `g-${maker}`, { w: { count: 1, requests: of(maker, 8) } });
+      return plansOf(plan(model, { gangs: [gang] }))[0]!.placement.cost.assumes[1];
+    };
+    expect([cost("AMD"), cost("NVIDIA")]).toEqual([
+      "nvlink: 448 GB/s per GPU and direction, 1 µs (assumed, since no ClusterTopology says)",
+      "nvlink: 450 GB/s per GPU and direction, 1 µs (assumed, since no ClusterTopology says)",
+    ]);
+    const both = gangIn(model, "both", {
+      w: {
+        count: 1,
+        requests: [
+          ...of("AMD", 1),
+          exactly("other", 1, {}, 'device.attributes["gpu.kllama.ai"].productName.startsWith("NVIDIA")'),
+        ],
+      },
+    });
+    expect(picture(plan(model, { gangs: [both] }))[0]).toContain("both: NoMatchingDevice");
+  });
+});
+
 describe("placement groups", () => {
   const group = (constraints: PlacementGroupSpec["constraints"]) => ({
     namespace: "team",
@@ -1148,6 +1216,28 @@ describe("faults", () => {
     ],
   ])("%s", (_, text, expected) => {
     expect(text).toBe(expected);
+  });
+
+  test("constraints cannot go round in a circle: slices nest by the order of levels, and what contradicts is named together", () => {
+    const slices = [
+      ["rack", "host"],
+      ["host", "rack"],
+    ].map((levels) => reject({}, { slices: levels.map((level) => ({ size: 2, level })) }));
+    expect(slices).toEqual([
+      "g-w-0@a-0[0]",
+      "g: InvalidGang: spec.podSets[0].slices[1].level rack is not narrower than host before it; list slices broad to narrow",
+    ]);
+    const model = clusterOf(racks({ a: 2 }));
+    const apart: GangConstraint = { type: "spread", level: "host", mode: "required" };
+    const gang = gangIn(model, "g", { w: { count: 4, gpus: 1 } }, { constraints: [together("host"), apart] });
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))[0]).toMatchObject({
+      reason: "NoDomainFits",
+      conflict: {
+        pods: ["g-w-0", "g-w-1"],
+        rules: ["the gang in one host", "the gang spread over host"],
+        size: "smallest",
+      },
+    });
   });
 
   test("a budget that ends says so, and a larger one finds the answer", () => {
