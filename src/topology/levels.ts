@@ -2,7 +2,7 @@ import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
 import type { NodeRecord } from "./records.ts";
 
 /** The label that names a host; a node without it is named by itself. */
-export const hostnameLabel = "kubernetes.io/hostname";
+const hostnameLabel = "kubernetes.io/hostname";
 
 /** Names the set of GPUs that NVLink joins, on one host or several; partitions have none. */
 const nvlinkAttribute = "gpu.kllama.ai/nvlinkDomain";
