@@ -113,7 +113,7 @@ export function createCoordinator(
   const groups = createGangGroups(
     () => [...entries.values()].map(({ state }) => state),
     (node, pods) => leavesRoomForAll(model, node, pods),
-    (group, members, own) => outlyingPlaces(model, group, members, own),
+    (group, members) => outlyingPlaces(model, group, members),
   );
   const gangOfPod = new Map<string, string>();
   const keyOfGang = new Map<string, string>(); // by UID

@@ -20,21 +20,20 @@ export interface GangGroups {
   outlying(state: GangState): (place: PlacedPod) => boolean;
 }
 
-type OutlyingOf = (
+type OutlyingIn = (
   group: PlacementGroupRecord,
   members: readonly GangState[],
-  own: GangState,
-) => (place: PlacedPod) => boolean;
+) => (own: GangState, place: PlacedPod) => boolean;
 
 /**
  * @param states every gang that is known, now
  * @param leavesRoomForAll whether a node has room for these pods now
- * @param outlyingOf tells places of one gang of a group that are not where the others are
+ * @param outlyingIn tells places of gangs of a group that are not where the others are
  */
 export function createGangGroups(
   states: () => GangState[],
   leavesRoomForAll: Context["leavesRoomForAll"] = () => true,
-  outlyingOf: OutlyingOf = () => () => false,
+  outlyingIn: OutlyingIn = () => () => false,
 ): GangGroups {
   const groups = new Map<string, PlacementGroupRecord>();
 
@@ -75,8 +74,9 @@ export function createGangGroups(
       const group = of(state);
       if (group === undefined) return state.gang?.spec.placementGroup === undefined;
       const all = membersNow(group, state);
+      const isOutlying = outlyingIn(group, all);
       const isAstray = (member: GangState): boolean =>
-        member.gang?.status.phase === "Reserved" && heldPods(member).some(outlyingOf(group, all, member));
+        member.gang?.status.phase === "Reserved" && heldPods(member).some((place) => isOutlying(member, place));
       const isThere = (member: GangState): boolean => isAtBarrier(member, leavesRoomForAll) && !isAstray(member);
       return [...baseCounts(group.spec)].every(([role, count]) => {
         const there = all.filter((member) => roleIn(group, member) === role && isThere(member));
@@ -85,7 +85,9 @@ export function createGangGroups(
     },
     outlying(state) {
       const group = of(state);
-      return group === undefined ? () => false : outlyingOf(group, membersNow(group, state), state);
+      if (group === undefined) return () => false;
+      const isOutlying = outlyingIn(group, membersNow(group, state));
+      return (place) => isOutlying(state, place);
     },
   };
 }

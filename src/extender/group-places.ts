@@ -27,23 +27,22 @@ const ranks = { settled: 0, reserved: 1, kept: 2 } as const;
  * node is back. Whoever runs or is about to be bound stays, and the others have to come there; where nobody does, the
  * oldest gang that has places reserved rules, else the oldest that has any. Every other place is outlying.
  *
- * @param members gangs of the group, `own` among them as it is now
- * @returns whether a place of `own` is outlying
+ * @param members gangs of the group
+ * @returns whether a place of one of them is outlying
  */
 export function outlyingPlaces(
   model: ClusterModel,
   group: PlacementGroupRecord,
   members: readonly GangState[],
-  own: GangState,
-): (place: PlacedPod) => boolean {
+): (own: GangState, place: PlacedPod) => boolean {
   const gangs = members.toSorted(byAge);
   const roles = gangs.map((member) => roleIn(group, member));
   const rules = groupRules(model, group.spec, roles).filter(({ kind, required }) => kind === "colocate" && required);
   if (rules.length === 0) return () => false;
   const seats = gangs.flatMap((member, gang) => seatsOf(model, member, gang));
   const ruling = rules.map((rule) => ({ rule, domains: rulingDomains(rule, seats) }));
-  const gang = gangs.indexOf(own);
-  return ({ podSet, index, node: name }) => {
+  return (own, { podSet, index, node: name }) => {
+    const gang = gangs.indexOf(own);
     const node = model.view.indexOf(name);
     if (node === undefined) return false;
     return ruling.some(({ rule, domains }) => {

@@ -32,6 +32,13 @@ describe("the planner in simulated clusters", () => {
   });
 
   test.each([
+    [417, "nobody answers kube-scheduler's filter: a fault of the double"],
+    [587, "a gang waits for its group's base set, which takes no room that becomes free"],
+    [736, "ordinary pods take the node of a member that is away"],
+    [1567, "an API server of two that hears of two terms in the wrong order, with other faults"],
+    [9688, "the same, with others again"],
+    [2381, "members beyond minCount in a group that somebody deleted: a fault of the judge"],
+    [6826, "the place that a member gives up, while the write of its new one fails"],
     [410, "surplus of a gang is planned while another gang of its group has no place"],
     [584, "gangs of a group whose time is shorter than kube-scheduler's back-off"],
     [938, "a watch that waits for silence, whose two sums of time round differently"],

@@ -61,9 +61,9 @@ function stateOf(mate: Mate, i: number): GangState {
 function outlying(mates: Mate[], { mode = "required" as "required" | "preferred", cordoned = "" } = {}): string[] {
   const model = clusterOf(nodes.map((node) => ({ ...node, more: { unschedulable: node.name === cordoned } })));
   const states = mates.map(stateOf);
+  const isOutlying = outlyingPlaces(model, groupOf(mode), states.toReversed());
   return states.flatMap((state) => {
-    const isOutlying = outlyingPlaces(model, groupOf(mode), states.toReversed(), state);
-    return state.gang!.status.placement!.pods.some(isOutlying) ? state.gang!.name : [];
+    return state.gang!.status.placement!.pods.some((place) => isOutlying(state, place)) ? state.gang!.name : [];
   });
 }
 
@@ -135,7 +135,7 @@ describe("the barrier of a group", () => {
     const groups = createGangGroups(
       () => states,
       () => true,
-      (group, members, own) => outlyingPlaces(model, group, members, own),
+      (group, members) => outlyingPlaces(model, group, members),
     );
     groups.set("team/pd", groupOf("required"));
     expect(groups.isReady(states[0]!)).toBe(expected);
