@@ -1,5 +1,9 @@
+import { spawn } from "node:child_process";
 import { createConnection, type Socket } from "node:net";
 import process from "node:process";
+import { text } from "node:stream/consumers";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createRandom } from "../../../simulation/random.ts";
 import { claimObject, referenceTo } from "../../../support/driver.ts";
@@ -109,7 +113,8 @@ function send(path: string, bytes: Buffer, manner: number): Promise<void> {
   });
 }
 
-async function flood(count: number): Promise<void> {
+/** As many at a time; `pauseMs`: after each. */
+async function flood(count: number, lanes = atATime, pauseMs = 0): Promise<void> {
   const paths = [agent.draSocket, agent.registrationSocket];
   let left = count;
   const one = async (): Promise<void> => {
@@ -117,9 +122,10 @@ async function flood(count: number): Promise<void> {
       left -= 1;
       const kind = left % garbage.length;
       await send(paths[Math.floor(left / garbage.length) % 2]!, garbage[kind]!(), left % 3);
+      if (pauseMs > 0) await sleep(pauseMs);
     }
   };
-  await Promise.all(Array.from({ length: atATime }, one));
+  await Promise.all(Array.from({ length: lanes }, one));
 }
 
 async function answersCalls(name: string): Promise<void> {
@@ -136,12 +142,40 @@ async function answersCalls(name: string): Promise<void> {
   kubelet.close();
 }
 
+/** What valid calls take, in a process of their own, until `work` is over. */
+async function whileCalled(work: () => Promise<unknown>): Promise<{ calls: number; p50Ms: number; p99Ms: number }> {
+  const claim = claimObject("valid", ["gpus gpu-5"]);
+  agent.claims.set("valid", claim);
+  const program = fileURLToPath(new URL("../../../support/valid-calls-child.ts", import.meta.url));
+  const args = [program, agent.registrationSocket, agent.draSocket, JSON.stringify(referenceTo(claim))];
+  const child = spawn(process.execPath, args, { stdio: ["pipe", "pipe", "inherit"] });
+  const printed = text(child.stdout);
+  await work();
+  child.stdin.end();
+  const sorted = (JSON.parse(await printed) as number[]).toSorted((a, b) => a - b);
+  const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;
+  return { calls: sorted.length, p50Ms: at(0.5), p99Ms: at(0.99) };
+}
+
+const idleMs = 10_000;
+
 test(`${connections} connections with garbage: calls are answered meanwhile and afterwards, memory grows by ${mostGrowthMb} MB at most`, async () => {
   await answersCalls("before");
+  if (all) {
+    console.log("calls without garbage:", await whileCalled(() => sleep(idleMs)));
+    const startedMs = performance.now();
+    console.log("calls with some:", await whileCalled(() => flood(1_000, 4, 40)));
+    console.log(`${(1_000_000 / (performance.now() - startedMs)).toFixed(0)} connections with garbage a second`);
+    console.log("calls without garbage again:", await whileCalled(() => sleep(idleMs)));
+  }
   const before = agent.memory().nowMb;
-  const flooding = flood(connections);
-  for (let index = 0; index < 5; index++) await answersCalls(`meanwhile-${index}`);
-  await flooding;
+  const besieged = async (): Promise<void> => {
+    const flooding = flood(connections);
+    for (let index = 0; index < 5; index++) await answersCalls(`meanwhile-${index}`);
+    await flooding;
+  };
+  const valid = await whileCalled(besieged);
+  if (all) console.log(`calls with ${atATime} at a time:`, valid);
   await answersCalls("after");
   const grown = agent.memory().nowMb - before;
   if (all) console.log(`memory: ${before.toFixed(1)} MB, grown by ${grown.toFixed(1)} MB`);
