@@ -1,11 +1,12 @@
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { ResourceClaim, ResourceSlice } from "../../src/api/kubernetes.ts";
 import { type CdiSpec, specFile } from "../../src/dra/driver/cdi.ts";
 import { type KubeletJudge, openKubeletJudge } from "../judge/kubelet/judge.ts";
-import type { DriverNode, DriverProcess } from "../support/driver-node.ts";
+import { type DriverNode, type DriverProcess, readClaim } from "../support/driver-node.ts";
 import {
   cdiIdOf as idOf,
   type JudgedMachine,
@@ -37,8 +38,8 @@ let quick: JudgedMachine & { before: ResourceSlice[]; killedMs: number };
 const wipeMs = 30_000;
 const marginMs = 5_000;
 
-async function machine(type?: string): Promise<void> {
-  ({ driver, kubelet } = await scene.machine(type));
+async function machine(type?: string, flags?: readonly string[]): Promise<void> {
+  ({ driver, kubelet } = await scene.machine(type, flags));
 }
 const slicesOf = (of: DriverNode): ResourceSlice[] => scene.slicesOf(of);
 const pod = (name: string, results: string[], more?: Parameters<KubeletScene["pod"]>[3]): Promise<ResourceClaim> =>
@@ -521,8 +522,8 @@ describe("what kube-scheduler gives by the driver's slices", () => {
       ...more,
     },
   });
-  const opened = async (type: string): Promise<void> => {
-    await machine(type);
+  const opened = async (type: string, flags?: readonly string[]): Promise<void> => {
+    await machine(type, flags);
     await scene.openForPods(driver);
   };
   const ask = (name: string, devices: object, requests?: string[]) => scene.ask(driver, name, devices, requests);
@@ -581,6 +582,34 @@ describe("what kube-scheduler gives by the driver's slices", () => {
     const { devices } = JSON.parse(text) as CdiSpec;
     const shares = devices.map(({ containerEdits }) => containerEdits.env.find((each) => each.includes("PERCENTAGE")));
     expect(shares).toEqual([30, 40].map((share) => `CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=${share}`));
+  });
+
+  test("takes the first that match, and by their order that is one NVLink domain after the other", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "kllama-crossed-"));
+    const fleet = join(folder, "fleet.yaml");
+    // The bridges of the four boards crosswise: 0 and 2, 1 and 3.
+    let slot = 0;
+    const text = await readFile("fleets/default.yaml", "utf8");
+    await writeFile(
+      fleet,
+      text.replaceAll(/bridge: \d/g, () => `bridge: ${slot++ % 2}`),
+    );
+    await opened("h100-pcie", ["--fleet", fleet]);
+    await driver.start();
+    const two = { requests: [{ name: "gpus", exactly: { deviceClassName: "gpu.kllama.ai", count: 2 } }] };
+    const given: string[][] = [];
+    for (const name of ["p", "q"]) {
+      const { metadata } = await ask(name, two);
+      await placed(name);
+      await kubelet.prepareInTheEnd(named(name));
+      const { status } = await readClaim(scene.admin, metadata.name);
+      given.push((status?.allocation?.devices?.results ?? []).map(({ device }) => device).toSorted());
+    }
+    expect(given).toEqual([
+      ["gpu-0", "gpu-2"],
+      ["gpu-1", "gpu-3"],
+    ]);
+    await rm(folder, { recursive: true });
   });
 
   test("NoSchedule and NoExecute keep pods pending; who tolerates them gets what can be prepared", async () => {

@@ -22,8 +22,8 @@ export interface KubeletScene {
   /** Path of the administrator's. */
   kubeconfig: string;
   slicesOf(driver: DriverNode): ResourceSlice[];
-  /** Its kubelet runs, the driver does not. */
-  machine(type?: string): Promise<JudgedMachine>;
+  /** Its kubelet runs, the driver does not. `flags`: more of the driver's. */
+  machine(type?: string, flags?: readonly string[]): Promise<JudgedMachine>;
   /**
    * A pod on the node, with one claim on these devices, reserved for it. `requests`: one container each, with that request or
    * all; `of`: a driver whose device the claim holds as well.
@@ -78,8 +78,8 @@ export async function openKubeletScene(
     admin,
     kubeconfig: plane.admin.path,
     slicesOf: ({ name }) => [...slices.items.values()].filter(({ spec }) => spec.nodeName === name),
-    async machine(type = "dgx-h100") {
-      const driver = await createDriverNode(plane, admin, `judged-${++number}`, type);
+    async machine(type = "dgx-h100", flags = []) {
+      const driver = await createDriverNode(plane, admin, `judged-${++number}`, type, flags);
       const folders = { kubelet: driver.kubeletFolder, state: join(driver.stateFolder, "kubelet") };
       const kubelet = await openKubeletJudge(version, plane.admin.path, driver.name, folders);
       await kubelet.start();
