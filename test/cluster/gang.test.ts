@@ -240,13 +240,14 @@ describe("the door of the running planner", () => {
       const valid = (status?.placement?.pods ?? []).flatMap((placed) => validCalls(pod(placed.pod), placed.node));
       const { pid } = scene.stack.planner;
       const size = wholeSiege
-        ? { rounds: 5, idleCalls: 400, malformed: 2_000, perSecond: 50, slow: 200 }
-        : { rounds: 1, idleCalls: 50, malformed: 450, perSecond: 50, slow: 70 };
+        ? { rounds: 5, idleCalls: 400, aside: true, malformed: 2_000, perSecond: 50, slow: 200 }
+        : { rounds: 1, idleCalls: 50, aside: false, malformed: 450, perSecond: 50, slow: 70 };
 
       const { idle, attacked, reports } = await besiege(scene.stack, valid, size);
 
       const ratio = attacked.p99Ms / idle.p99Ms;
-      process.stdout.write(`${JSON.stringify({ idle, attacked, ratio, reports })}\n`);
+      const wallRatio = attacked.wallP99Ms / idle.wallP99Ms;
+      process.stdout.write(`${JSON.stringify({ idle, attacked, ratio, wallRatio, reports })}\n`);
       expect([idle.wrong, attacked.wrong]).toEqual([[], []]);
       const { malformed, slow } = size;
       for (const report of reports) expect(report).toMatchObject({ malformed, unexpected: {}, slow, neverClosed: {} });
@@ -256,7 +257,8 @@ describe("the door of the running planner", () => {
       // kube-scheduler still gets through.
       await createGang("after", 2, {}, "one");
       await scheduled("after");
-      if (wholeSiege) expect(ratio).toBeLessThanOrEqual(2);
+      // On a machine that has nothing else to do.
+      if (wholeSiege) expect(Math.max(ratio, wallRatio)).toBeLessThanOrEqual(2);
     },
     wholeSiege ? 600_000 : 120_000,
   );

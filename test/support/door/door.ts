@@ -43,7 +43,7 @@ const pauseMs = 20;
 export async function besiege(
   stack: Stack,
   calls: readonly ValidCall[],
-  { rounds, idleCalls, ...order }: Omit<Order, "target"> & { rounds: number; idleCalls: number },
+  { rounds, idleCalls, aside, ...order }: Omit<Order, "target"> & { rounds: number; idleCalls: number; aside: boolean },
 ): Promise<Siege> {
   const target = await targetOf(stack);
   const session = connect(stack.extender.url, stack.extender.client);
@@ -58,7 +58,7 @@ export async function besiege(
     for (let round = 0; round < rounds; round++) {
       await serve(client, idle, (done) => done < idleCalls);
       let over = false;
-      const report = attack({ target, ...order }).finally(() => {
+      const report = attack({ target, ...order }, aside).finally(() => {
         over = true;
       });
       await serve(client, attacked, () => !over);
@@ -70,12 +70,15 @@ export async function besiege(
   }
 }
 
-async function attack(order: Order): Promise<Report> {
-  const child = spawn(process.execPath, [fileURLToPath(new URL("attacker.ts", import.meta.url))], {
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  // On a cluster the attackers are other machines, which do not take the planner's CPU.
-  setPriority(child.pid!, constants.priority.PRIORITY_LOW);
+/**
+ * On a cluster the attackers are other machines, which do not take the planner's CPU. Here they have the lowest priority, or with
+ * `aside` none at all: Linux gives them a core only while nobody else wants it, so that on a busy machine they would starve.
+ */
+async function attack(order: Order, aside: boolean): Promise<Report> {
+  const command = [process.execPath, fileURLToPath(new URL("attacker.ts", import.meta.url))];
+  const [file = "", ...flags] = aside ? ["chrt", "--idle", "0", ...command] : command;
+  const child = spawn(file, flags, { stdio: ["pipe", "pipe", "inherit"] });
+  if (!aside) setPriority(child.pid!, constants.priority.PRIORITY_LOW);
   child.stdin.end(JSON.stringify(order));
   return JSON.parse(await text(child.stdout)) as Report;
 }
