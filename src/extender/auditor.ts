@@ -9,10 +9,10 @@ import { type ResourceLocation, resourcePath } from "../kube/paths.ts";
 import { projectClaim, projectGang, projectPod } from "../kube/project.ts";
 import type { Timing } from "../kube/timing.ts";
 import { beginComparison, confirmedDrift, type Drift } from "../topology/drift.ts";
-import { heldBy, heldKey } from "../topology/held.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import type { Coordinator } from "./coordinator.ts";
+import { claimDrift, gangDrift, podDrift, strayHolders } from "./ledger-audit.ts";
 import type { PlannerMetrics } from "./metrics.ts";
 
 export interface AuditorOptions {
@@ -51,7 +51,8 @@ const explainMs = 10_000;
 const mostLines = 20;
 
 /**
- * Compares claims, pods and Gangs, which the ledger is made of, with fresh lists, and takes what the API server says.
+ * Compares claims, pods and Gangs, which the ledger is made of, with fresh lists, and takes what the API server says; and the
+ * ledger's entries with them.
  * Watches tell all of it already: drift means a lost event, a fault of ours, or an etcd that was restored from a backup.
  * Audits only read; they come seldom, at times of their own, one kind and one page after another.
  */
@@ -64,7 +65,10 @@ export async function runAudits(options: AuditorOptions): Promise<void> {
     if (signal.aborted) return;
     try {
       const drift =
-        (await auditKind(options, claims)) + (await auditKind(options, pods)) + (await auditKind(options, gangs));
+        (await auditKind(options, claims)) +
+        (await auditKind(options, pods)) +
+        (await auditKind(options, gangs)) +
+        (await auditStrays(options));
       options.metrics.audits.inc({ outcome: drift > 0 ? "drift" : "clean" });
     } catch (error) {
       if (signal.aborted) return;
@@ -95,6 +99,22 @@ async function auditKind<T extends Named>(options: AuditorOptions, audited: Audi
   return drift.length;
 }
 
+/** What the ledger holds for what is not there, twice. @returns how many entries were removed */
+async function auditStrays({ model, coordinator, metrics, log, timing, signal }: AuditorOptions): Promise<number> {
+  const suspects = new Set(strayHolders(model, coordinator));
+  if (suspects.size === 0) return 0;
+  await timing.sleep(explainMs, signal);
+  const strays = strayHolders(model, coordinator).filter((holder) => suspects.has(holder));
+  for (const [index, holder] of strays.entries()) {
+    const kind = holder.startsWith("claim:") ? "claims" : /^(hold:)?pod:/.test(holder) ? "pods" : "gangs";
+    const difference = `the ledger has devices [${model.heldBy(holder).join()}] for what is not there`;
+    metrics.drift.inc({ kind, problem: "leftover" });
+    if (index < mostLines) log.warn({ kind, problem: "leftover", object: holder, difference }, "drift");
+    model.restore(holder);
+  }
+  return strays.length;
+}
+
 async function compareKind<T extends Named>(
   { client, signal }: AuditorOptions,
   audited: Audited<T>,
@@ -116,7 +136,7 @@ function auditedKinds({ model, coordinator }: AuditorOptions) {
     location: { group: "resource.k8s.io", version: "v1", resource: "resourceclaims" },
     project: (raw) => projectClaim(raw as ResourceClaim),
     known: () => model.claims,
-    derived: (claim) => heldOtherwise(model, claim),
+    derived: (claim) => claimDrift(model, claim),
     repair({ uid, known, listed }) {
       if (listed === undefined) {
         coordinator.observeClaimGone(known!);
@@ -133,6 +153,7 @@ function auditedKinds({ model, coordinator }: AuditorOptions) {
     location: { group: "", version: "v1", resource: "pods" },
     project: (raw) => projectPod(raw as Pod),
     known: () => model.pods,
+    derived: (pod) => podDrift(model, pod),
     repair({ uid, listed }) {
       if (listed === undefined) {
         coordinator.observePodGone(uid);
@@ -140,6 +161,7 @@ function auditedKinds({ model, coordinator }: AuditorOptions) {
       }
       coordinator.distrust(uid);
       coordinator.observePod(listed);
+      model.restore(`pod:${uid}`);
     },
   };
   const gangs: Audited<GangRecord> = {
@@ -147,22 +169,16 @@ function auditedKinds({ model, coordinator }: AuditorOptions) {
     location: { group: schedulingGroup, version, resource: "gangs" },
     project: (raw) => projectGang(raw as Gang),
     known: coordinator.gangs,
-    repair({ uid, known, listed }) {
+    derived: ({ namespace, name }) => gangDrift(model, coordinator, `${namespace}/${name}`),
+    repair({ key, uid, known, listed }) {
       if (listed === undefined) {
         coordinator.observeGangGone(known!);
         return;
       }
       coordinator.distrust(uid);
       coordinator.observeGang(listed);
+      coordinator.rehold(key);
     },
   };
   return { claims, pods, gangs };
-}
-
-/** Devices that the ledger has for a claim, against those of its allocation. */
-function heldOtherwise(model: ClusterModel, claim: ClaimRecord): string | undefined {
-  const held = model.heldBy(`claim:${claim.uid}`).join();
-  const allocated = new Set(heldBy(claim.allocation?.devices?.results ?? []).map(heldKey));
-  const expected = [...allocated].sort().join();
-  return held === expected ? undefined : `the ledger has devices [${held}] for it, its allocation [${expected}]`;
 }

@@ -75,6 +75,8 @@ export interface Coordinator {
   gangs(): ReadonlyMap<string, GangRecord>;
   /** What was known of an object is wrong: the next record of it is believed, be it older. */
   distrust(uid: string): void;
+  /** Holds what the gang's state says, whatever the ledger has for it. */
+  rehold(key: string): void;
   /** Decides for everything that changed. Called once per turn of the event loop, and when a timer is due. */
   flush(): void;
   /** Starts deciding: before, the world is only watched. */
@@ -593,6 +595,11 @@ export function createCoordinator(
     state: stateOf,
     gangs: () => observedGangs,
     distrust: fresh.reset,
+    rehold(key) {
+      const state = stateOf(key);
+      if (state !== undefined) holds.renew(state);
+      touch();
+    },
     flush,
     activate() {
       active = true;

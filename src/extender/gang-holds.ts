@@ -14,6 +14,8 @@ export interface GangHolds {
   tryOut(state: GangState, pods: readonly PlacedPod[]): void;
   /** What its state said when it was settled. */
   restore(state: GangState): void;
+  /** As the gang's state says, whatever is held. */
+  renew(state: GangState): void;
   /** Gangs that hold places on the node. */
   onNode(node: string): string[];
 }
@@ -31,17 +33,25 @@ export function createGangHolds(model: ClusterModel, places: HeldPlaces, doubts:
     ]);
   }
 
+  function settle(state: GangState): void {
+    const held = heldPods(state);
+    const before = settled.get(state.key);
+    if (held.length === 0 && before === undefined) return;
+    const missing = missingOf(held, podsByName(state));
+    if (held === before?.held && missing === before.missing) return;
+    if (before !== undefined && held !== before.held) doubts.releasing(state.key);
+    if (held.length === 0) settled.delete(state.key);
+    else settled.set(state.key, { held, missing });
+    hold(state, held);
+  }
+
   return {
-    settle(state) {
-      const held = heldPods(state);
-      const before = settled.get(state.key);
-      if (held.length === 0 && before === undefined) return;
-      const missing = missingOf(held, podsByName(state));
-      if (held === before?.held && missing === before.missing) return;
-      if (before !== undefined && held !== before.held) doubts.releasing(state.key);
-      if (held.length === 0) settled.delete(state.key);
-      else settled.set(state.key, { held, missing });
-      hold(state, held);
+    settle,
+    renew(state) {
+      model.restore(`hold:${state.key}`);
+      places.set(state.key, 0);
+      settled.delete(state.key);
+      settle(state);
     },
     tryOut(state, pods) {
       doubts.releasing(state.key);

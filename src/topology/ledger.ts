@@ -12,6 +12,8 @@ export interface Ledger {
   /** Holders of a device or of any share of it, sorted. With `shareId`: only of that share and of the whole device. */
   holdersOf(device: string, shareId?: string): readonly string[];
   heldBy(holder: string): readonly Held[];
+  /** Who holds anything. */
+  holders(): readonly string[];
 }
 
 /** `onChange` hears of a device, or a share, that gets its first holder (`taken`) or loses its last. */
@@ -68,5 +70,6 @@ export function createLedger(onChange: (held: Held, taken: boolean) => void): Le
       return [...new Set(concerned.flatMap((held) => holders.get(heldKey(held))!))].toSorted();
     },
     heldBy: (holder) => holdings.get(holder) ?? [],
+    holders: () => [...holdings.keys()],
   };
 }

@@ -70,6 +70,10 @@ export interface ClusterModel {
 
   /** What a holder holds, as `holdersOf` names it: keys of devices and shares, sorted. For audits. */
   heldBy(holder: string): readonly string[];
+  /** All that hold anything, as `holdersOf` names them. For audits. */
+  ledgerHolders(): readonly string[];
+  /** What a claim or a pod holds is made anew from its record; any other holder is forgotten. For audits. */
+  restore(holder: string): void;
 
   /** Grows with every change that may free or take anything. */
   readonly version: number;
@@ -132,6 +136,9 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     release: (key) => holds.hold(key, "", []),
     holdersOf: (driver, pool, device, shareId) => ledger.holdersOf(deviceKey(driver, pool, device), shareId),
     heldBy: (holder) => ledger.heldBy(holder).map(heldKey).sort(),
+    ledgerHolders: ledger.holders,
+    restore: (holder) =>
+      holder.startsWith("hold:") ? holds.forget(holder.slice("hold:".length)) : pods.restore(holder),
     get version() {
       return clock.version;
     },
@@ -192,6 +199,13 @@ function createHolds(nodes: NodeTable, ledger: Ledger) {
       load.setHold(`${namespace}/${pod.placed.pod}`, holdSlot(key, pod.placed), requests),
     );
   return {
+    /** Also what the ledger has and nobody put there. */
+    forget(key: string) {
+      const before = held.get(key);
+      held.delete(key);
+      for (const pod of before?.pods ?? []) setLoad(key, before!.namespace, pod, undefined);
+      ledger.set(`hold:${key}`, []);
+    },
     heldUnder: (key: string): readonly HeldPod[] => held.get(key)?.pods ?? [],
     holders: () => [...held].map(([key, { namespace }]) => ({ key, namespace })),
     hold(key: string, namespace: string, pods: readonly HeldPod[]) {

@@ -20,6 +20,8 @@ export interface PodTable {
   sharersOf(namespace: string, claim: string): readonly PodRecord[];
   /** The ledger knows which devices the running pod had of the claim, whatever became of the claim. */
   remembersDevices(podUid: string, claimName: string): boolean;
+  /** Makes anew what `claim:UID` or `pod:UID` holds; what a running pod had of a claim that was emptied it keeps. */
+  restore(holder: string): void;
 }
 
 function allocatedDevices(claim: ClaimRecord): Held[] {
@@ -139,6 +141,14 @@ export function createPodTable(clock: ChangeClock, nodes: NodeTable, ledger: Led
       const key = `${claim.namespace}/${claim.name}`;
       if (claimUids.get(key) === uid) claimUids.delete(key);
       ledger.set(`claim:${uid}`, []);
+      clock.tick(false);
+    },
+    restore(holder) {
+      const uid = holder.slice(holder.indexOf(":") + 1);
+      const [claim, pod] = [claims.get(uid), pods.get(uid)];
+      if (holder.startsWith("claim:")) ledger.set(holder, claim === undefined ? [] : allocatedDevices(claim));
+      else if (pod === undefined || !runs(pod)) letGo(uid);
+      else for (const { claimName } of pod.claims) holdClaim(pod, claimOf(pod.namespace, claimName ?? ""));
       clock.tick(false);
     },
     remembersDevices: (podUid, claimName) => remembered.get(podUid)?.has(claimName) === true,

@@ -253,6 +253,107 @@ describe("drift is explained, counted and put right:", () => {
   });
 });
 
+describe("the ledger's entries are compared with what they follow from:", () => {
+  const grant = (device: string) => ({ request: "gpu", driver, pool: "n0", device });
+  /** A pod that runs with the only device of its claim, in a Gang's place. */
+  const placed = (device: string) => {
+    const status = { resourceClaimStatuses: [{ name: "gpu", resourceClaimName: "c" }] };
+    const pod = rawPod("p", "5", "n0");
+    const claims = [{ claim: "c", reference: "gpu", devices: [grant(device)] }];
+    const placement = { pods: [{ pod: "p", podSet: "ranks", index: 0, node: "n0", claims }], domains: {}, costMs: 0 };
+    const reservedFor = [{ resource: "pods", name: "p", uid: "uid-p" }];
+    const claim = rawClaim("c", "5", device);
+    return {
+      pods: [
+        { ...pod, spec: { ...pod.spec, resourceClaims: [{ name: "gpu", resourceClaimName: "c" }] }, status } as Pod,
+      ],
+      claims: [{ ...claim, status: { ...claim.status, reservedFor } }],
+      gangs: [{ ...rawGang("g", "5", 2), status: { phase: "Scheduled", observedGeneration: 2, placement } }],
+    };
+  };
+  const holders = ["claim:uid-c", "hold:team/g", "pod:uid-p"];
+  const holdersOf = (device: string) => model.holdersOf(driver, "n0", device);
+  const heldAs = (pod: string, device: string) => {
+    const claims = [{ claim: "x", reference: "gpu", devices: [grant(device)] }];
+    return [{ placed: { pod, podSet: "ranks", index: 0, node: "n0", claims }, requests: {} }];
+  };
+
+  beforeEach(() => {
+    const { pods, claims, gangs } = placed("gpu-0");
+    know({ pods, claims, gangs });
+    listed = { pods, resourceclaims: claims, gangs };
+    expect(holdersOf("gpu-0")).toEqual(holders);
+  });
+
+  async function audited(): Promise<(string | undefined)[]> {
+    void start();
+    await timing.advance(onePeriodMs);
+    coordinator.flush();
+    expect(await outcomes()).toEqual(logged.length === 0 ? { clean: 1 } : { drift: 1 });
+    return logged.map(({ difference }) => difference);
+  }
+
+  test("all agree", async () => {
+    expect(await audited()).toEqual([]);
+  });
+
+  test("a running pod's devices that the ledger forgot", async () => {
+    const record = model.pods.get("uid-p")!;
+    model.removePod("uid-p");
+    (model.pods as Map<string, unknown>).set("uid-p", record);
+    expect(holdersOf("gpu-0")).toEqual(["claim:uid-c", "hold:team/g"]);
+    expect(await audited()).toEqual([`the ledger has devices [] for it, its claims [${driver}/n0/gpu-0]`]);
+    expect(await drift()).toEqual(["pods differs 1"]);
+    expect(holdersOf("gpu-0")).toEqual(holders);
+  });
+
+  test("devices that it kept for a pod that has ended", async () => {
+    const record = model.pods.get("uid-p")!;
+    (model.pods as Map<string, unknown>).set("uid-p", { ...record, terminal: true });
+    listed["pods"] = [
+      { ...listed["pods"]![0]!, status: { ...placed("gpu-0").pods[0]!.status, phase: "Succeeded" } } as never,
+    ];
+    expect(await audited()).toEqual([`the ledger has devices [${driver}/n0/gpu-0] for it, it does not run and has []`]);
+    expect(holdersOf("gpu-0")).toEqual(["claim:uid-c", "hold:team/g"]);
+  });
+
+  test("not the devices that a running pod keeps of a claim that was emptied", async () => {
+    const emptied = rawClaim("c", "9");
+    know({ claims: [emptied] });
+    listed["resourceclaims"] = [emptied];
+    expect(await audited()).toEqual([]);
+    expect(holdersOf("gpu-0")).toEqual(["hold:team/g", "pod:uid-p"]);
+  });
+
+  test("a Gang's place that is not held", async () => {
+    model.release("team/g");
+    expect(await audited()).toEqual([`the ledger has devices [] for it, its places [${driver}/n0/gpu-0]`]);
+    expect(await drift()).toEqual(["gangs differs 1"]);
+    expect(holdersOf("gpu-0")).toEqual(holders);
+  });
+
+  test("a place held for a Gang that does not have it", async () => {
+    model.hold("team/g", "team", heldAs("p", "gpu-1"));
+    expect(await audited()).toEqual([
+      `the ledger has devices [${driver}/n0/gpu-1] for it, its places [${driver}/n0/gpu-0]`,
+    ]);
+    expect([holdersOf("gpu-0"), holdersOf("gpu-1")]).toEqual([holders, []]);
+  });
+
+  test("entries of a claim, a pod and a Gang that are not there; those of a room and of a write in doubt stay", async () => {
+    for (const key of ["team/ghost", "pod:uid-ghost"]) model.hold(key, "team", heldAs("ghost", "gpu-1"));
+    for (const key of ["drain:team/w", "doubt:uid-w"]) model.hold(key, "", heldAs("w", "gpu-1"));
+    const ghost = projectClaim(rawClaim("ghost", "5", "gpu-1"));
+    model.upsertClaim(ghost);
+    (model.claims as Map<string, unknown>).delete(ghost.uid);
+    expect(holdersOf("gpu-1")).toHaveLength(5);
+    expect(await audited()).toHaveLength(3);
+    expect((await drift()).sort()).toEqual(["claims leftover 1", "gangs leftover 1", "pods leftover 1"]);
+    expect(holdersOf("gpu-1")).toEqual(["hold:doubt:uid-w", "hold:drain:team/w"]);
+    expect(model.view.heldUnder("team/ghost")).toEqual([]);
+  });
+});
+
 describe("no drift is", () => {
   test("what the watch tells within ten seconds", async () => {
     know({});
