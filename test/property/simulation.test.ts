@@ -58,6 +58,7 @@ describe("the planner in simulated clusters", () => {
     [3644, "a planner is paused while it writes that a gang is scheduled, until the gang's time is over"],
     [3791, "the oldest gang of a role does not fit, a younger one does"],
     [8804, "kube-scheduler refused a place of a Gang that was deleted and created again, and has the same place"],
+    [12123, "of members that wait for places without devices only one is planned"],
     [6793, "somebody strips a reserved claim of its guard, then its gang gives up"],
     [4646, "a gang of a group is edited while the group is committed"],
     [3937, "a gang of a group is planned beside places on nodes that are gone: a fault of the judge"],

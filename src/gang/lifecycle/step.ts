@@ -1,7 +1,7 @@
 import type { GangPlacement } from "../../api/gang.ts";
 import type { PlacedPod, Placement } from "../../api/placement.ts";
 import { decide } from "./decide.ts";
-import { isBoundTo, isOutlying, membersOf, placeOf, runningPods } from "./members.ts";
+import { isBoundTo, isHomeless, isOutlying, membersOf, placeOf, runningPods } from "./members.ts";
 import {
   type Context,
   type Effect,
@@ -190,16 +190,17 @@ function applyPlan(state: GangState, placement: Placement, context: Context): vo
 }
 
 /**
- * A place where nobody runs bound the plan to no domain if its node is gone, or others of the group are elsewhere: kept beside
- * the new places it would break rules once node and member are back.
+ * A place where nobody runs bound the plan to no domain if its node is gone, others of the group are elsewhere, or the member
+ * that waits for it cannot go there (`keptPods`): kept beside the new places it would break rules once node and member are back.
  */
 function placesThatCount(state: GangState, pods: readonly PlacedPod[], context: Context): PlacedPod[] {
-  const lost = pods.filter((place) => !context.nodeFits(place.node) || isOutlying(state, place));
-  if (lost.length === 0 || state.gang === undefined) return [...pods];
+  if (state.gang === undefined) return [...pods];
   const members = new Map(membersOf(state, state.gang, pods));
   return pods.filter((place) => {
     const pod = members.get(place);
-    return !lost.includes(place) || (pod !== undefined && isBoundTo(state, pod, place.node));
+    if (pod !== undefined && isBoundTo(state, pod, place.node)) return true;
+    if (!context.nodeFits(place.node) || isOutlying(state, place)) return false;
+    return !isHomeless(state, pod, place, context.nodeFits);
   });
 }
 

@@ -1299,6 +1299,17 @@ describe("a scheduled gang", () => {
     expect(statusIn(result)?.placement?.pods).toEqual([slot(0), ...kept, slot(1)]);
   });
 
+  test("gives up a place that lacks devices of the member that waits for it when only others are planned", () => {
+    const spec = { podSets: [{ name: "ranks", count: 3, minCount: 1 }] };
+    const placement = { pods: [slot(0), { ...slot(2), claims: [] }] };
+    const record = gang({ phase: "Scheduled", observedGeneration: 1, members: "1/3", placement }, {}, spec);
+    const first = step(stateOf(record, [bound(0), pod(1), pod(2)], [own[0]!, claim(1), claim(2)]), [tick], context());
+    expect(said(first)).toContain("plan");
+    const news = statusIn(first) === undefined ? [] : written(first);
+    const result = step(first.state, [...news, plan(slot(1))], context());
+    expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1)]);
+  });
+
   test("whose count shrinks lets go of the highest places", () => {
     const smaller = gangIn("Scheduled", whole, { generation: 2 });
     const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: 1 }] });
