@@ -5,7 +5,7 @@ import type { ModelView } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import { createFragmentation, type Fragmentation, type WorkloadMix } from "./fragmentation.ts";
 import type { LazyOrder } from "./score.ts";
-import { roomFor, type Shape, shapeOf, shapeRefusal } from "./shape.ts";
+import { type Alone, roomFor, type Shape, shapeOf, shapeRefusal } from "./shape.ts";
 import { createSlotCounts, type SlotCounts } from "./slot-counts.ts";
 import { createTightness, type Tightness, type TightnessKey } from "./tightness.ts";
 
@@ -178,6 +178,13 @@ function addToSums(table: MutableTable, index: number, slots: number, spare: num
 /** Compiled claims and slot counts, kept between plans of one model. */
 export interface FitCache {
   compile(claim: ClaimRecord): CompiledClaim | ClaimProblem;
+  /** `shapeOf`, remembered for as long as there are this pod and these claims. */
+  shape(
+    pod: PodRecord,
+    claims: readonly ClaimRecord[],
+    alone: readonly Alone[],
+    islands?: string[],
+  ): Shape | ClaimProblem;
   /** The shape's table, up to date with the model. */
   table(shape: Shape): ShapeTable;
   /** How many pods of a table's shape fit on a node as another view has it, which admits the same pods there. */
@@ -200,6 +207,12 @@ export type Workload = readonly {
   readonly weight: number;
 }[];
 
+interface KnownShape {
+  readonly claims: readonly ClaimRecord[];
+  readonly asked: string;
+  readonly shape: Shape | ClaimProblem;
+}
+
 /** Tables take memory by nodes: many for small clusters, few for the largest. */
 const maxTables = (nodes: number): number => Math.max(128, Math.min(1024, Math.floor(2_000_000 / Math.max(1, nodes))));
 const maxCompiled = 4096;
@@ -213,17 +226,22 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
   const compiled = new Map<string, CompiledClaim | ClaimProblem>();
   const tables = new Map<string, MutableTable>();
   const counts = createSlotCounts();
+  let shapes = new WeakMap<PodRecord, KnownShape[]>();
   let classVersion = view.classVersion;
+  /** What classes say is part of compiled claims, so of shapes and of what was counted for them. */
+  const heedClasses = (): void => {
+    if (classVersion === view.classVersion) return;
+    classVersion = view.classVersion;
+    compiled.clear();
+    tables.clear();
+    counts.clear();
+    shapes = new WeakMap();
+  };
   let expected: { workload: Workload; classVersion: number; fragmentation: Fragmentation } | undefined;
   let uses = 0;
   const cache: FitCache = {
     compile(claim) {
-      if (classVersion !== view.classVersion) {
-        classVersion = view.classVersion;
-        compiled.clear();
-        tables.clear();
-        counts.clear();
-      }
+      heedClasses();
       const key = JSON.stringify(claim.spec);
       let result = compiled.get(key);
       if (!result) {
@@ -232,6 +250,20 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
         compiled.set(key, result);
       }
       return result;
+    },
+    shape(pod, claims, alone, islands) {
+      heedClasses();
+      const known = shapes.get(pod) ?? [];
+      const asked = JSON.stringify([alone, islands ?? null]);
+      const isSame = (each: KnownShape): boolean =>
+        each.asked === asked &&
+        each.claims.length === claims.length &&
+        each.claims.every((claim, i) => claim === claims[i]);
+      const before = known.find(isSame);
+      if (before !== undefined) return before.shape;
+      const shape = shapeOf(pod, claims, cache, alone, islands);
+      shapes.set(pod, [...known.slice(-7), { claims, asked, shape }]);
+      return shape;
     },
     table(shape) {
       let table = tables.get(shape.key);

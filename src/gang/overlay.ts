@@ -1,5 +1,11 @@
-import { allocateTogether, type DeviceChoice, isAllocationFailure } from "../dra/allocator/allocate.ts";
+import {
+  type AllocationFailure,
+  allocateTogether,
+  type DeviceChoice,
+  isAllocationFailure,
+} from "../dra/allocator/allocate.ts";
 import { type Consumption, changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
+import { likeness, useText } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import { countSlots, wastesNothing } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
@@ -68,6 +74,7 @@ export function createOverlay(view: ModelView): Overlay {
   const entries = new Map<number, Entry>();
   /** Step → what it took of devices that several nodes can reach. */
   const wide = new Map<number, WideTake[]>();
+  const likeChoices = createLikeChoices(view);
   let trials = 0;
   let unsure = false;
 
@@ -113,7 +120,8 @@ export function createOverlay(view: ModelView): Overlay {
   };
   const choose = (node: number, shape: Shape, usage: NodeUsage, together: readonly Together[]) => {
     if (shape.claims.length === 0) return nothing;
-    const choice = chooseDevices(shape, view.nodes[node]!.record, view.inventory(node), usage, together);
+    const choose = () => chooseDevices(shape, view.nodes[node]!.record, view.inventory(node), usage, together);
+    const choice = together.length === 0 ? likeChoices.of(node, shape, usage, choose) : choose();
     if (!isAllocationFailure(choice)) return choice;
     if (choice.reason === "BudgetExceeded") unsure = true;
     return undefined;
@@ -235,6 +243,26 @@ export function createOverlay(view: ModelView): Overlay {
     },
     get unsure() {
       return unsure;
+    },
+  };
+}
+
+/** What was chosen on one node goes for all that are like it and in the same use: large gangs go to many such. */
+function createLikeChoices(view: ModelView) {
+  const known = new Map<Shape, Map<string, DeviceChoice>>();
+  return {
+    of(node: number, shape: Shape, usage: NodeUsage, choose: () => DeviceChoice | AllocationFailure) {
+      const like = shape.reads && likeness(view.inventory(node), shape.reads);
+      const inUse = like === undefined ? undefined : useText(usage);
+      if (inUse === undefined) return choose();
+      const choices = known.get(shape) ?? new Map<string, DeviceChoice>();
+      known.set(shape, choices);
+      const key = `${like} ${shape.bindingOn(view.nodes[node]!.record)} ${inUse}`;
+      const before = choices.get(key);
+      if (before !== undefined) return before;
+      const choice = choose();
+      if (!isAllocationFailure(choice)) choices.set(key, choice);
+      return choice;
     },
   };
 }

@@ -13,7 +13,7 @@ import { assignSlots, claimsReady, gangFaults, type MemberSlots, minCountOf, slo
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
-import { type Alone, shapeOf } from "./shape.ts";
+import type { Alone } from "./shape.ts";
 import { sharingFault, sharingRules, withBorrowing } from "./shared-claims.ts";
 
 /** A gang that can be searched a place for. */
@@ -333,7 +333,7 @@ function slotFault(
     const message = sharingFault(model, slot.pod, claim);
     if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message };
   }
-  const shape = shapeOf(slot.pod, ownClaims(slot), cache, [], islandsOf(fabric));
+  const shape = cache.shape(slot.pod, ownClaims(slot), [], islandsOf(fabric));
   return "reason" in shape ? { gang: request, reason: shape.reason, message: shape.message } : undefined;
 }
 
@@ -349,7 +349,7 @@ function islandsOf({ spec }: Fabric): string[] | undefined {
 }
 
 function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly Alone[]): ShapeTable {
-  const shape = shapeOf(slot.pod, ownClaims(slot), cache, alone, islandsOf(fabric));
+  const shape = cache.shape(slot.pod, ownClaims(slot), alone, islandsOf(fabric));
   if ("reason" in shape) throw new Error(`claims of pod ${slot.pod.name} were checked before: ${shape.message}`);
   return cache.table(shape);
 }
