@@ -81,7 +81,7 @@ function costIsSettled({ gangs, groupRules }: Case, ...results: PlanResult[]): b
   const podSets = gangs.flatMap((gang) => gang.podSets);
   return (
     rules.every(({ mode }) => mode === "required") &&
-    podSets.every(({ count, minCount, asks }) => minCount >= count && asks.every((text) => !text.includes("|"))) &&
+    podSets.every(({ count, minCount, asks }) => minCount >= count && asks.every((text) => !/[|]|all/.test(text))) &&
     results.every((result) => "plans" in result && budgetExceededFor(result.plans).length === 0)
   );
 }

@@ -126,8 +126,10 @@ function judgeWishes(
     const told = result.plans.reduce((sum, { placement }) => sum + placement.cost.totalMs, 0);
     if (Math.abs(told - ours) > costTolerance.milliseconds) return { fault: `says ${told} ms, it is ${ours} ms` };
   }
-  // Which alternative of a request a pod gets is not for the cost of its traffic to say.
-  const choosy = pods.some(({ requests }) => requests.some(({ alternatives }) => alternatives.length > 1));
+  // Which alternative of a request a pod gets, and how many devices all of a node are, is not for the cost of its traffic to say.
+  const choosy = pods.some(({ requests }) =>
+    requests.some(({ alternatives }) => alternatives.length > 1 || alternatives[0]!.count === "all"),
+  );
   if (!withCost || choosy || !pods.some(isNew)) return {};
   const cost = (all: readonly OraclePlace[]) => predictedCost(nodes, all, traffic, links);
   const least = unlessTooMuch(() => leastCost(nodes, pods, kept, cost)!);
