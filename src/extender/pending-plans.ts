@@ -79,11 +79,12 @@ function setIn(
   nodeFits: Context["nodeFits"],
 ): GangSet {
   const placed = [...roles.values()].flatMap((gangs) => gangs.placed);
-  const gangs = [...chosen, ...placed.filter((gang) => !chosen.has(gang))];
+  const standing = placed.filter((gang) => !chosen.has(gang));
+  const request = (gang: GangState) => requestOf(gang, nodeFits, roleIn(group, gang));
   const { namespace, name, spec } = group;
   return {
     unit: {
-      gangs: gangs.map((gang) => requestOf(gang, nodeFits, roleIn(group, gang))),
+      gangs: [...[...chosen].map(request), ...standing.map((gang) => ({ ...request(gang), stands: true as const }))],
       placementGroup: { namespace, name, spec },
     },
     keys: [...chosen].map((gang) => gang.key),

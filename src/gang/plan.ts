@@ -25,6 +25,11 @@ export interface GangRequest {
   placed: readonly PlacedPod[];
   /** Slots of `placed` where nobody runs and to which nobody returns, as `slotKey` names them: they bind nobody. */
   loose?: ReadonlySet<string>;
+  /**
+   * It stands already, and others of its group are planned beside it: its places bind them. What it lacks is planned when it
+   * asks for it itself, and keeps nobody waiting.
+   */
+  stands?: true;
 }
 
 /** Gangs that are placed all together or not at all: one gang, or the base set of a PlacementGroup. */

@@ -1,3 +1,4 @@
+import type { GangPodSet } from "../api/gang.ts";
 import type { PlacedPod, RejectionReason } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
@@ -203,6 +204,9 @@ interface MemberPart {
 /** Splits the members of a gang into those that have a place, those that must get one, and surplus. */
 function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: number): MemberPart | Obstacle {
   const { spec } = request;
+  if (request.stands) {
+    return { base: [], surplus: [], pins: spec.podSets.flatMap((podSet) => pinsOf(model, request, podSet, gang)) };
+  }
   const { slots, problems } = assignSlots(spec, request.pods, request.placed);
   const hindrance = strandedMember(model, request) ?? unequalSchedulers(request, slots);
   if (hindrance !== undefined) return hindrance;
@@ -210,10 +214,8 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
   const part: MemberPart = { base: [], surplus: [], pins: [] };
   const lacking: string[] = [];
   for (const podSet of spec.podSets) {
-    const placed = request.placed.filter((each) => each.podSet === podSet.name && each.index < podSet.count);
-    const binding = placed.filter((each) => !isLoose(each, request.loose));
-    part.pins.push(...binding.flatMap((each) => pinOf(model, each, gang) ?? []));
-    const taken = new Set(placed.map(({ index }) => index));
+    part.pins.push(...pinsOf(model, request, podSet, gang));
+    const taken = new Set(placesIn(request, podSet).map(({ index }) => index));
     const candidates: Slot[] = [];
     let unready = 0;
     for (let index = 0; index < podSet.count; index++) {
@@ -238,6 +240,15 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
   }
   if (lacking.length === 0) return { ...part, ...withBorrowing(part.base, part.surplus, request.placed) };
   return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; ") };
+}
+
+function placesIn({ placed }: GangRequest, podSet: GangPodSet): PlacedPod[] {
+  return placed.filter((each) => each.podSet === podSet.name && each.index < podSet.count);
+}
+
+function pinsOf(model: ClusterModel, request: GangRequest, podSet: GangPodSet, gang: number): Pin[] {
+  const binding = placesIn(request, podSet).filter((each) => !isLoose(each, request.loose));
+  return binding.flatMap((each) => pinOf(model, each, gang) ?? []);
 }
 
 /**

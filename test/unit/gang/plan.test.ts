@@ -1054,6 +1054,20 @@ describe("placement groups", () => {
     expect(nodesOf(result)).toEqual({ "d-w-0": "b-1", "d-w-1": "b-2" });
   });
 
+  test("a later instance does not wait for what a gang that stands lacks", () => {
+    const model = clusterOf(racks({ a: 3, b: 3 }));
+    model.upsertClaim(allocatedClaim("mine", "b-0", ["gpu-0"], []));
+    const placed = [{ pod: "p-w-0", podSet: "w", index: 0, node: "b-0", claims: [] }];
+    const grown = gangIn(model, "p", { w: { count: 3, gpus: 8 } }, { role: "prefill" }, placed);
+    const prefill = { ...grown, pods: grown.pods.slice(0, 2) };
+    const decode = gangIn(model, "d", { w: { count: 2, gpus: 8 } }, { role: "decode" });
+    const placementGroup = group([{ type: "colocate", level: "rack", mode: "required" }]);
+    const asked = plan(model, { gangs: [prefill, decode], placementGroup });
+    expect(picture(asked)).toContain("p: WaitingForMembers: pod set w has 2 of 3 pods");
+    const beside = plan(model, { gangs: [{ ...prefill, stands: true }, decode], placementGroup });
+    expect(nodesOf(beside)).toEqual({ "d-w-0": "b-1", "d-w-1": "b-2" });
+  });
+
   test("a later instance need not be where a place is to which nobody returns", () => {
     const model = clusterOf(racks({ a: 3, b: 2 }));
     const placed = [{ pod: "p-w-0", podSet: "w", index: 0, node: "b-0", claims: [] }];
