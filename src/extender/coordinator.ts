@@ -14,7 +14,7 @@ import {
   releasedPods,
   waitsForRoom,
 } from "../gang/lifecycle/state.ts";
-import { step } from "../gang/lifecycle/step.ts";
+import { observe, step } from "../gang/lifecycle/step.ts";
 import { validateGang } from "../gang/members.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel } from "../topology/model.ts";
@@ -395,6 +395,14 @@ export function createCoordinator(
     return node?.ready === true && !node.unschedulable;
   }
 
+  /** A gang that decides looks at the others of its group: what is news of these has to be known by then. */
+  function takeIn(key: string): void {
+    const found = entries.get(key);
+    if (found === undefined || found.events.length === 0) return;
+    found.state = observe(found.state, found.events, context());
+    found.events = [];
+  }
+
   function decideFor(key: string): void {
     const found = entries.get(key);
     if (found === undefined) return;
@@ -470,6 +478,7 @@ export function createCoordinator(
     do {
       const keys = [...dirty];
       dirty.clear();
+      for (const key of keys) takeIn(key);
       for (const key of keys) decideFor(key);
       const singlesInTime = singles.flush();
       if (dirty.size === 0) admitReleases();

@@ -61,6 +61,7 @@ describe("the planner in simulated clusters", () => {
     [12123, "of members that wait for places without devices only one is planned"],
     [6793, "somebody strips a reserved claim of its guard, then its gang gives up"],
     [194, "a gang of a group grows and its new members do not come; another one of the group waits beside room"],
+    [4981, "a planner begins, and one gang of a group decides before it knows where the others are"],
     [4646, "a gang of a group is edited while the group is committed"],
     [3937, "a gang of a group is planned beside places on nodes that are gone: a fault of the judge"],
     [6400, "a namespace is deleted while kube-scheduler binds a pod that came past the gate"],

@@ -30,19 +30,7 @@ const refusedPauseMs = 250;
  * @param events applied in order before one decision is made, so that a burst costs one decision
  */
 export function step(before: GangState, events: readonly LifecycleEvent[], context: Context): StepResult {
-  const state: GangState = {
-    ...before,
-    pods: new Map(before.pods),
-    claims: new Map(before.claims),
-    arrivals: new Map(before.arrivals),
-    bound: new Map(before.bound),
-    inFlight: new Map(before.inFlight),
-    pace: new Map(before.pace),
-    trials: new Map(before.trials),
-    evicted: new Set(before.evicted),
-    avoided: new Map(before.avoided),
-  };
-  for (const event of events) apply(state, event, context);
+  const state = observe(before, events, context);
   const decision = decide(state, context);
   const effects: Effect[] = [];
   const wakeAtMs = earliest(decision.wakeAtMs, state.pace, context.nowMs);
@@ -56,6 +44,24 @@ export function step(before: GangState, events: readonly LifecycleEvent[], conte
     effects.push(effect);
   }
   return wakeAtMs === undefined ? { state, effects } : { state, effects, wakeAtMs };
+}
+
+/** The gang as it is known after the events. What others of its group decide depends on it, so all are observed before any decides. */
+export function observe(before: GangState, events: readonly LifecycleEvent[], context: Context): GangState {
+  const state: GangState = {
+    ...before,
+    pods: new Map(before.pods),
+    claims: new Map(before.claims),
+    arrivals: new Map(before.arrivals),
+    bound: new Map(before.bound),
+    inFlight: new Map(before.inFlight),
+    pace: new Map(before.pace),
+    trials: new Map(before.trials),
+    evicted: new Set(before.evicted),
+    avoided: new Map(before.avoided),
+  };
+  for (const event of events) apply(state, event, context);
+  return state;
 }
 
 const told: ReadonlySet<Effect["type"]> = new Set(["answer", "event", "plan", "planRefused"]);
