@@ -127,16 +127,19 @@ function blockingFault(world: CaseWorld, prepared: PreparedUnit, rejection: Reje
     if (available >= needed) return `${what} is not short`;
     if (domain !== undefined && available > 0 && !message.includes("that run already")) {
       const nodes = world.nodes.map((node) => (isInside(node, level, domain) ? node : { ...node, down: true }));
-      const most = subsets([...pods.keys()], pods.length - 1).some((some) =>
+      const sizes = conflict!.size === "unknown" ? [...pods.keys()].slice(1) : [pods.length - 1];
+      const parts = sizes.flatMap((size) => subsets([...pods.keys()], size));
+      const most = parts.some((some) =>
         fits(
-          pods.filter((_, i) => some.includes(i)),
+          some.map((i) => pods[i]!),
           list,
           nodes,
         ),
       );
       if (!most) return `${what} does not come close`;
     }
-    const fault = message.includes("have no place together") ? shortFault(pods, list, each, fits) : undefined;
+    const isOpen = conflict!.size === "unknown";
+    const fault = message.includes("have no place together") ? shortFault(pods, list, each, fits, isOpen) : undefined;
     if (fault) return `${what}: ${fault}`;
     const single = pods.length > 1 && !message.includes("have no place together") && resource !== "nodes";
     const per = amountOf(pods[0]!, resource);
@@ -145,12 +148,16 @@ function blockingFault(world: CaseWorld, prepared: PreparedUnit, rejection: Reje
   return undefined;
 }
 
-/** Is what several pods lack together counted rightly, and would more of it do? */
+/**
+ * Is what several pods lack together counted rightly, and would more of it do?
+ * @param isOpen fewer pods may have no place either, so that one less need not help: then some of them have one with what is there
+ */
 function shortFault(
   pods: readonly OraclePod[],
   rules: readonly OracleRule[],
   { resource, needed, available }: Blocking,
   fits: Fits,
+  isOpen: boolean,
 ): string | undefined {
   const amounts = pods.map((pod) => amountOf(pod, resource));
   if (amounts.reduce((sum, each) => sum + each, 0) !== needed) return "counts something else";
@@ -173,7 +180,17 @@ function shortFault(
       return gain ? amounts[i]! : [];
     }),
   );
-  return needed - available === least ? undefined : `${least} less would do`;
+  if (needed - available === least) return undefined;
+  const all = [...pods.keys()];
+  const fit = (some: readonly number[]) =>
+    some.reduce((sum, i) => sum + amounts[i]!, 0) === available &&
+    fits(
+      some.map((i) => pods[i]!),
+      rules,
+    );
+  if (isOpen && least === Number.POSITIVE_INFINITY && all.some((size) => subsets(all, size).some(fit)))
+    return undefined;
+  return `${least} less would do`;
 }
 
 function classOf({ alternatives }: OracleRequest): string {
