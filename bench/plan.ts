@@ -116,9 +116,15 @@ async function wholeLadder(sizes: Sizes): Promise<Rung[]> {
 
 function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
   const begun = performance.now();
+  const tell = (what: string): void => {
+    const seconds = Math.round((performance.now() - begun) / 1000);
+    process.stderr.write(`${nodes} nodes, after ${seconds} s: ${what}\n`);
+  };
+  tell("build");
   const model = uniformCluster(nodes);
   const buildSeconds = (performance.now() - begun) / 1000;
   const bench = createBench(model);
+  tell("warm-up");
   const warmUpBegun = performance.now();
   warmUp(model.view);
   const warmUpMs = performance.now() - warmUpBegun;
@@ -130,7 +136,10 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
     filler.fillTo(load);
     // Tens of thousands of objects in a moment: V8 would copy them twice while plans are measured, 20 to 30 ms each time.
     collectGarbage();
-    const entries = kinds.map((kind): [Kind, Timing] => [kind, bench.measure(kind, samples)]);
+    const entries = kinds.map((kind): [Kind, Timing] => {
+      tell(`${Math.round(load * 100)} % held, ${kind}`);
+      return [kind, bench.measure(kind, samples)];
+    });
     timings[`${Math.round(load * 100)}`] = Object.fromEntries(entries) as Record<Kind, Timing>;
   }
   filler.fillTo(1);
@@ -138,6 +147,7 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
   const makingRoom: Rung["makingRoom"] = {};
   for (const kind of refusedKinds) {
     for (const choice of choices) {
+      tell(`all held, ${choice} ${kind}`);
       makingRoom[`${choice} ${kind}`] = measureChoice(model, choice, () => bench.unit(kind), Math.ceil(samples / 10));
     }
   }

@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { enableCompileCache, flushCompileCache } from "node:module";
 import { join } from "node:path";
 import process from "node:process";
+import "./english.mjs";
 
 const [folder] = process.argv.slice(2);
 enableCompileCache(folder);

@@ -7,6 +7,7 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import "./english.mjs";
 
 /**
  * The node agent runs on every node beside the workload. Compiled code that is kept spares it what strips types, a fifth of

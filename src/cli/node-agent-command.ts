@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { flushCompileCache } from "node:module";
 import { join } from "node:path";
@@ -5,6 +6,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import type { OnEffect } from "../dra/driver/durable-files.ts";
 import type { Machine } from "../dra/driver/machine.ts";
+import { removeLeftOver, removeStale, socketPaths } from "../dra/driver/socket-files.ts";
 import { defineCommand, type Flag, type FlagValues, UsageError } from "./command.ts";
 import { failpoint } from "./failpoint.ts";
 import { parseListen } from "./listen.ts";
@@ -98,6 +100,12 @@ export const nodeAgentCommand = defineCommand({
     const log = createLog("node-agent", values["log-level"]);
     const onEffect = failpoint(process.env["KLLAMA_FAILPOINT"]) ?? (() => undefined);
     const stateFolder = values["state-dir"];
+    const kubeletFolder = values["kubelet-dir"];
+    // Anew at each start, also in the same pod: a name that it does not know the kubelet registers when it looks next, which it does
+    // once a second. A name that it knows it first has to find gone, which takes a look of its own.
+    const instance = podUid === undefined ? undefined : `${podUid}-${randomBytes(2).toString("hex")}`;
+    if (instance !== undefined) await removeLeftOver(kubeletFolder);
+    else await removeStale(socketPaths(kubeletFolder, undefined).registration).catch(() => undefined);
     const onWarning = (message: string): void => log.warn({}, message);
     const machine = await openMachine(values, nodeName, { onEffect, onWarning });
     return serve(log, async () => {
@@ -117,8 +125,8 @@ export const nodeAgentCommand = defineCommand({
       const bootId = (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
       const agent = await startNodeAgent({
         ...{ client, nodeName, machine, stateFolder, bootId, metrics, log, onEffect },
-        kubeletFolder: values["kubelet-dir"],
-        podUid,
+        kubeletFolder,
+        instance,
         cdiFolder: values["cdi-dir"],
       });
       const server = await serveMetrics(metrics.registry, listen, agent.isReady);

@@ -6,7 +6,7 @@ import type { DeviceEntry, NodeInventory } from "../topology/inventory.ts";
 import { attributeValue } from "../topology/inventory.ts";
 import { builtInTopology, levelValue } from "../topology/levels.ts";
 import { compareNatural } from "../topology/natural-order.ts";
-import type { NodeRecord } from "../topology/records.ts";
+import type { ClaimRecord, NodeRecord } from "../topology/records.ts";
 import { type ClusterState, nodeInventories } from "./cluster-state.ts";
 import { plural, wrap } from "./text.ts";
 
@@ -26,11 +26,11 @@ export interface PictureOptions {
  * are counted, not drawn.
  */
 export function drawPlacements(
-  state: Pick<ClusterState, "nodes" | "slices">,
+  state: Pick<ClusterState, "nodes" | "slices"> & Partial<Pick<ClusterState, "claims">>,
   output: PlanOutput,
   options: PictureOptions,
 ): string {
-  const ink = createInk(output.placements, options.color);
+  const ink = createInk(output.placements, state.claims ?? [], options.color);
   const drivers = new Set(options.drivers ?? [driverName]);
   const inventories = nodeInventories(state);
   const views = state.nodes
@@ -54,6 +54,8 @@ const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const colors = [33, 166, 34, 162, 37, 136, 99, 160, 65, 69, 172, 127];
 const freeCell = "·";
 const lostCell = "x";
+/** Held by a claim of which no placement tells, such as one whose pods are not known. */
+const otherCell = "*";
 
 interface Ink {
   letterOf(placement: Placement): string;
@@ -66,7 +68,7 @@ interface Ink {
   bold(text: string): string;
 }
 
-function createInk(placements: readonly Placement[], color: boolean): Ink {
+function createInk(placements: readonly Placement[], claims: readonly ClaimRecord[], color: boolean): Ink {
   const letterOf = new Map(placements.map((placement, index) => [placement, letters[index] ?? "#"]));
   const holders = new Map<string, string[]>();
   const onNode = new Map<string, string[]>();
@@ -81,6 +83,12 @@ function createInk(placements: readonly Placement[], color: boolean): Ink {
         note(holders, deviceKey(driver, pool, device), letter);
       }
     }
+  }
+  for (const { driver, pool, device, adminAccess } of claims.flatMap(
+    (claim) => claim.allocation?.devices?.results ?? [],
+  )) {
+    const key = deviceKey(driver, pool, device);
+    if (adminAccess !== true && !holders.has(key)) holders.set(key, [otherCell]);
   }
   const style = (code: string, text: string): string => (color ? `\u001b[${code}m${text}\u001b[0m` : text);
   return {
@@ -345,6 +353,7 @@ function cellsText(views: readonly NodeView[]): string {
   const plain = views.filter((view) => view.used).map((view) => stripVTControlCharacters(view.text));
   const parts = [`${freeCell} free`];
   if (plain.some((text) => text.includes("|"))) parts.push("| NVLink ends");
+  if (plain.some((text) => text.includes(otherCell))) parts.push(`${otherCell} held by others`);
   if (plain.some((text) => text.includes(lostCell))) parts.push(`${lostCell} lost`);
   if (plain.some((text) => /\[.*[^\][ |]{2}.*\]/.test(text))) {
     parts.push("several cells without a space: one GPU, cut into memory slices by MIG");

@@ -1,4 +1,6 @@
 import type { GangPhase } from "../api/gang.ts";
+import { claimFinalizer } from "../api/names.ts";
+import { namespaceOf } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -20,6 +22,7 @@ import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { BudgetRecord, ClaimRecord, NodeRecord, PodRecord } from "../topology/records.ts";
 import { createAlarms } from "./alarms.ts";
+import { createClaimWatchers } from "./claim-watchers.ts";
 import { devicesFree } from "./devices-free.ts";
 import { createDoubts } from "./doubts.ts";
 import type { WriteEffect, Written } from "./effects.ts";
@@ -30,8 +33,8 @@ import { outlyingPlaces } from "./group-places.ts";
 import { createHeldPlaces, defaultLimits, type HeldPlaces, type PlannerLimits } from "./limits.ts";
 import { leavesRoom, leavesRoomForAll } from "./node-room.ts";
 import { createOutlooks, type Outlooks } from "./outlooks.ts";
-import { byQueueOrder, priorityOf } from "./pending-plans.ts";
-import { createPlanQueue, queued } from "./plan-queue.ts";
+import { priorityOf } from "./pending-plans.ts";
+import { createPlanQueue } from "./plan-queue.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import { createPreemptions } from "./preemptions.ts";
 import { createRoomMaker } from "./room-maker.ts";
@@ -94,10 +97,15 @@ export interface Coordinator {
 interface Entry {
   state: GangState;
   events: LifecycleEvent[];
+  /** The gang's phase when it last decided. */
+  decided?: GangPhase | undefined;
 }
 
 /** Writes that answer one bind call belong to the call. */
 const callOwner = "call:";
+
+/** A replica that stands by takes in what is news so often. */
+const standbyMs = 1_000;
 
 /** Who is not bound so long after the release will hardly be bound by keeping others waiting. */
 const releasePatienceMs = 30_000;
@@ -122,8 +130,7 @@ export function createCoordinator(
   /** By UID, as observed: a replica that does not lead decides nothing, and so applies nothing to its states. */
   const observedGangs = new Map<string, GangRecord>();
   const budgets = new Map<string, BudgetRecord>();
-  /** namespace/claim → gang keys that look at it. */
-  const gangsOfClaim = new Map<string, Set<string>>();
+  const gangsOfClaim = createClaimWatchers();
   const fresh = createFreshness();
   const doubts = createDoubts(model);
   const holds = createGangHolds(model, heldPlaces, doubts);
@@ -132,6 +139,8 @@ export function createCoordinator(
   /** Gangs that were refused, or lack room at their places: freed capacity is news for them. */
   const refused = new Set<string>();
   const alarms = createAlarms();
+  /** Of the present decision. */
+  let asksForRelease: string | undefined;
   let active = false;
   let flushing = false;
   let scheduledAtMs = Number.POSITIVE_INFINITY;
@@ -196,18 +205,16 @@ export function createCoordinator(
 
   /** Asks for a flush at the end of this turn, so that a burst of watch events costs one decision per gang. */
   function touch(delayMs = 0): void {
-    if (!active || flushing) return;
-    const atMs = ports.nowMs() + delayMs;
+    if (flushing) return;
+    const afterMs = active ? delayMs : standbyMs;
+    const atMs = ports.nowMs() + afterMs;
     if (scheduledAtMs <= atMs) return;
     scheduledAtMs = atMs;
-    ports.schedule(delayMs);
+    ports.schedule(afterMs);
   }
 
   function watchClaim(namespace: string, name: string, key: string): void {
-    const claimKey = `${namespace}/${name}`;
-    const known = gangsOfClaim.get(claimKey) ?? new Set();
-    if (known.has(key)) return;
-    gangsOfClaim.set(claimKey, known.add(key));
+    if (!gangsOfClaim.add(`${namespace}/${name}`, key)) return;
     const claim = model.claim(namespace, name);
     if (claim !== undefined) tell(key, { type: "claim", claim });
   }
@@ -281,11 +288,12 @@ export function createCoordinator(
     model.upsertClaim(claim);
     unknown.reviewUsers(claim);
     if (claim.allocation === undefined) tellHolders(before?.allocation?.devices?.results);
-    tellHolders(doubts.settle(claim.uid, claim.resourceVersion));
+    const bare = claim.allocation === undefined && claim.finalizers.includes(claimFinalizer);
+    tellHolders(doubts.settle(claim.uid, claim.resourceVersion, bare));
     for (const consumer of claim.reservedFor) {
       if (isGuard(consumer)) watchClaim(claim.namespace, claim.name, `${claim.namespace}/${consumer.name}`);
     }
-    for (const key of gangsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) tell(key, { type: "claim", claim });
+    for (const key of gangsOfClaim.of(`${claim.namespace}/${claim.name}`)) tell(key, { type: "claim", claim });
     singles.observeClaim(claim);
     touch();
   }
@@ -299,14 +307,13 @@ export function createCoordinator(
     tellHolders(doubts.settle(claim.uid, undefined));
     const claimKey = `${claim.namespace}/${claim.name}`;
     const successor = model.claim(claim.namespace, claim.name);
-    for (const key of gangsOfClaim.get(claimKey) ?? []) {
-      if (!namesClaim(key, claim.name)) gangsOfClaim.get(claimKey)?.delete(key);
+    for (const key of gangsOfClaim.of(claimKey)) {
+      if (!namesClaim(key, claim.name)) gangsOfClaim.remove(claimKey, key);
       tell(
         key,
         successor === undefined ? { type: "claimGone", name: claim.name } : { type: "claim", claim: successor },
       );
     }
-    if (gangsOfClaim.get(claimKey)?.size === 0) gangsOfClaim.delete(claimKey);
     singles.observeClaimGone(claim);
     touch();
   }
@@ -372,22 +379,21 @@ export function createCoordinator(
   }
 
   function mayRelease(state: GangState, pods: number): boolean {
+    asksForRelease = state.key;
     const companions = groups.companions(state).map(({ key }) => key);
     return window.request(state.key, pods, companions, ports.nowMs());
   }
 
   /** After each decision: who is bound, revoked or gone makes room for others. */
   function trackRelease(state: GangState): void {
-    window.occupy(state.key, releasedPods(state), ports.nowMs());
-    if (state.gang?.status.phase !== "Reserved") window.withdraw(state.key);
+    window.occupy(state.key, releasedPods(state), ports.nowMs(), (state.gang?.status.attempts ?? 0) > 0);
+    if (state.gang?.status.phase !== "Reserved" && asksForRelease !== state.key) window.withdraw(state.key);
   }
 
   function admitReleases(): void {
-    const order = (a: string, b: string): number => {
-      const [first, second] = [entries.get(a)?.state, entries.get(b)?.state];
-      return first === undefined || second === undefined ? 0 : byQueueOrder(queued(first), queued(second));
-    };
-    for (const key of window.admit(order, ports.nowMs())) dirty.add(key);
+    // Not by age: who is let in, gives its places up and comes back would stand before those that waited meanwhile.
+    const priority = (key: string): number => priorityOf(entry(key).state);
+    for (const key of window.admit((a, b) => priority(b) - priority(a), ports.nowMs())) dirty.add(key);
   }
 
   function nodeFits(name: string): boolean {
@@ -403,23 +409,43 @@ export function createCoordinator(
     found.events = [];
   }
 
+  /** Who stands by decides nothing; but it keeps what is, not all that was, for as long as it stands by. */
+  function takeInAll(): void {
+    for (const key of dirty) {
+      takeIn(key);
+      const state = stateOf(key);
+      if (state !== undefined) holds.settle(state);
+      forgetIfOver(key);
+    }
+    dirty.clear();
+  }
+
   function decideFor(key: string): void {
     const found = entries.get(key);
     if (found === undefined) return;
     const events = found.events;
     found.events = [];
-    const phase = found.state.gang?.status.phase;
+    const phase = found.decided;
+    asksForRelease = undefined;
     const result = step(found.state, events, context());
     found.state = result.state;
     holds.settle(found.state);
     unknown.reviewGang(key);
     for (const effect of result.effects) perform(found.state, effect);
     trackRelease(found.state);
+    found.decided = found.state.gang?.status.phase;
     trackPreemption(found.state, phase);
     alarms.set(key, result.wakeAtMs);
     if (waitsForRoom(found.state)) refused.add(key);
     else refused.delete(key);
-    if (isForgettable(found.state) && found.events.length === 0) entries.delete(key);
+    forgetIfOver(key);
+  }
+
+  function forgetIfOver(key: string): void {
+    const found = entries.get(key);
+    if (found === undefined || found.events.length > 0 || !isForgettable(found.state)) return;
+    entries.delete(key);
+    gangsOfClaim.forget(key);
   }
 
   /** Those that wait for others are told what these do, and those that could not preempt anybody who runs now. */
@@ -467,7 +493,10 @@ export function createCoordinator(
 
   function flush(): void {
     scheduledAtMs = Number.POSITIVE_INFINITY;
-    if (!active) return;
+    if (!active) {
+      takeInAll();
+      return;
+    }
     flushing = true;
     tellHolders(doubts.expire(ports.nowMs()));
     wakeRefused();
@@ -574,7 +603,9 @@ export function createCoordinator(
     observeGangGone,
     observeGroup(key, group) {
       groups.set(key, group);
-      for (const gangKey of entries.keys()) tell(gangKey, { type: "groupChanged" });
+      for (const gangKey of entries.keys()) {
+        if (namespaceOf(gangKey) === namespaceOf(key)) tell(gangKey, { type: "groupChanged" });
+      }
     },
     observeInventory() {
       for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);

@@ -1,3 +1,4 @@
+import { claimFinalizer } from "../api/names.ts";
 import type { PlacedClaim, PlacedDevice } from "../api/placement.ts";
 import { mayHavePassed, type Outcome } from "../gang/lifecycle/state.ts";
 import type { ClusterModel } from "../topology/model.ts";
@@ -18,8 +19,11 @@ export interface Doubts {
   answered(effect: WriteEffect, outcome: Outcome, nowMs: number): void;
   /** Before the model lets go of what it holds under that key. */
   releasing(owner: string): void;
-  /** The claim was seen in this version, or (undefined) is gone. @returns devices that are held for it no longer */
-  settle(claimUid: string, resourceVersion: string | undefined): readonly PlacedDevice[];
+  /**
+   * The claim was seen in this version, or (undefined) is gone. `bare`: it has the finalizer and no allocation.
+   * @returns devices that are held for it no longer
+   */
+  settle(claimUid: string, resourceVersion: string | undefined, bare?: boolean): readonly PlacedDevice[];
   /** @returns devices whose time is over, and that are held no longer */
   expire(nowMs: number): readonly PlacedDevice[];
   /** When the next one is over. */
@@ -38,6 +42,8 @@ interface Attempt {
 interface Doubt {
   namespace: string;
   resourceVersion: string;
+  /** The claim lacks the finalizer, which is written first: the reservation itself rests on the version after that. */
+  unprotected: boolean;
   attempts: Attempt[];
 }
 
@@ -92,20 +98,22 @@ export function createDoubts(model: ClusterModel): Doubts {
     sent(effect, owner) {
       // What is allocated already lacks consumers only.
       if (effect.type !== "reserveClaim" || effect.claim.allocated) return;
-      const { namespace, uid, resourceVersion } = effect.claim;
+      const { namespace, uid, resourceVersion, finalizers } = effect.claim;
       if (doubts.get(uid)?.resourceVersion !== resourceVersion) forget(uid);
-      const doubt = doubts.get(uid) ?? { namespace, resourceVersion, attempts: [] };
+      const unprotected = !finalizers.includes(claimFinalizer);
+      const doubt = doubts.get(uid) ?? { namespace, resourceVersion, unprotected, attempts: [] };
       doubt.attempts.push({ owner, placed: effect.placed, node: effect.node, untilMs: Number.POSITIVE_INFINITY });
       doubts.set(uid, doubt);
       claimsOf.set(owner, (claimsOf.get(owner) ?? new Set()).add(uid));
     },
     answered(effect, outcome, nowMs) {
       if (effect.type !== "reserveClaim" || effect.claim.allocated) return;
-      const { uid, resourceVersion } = effect.claim;
+      const { uid } = effect.claim;
       const doubt = doubts.get(uid);
-      if (doubt?.resourceVersion !== resourceVersion) return;
-      const attempt = doubt.attempts.find(({ placed }) => placed === effect.placed);
-      if (attempt === undefined) return;
+      const attempt = doubt?.attempts.find(
+        ({ placed, untilMs }) => placed === effect.placed && !Number.isFinite(untilMs),
+      );
+      if (doubt === undefined || attempt === undefined) return;
       if (!mayHavePassed(outcome)) {
         remove(uid, doubt, (each) => each === attempt);
         return;
@@ -120,9 +128,13 @@ export function createDoubts(model: ClusterModel): Doubts {
         if (doubt !== undefined) hold(uid, doubt);
       }
     },
-    settle(claimUid, resourceVersion) {
+    settle(claimUid, resourceVersion, bare = false) {
       const doubt = doubts.get(claimUid);
-      return doubt === undefined || doubt.resourceVersion === resourceVersion ? [] : forget(claimUid);
+      if (doubt === undefined || doubt.resourceVersion === resourceVersion) return [];
+      if (!bare || !doubt.unprotected || resourceVersion === undefined) return forget(claimUid);
+      doubt.resourceVersion = resourceVersion;
+      doubt.unprotected = false;
+      return [];
     },
     expire(nowMs) {
       return [...unanswered].flatMap((uid) => {

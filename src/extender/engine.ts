@@ -1,4 +1,5 @@
 import type { Logger } from "pino";
+import type { Gang } from "../api/gang.ts";
 import { driverName, plannerName, schedulingGroup, version } from "../api/names.ts";
 import { withRankOrder } from "../dra/allocator/rank-configuration.ts";
 import { toAllocation } from "../dra/allocator/result.ts";
@@ -24,6 +25,7 @@ import { runReaper } from "./reaper.ts";
 import type { ExtenderBackend } from "./server.ts";
 import type { Fence } from "./term.ts";
 import { createWatches } from "./watches.ts";
+import { whileLeading } from "./while-leading.ts";
 import { createWriteQueue, type WriteQueue } from "./writes.ts";
 
 export interface EngineOptions {
@@ -236,6 +238,8 @@ export function startEngine(options: EngineOptions): Engine {
     refuseCalls: () => calls.answerAll("the kllama planner is stopping"),
     async stop() {
       ending.abort();
+      // A gang of thousands may have as many writes in line: the next planner, which waits for the Lease, makes them sooner.
+      queue.close();
       await Promise.all([...watches.values()].map((watch) => watch.stop()));
       await auditing;
       await reaping;
@@ -244,17 +248,6 @@ export function startEngine(options: EngineOptions): Engine {
       // While the Lease is ours: events are not sent without it either.
       await recorder.close();
       await elector.release();
-    },
-  };
-}
-
-/** Sends nothing once the Lease is lost, however long a request waited for its turn. The fence stops what is on its way. */
-function whileLeading(client: KubeClient, isLeader: () => boolean): KubeClient {
-  return {
-    ...client,
-    async request(...call) {
-      if (!isLeader()) throw new KubeError("this replica does not lead any more", { status: 0, reason: "NotLeading" });
-      return await client.request(...call);
     },
   };
 }
@@ -382,7 +375,9 @@ function report(
   }
   coordinator.written(effect, owner, {
     outcome,
-    ...(gang === undefined ? {} : { gang: projectGang(gang as never) }),
+    ...(gang === undefined
+      ? {}
+      : { gang: projectGang(gang as Gang, coordinator.gangs().get(gang.metadata.uid ?? "")) }),
     ...(pod === undefined ? {} : { pod: projectPod(pod) }),
     ...(claim === undefined ? {} : { claim: projectClaim(claim) }),
   });

@@ -31,7 +31,7 @@ export function podDrift(model: ClusterModel, pod: PodRecord): string | undefine
 /** Exactly the places that the Gang has, is about to have, or has not given up yet. */
 export function gangDrift(model: ClusterModel, coordinator: Coordinator, key: string): string | undefined {
   const state = coordinator.state(key);
-  // Who does not lead decides nothing, and so holds nothing for Gangs.
+  // Who stands by takes it in a moment later.
   if (state?.gang === undefined) return undefined;
   const places = heldPods(state);
   const all = [...places, ...placesGivenUp(state, places)];

@@ -54,6 +54,8 @@ export function unitFor(
       return { waiting: `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}` };
     return { unit: { gangs: [requestOf(state, nodeFits)] }, keys: [state.key] };
   }
+  const stray = isPlaced(state) ? undefined : strayText(group, state);
+  if (stray !== undefined) return { waiting: stray };
   const roles = new Map(group.spec.members.map(({ role }) => [role, gangsOf(group, role, members, ready)]));
   const base = new Map(
     group.spec.members.map(({ role, minInstances }) => [role, Math.max(minInstances, roles.get(role)!.placed.length)]),
@@ -69,6 +71,19 @@ export function unitFor(
   // Members beyond those that it needs change no numbers.
   const joined = isPlaced(state) ? { gangs: new Set([state]) } : join(state, group, roles, ruledOut);
   return "waiting" in joined ? joined : setOf(joined.gangs);
+}
+
+/** Why a gang that names the group has no part in it; undefined: it has. */
+function strayText(group: PlacementGroupRecord, state: GangState): string | undefined {
+  const role = roleIn(group, state);
+  const roles = group.spec.members.map((member) => member.role);
+  if (role !== undefined && roles.includes(role)) return undefined;
+  const has = role === undefined ? "is not set" : `is ${role}, which the group does not have`;
+  return `PlacementGroup ${group.name}: the gang's spec.role ${has}; set it to ${alternatives(roles)}`;
+}
+
+function alternatives(names: readonly string[]): string {
+  return names.length === 1 ? names[0]! : `one of ${names.join(", ")}`;
 }
 
 /** The chosen gangs of a group, beside those that are placed. */

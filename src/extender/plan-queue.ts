@@ -70,6 +70,8 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   const wantsPlan = new Set<string>();
   /** Those that asked for a plan in this round. */
   const asked = new Set<string>();
+  /** Keys of those that were answered since everybody was who had asked. */
+  const answered = new Set<string>();
   let retryAtMs = Number.POSITIVE_INFINITY;
   let unfinished: SetSearch | undefined;
   const drains = createDrains({ model, nowMs: ports.nowMs, stateOf, afterMs: limits.drainAfterMs });
@@ -86,9 +88,9 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const inTime = (): boolean => ports.nowMs() - startMs <= planningSliceMs;
     const gangs = [...wantsPlan].map(stateOf).filter((state) => state !== undefined);
     for (const { key } of gangs) asked.add(key);
-    const queue = inAnswerOrder([...gangs.map(queued), ...singles.waiting()]);
+    const all = inAnswerOrder([...gangs.map(queued), ...singles.waiting()]);
     // Most turns ask for no plan: they need no look at what the cluster's pods ask for either.
-    if (queue.length === 0) return true;
+    if (all.length === 0) return true;
     if (!ports.mayPlan()) {
       retryAtMs = startMs + fencePauseMs;
       return true;
@@ -118,6 +120,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const batch = createBatch(model, batchHolds, options);
     const turn: Turn = { batch, batchHolds, options, decided, preempting, searched: new Set() };
     const unmoved: string[] = [];
+    const queue = notYetAnswered(all);
     let done = true;
     for (const each of queue) {
       if (!inTime()) {
@@ -134,9 +137,22 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       });
       // Who stands behind it in the queue waits: it could take what the other is about to be given.
       if (!done) break;
+      answered.add(each.key);
     }
     for (const key of new Set([...decided.keys(), ...unmoved])) acceptPlan(key, decided.get(key), preempting.get(key));
-    return done;
+    if (done) answered.clear();
+    return done && queue.length === all.length;
+  }
+
+  /**
+   * Who is refused asks again whenever something becomes free. Where that is more often than everybody can be answered, the
+   * old ones, answered again and again, would keep those behind them from ever being planned.
+   */
+  function notYetAnswered<T extends Queued>(queue: readonly T[]): readonly T[] {
+    const rest = queue.filter(({ key }) => !answered.has(key));
+    if (rest.length > 0) return rest;
+    answered.clear();
+    return queue;
   }
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
@@ -352,7 +368,7 @@ function isOpen({ gang }: GangState): boolean {
 }
 
 /** How a gang stands in the queue. */
-export function queued(state: GangState): Queued & { state: GangState } {
+function queued(state: GangState): Queued & { state: GangState } {
   const { key } = state;
   return { key, priority: priorityOf(state), createdAtMs: state.gang?.createdAtMs ?? 0, state };
 }

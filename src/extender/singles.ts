@@ -12,6 +12,7 @@ import { budgetExceededFor, type GangRequest, singlePodGang } from "../gang/plan
 import { sharingFault } from "../gang/shared-claims.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
+import { createClaimWatchers } from "./claim-watchers.ts";
 import type { WriteEffect } from "./effects.ts";
 import { podKey, type Queued } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
@@ -52,7 +53,7 @@ export function createSingles(
   releasing: (owner: string) => void = () => undefined,
 ): Singles {
   const states = new Map<string, SingleState>();
-  const podsOfClaim = new Map<string, Set<string>>();
+  const podsOfClaim = createClaimWatchers();
   const dirty = new Set<string>();
   const wakes = new Map<string, number>();
   const wantsPlan = new Set<string>();
@@ -71,6 +72,7 @@ export function createSingles(
 
   function forget(uid: string): void {
     if (!states.delete(uid)) return;
+    podsOfClaim.forget(uid);
     wantsPlan.delete(uid);
     wakes.delete(uid);
     dirty.delete(uid);
@@ -99,8 +101,7 @@ export function createSingles(
     states.set(pod.uid, state);
     for (const { claimName } of pod.claims) {
       if (claimName === undefined) continue;
-      const key = `${pod.namespace}/${claimName}`;
-      podsOfClaim.set(key, (podsOfClaim.get(key) ?? new Set()).add(pod.uid));
+      podsOfClaim.add(`${pod.namespace}/${claimName}`, pod.uid);
       const claim = model.claim(pod.namespace, claimName);
       if (claim !== undefined) state.claims.set(claimName, claim);
     }
@@ -108,7 +109,7 @@ export function createSingles(
   }
 
   function observeClaim(claim: ClaimRecord): void {
-    for (const uid of podsOfClaim.get(`${claim.namespace}/${claim.name}`) ?? []) {
+    for (const uid of podsOfClaim.of(`${claim.namespace}/${claim.name}`)) {
       const state = states.get(uid);
       if (state === undefined) continue;
       state.claims.set(claim.name, claim);
@@ -117,20 +118,14 @@ export function createSingles(
   }
 
   function observeClaimGone(claim: { namespace: string; name: string }): void {
-    const key = `${claim.namespace}/${claim.name}`;
-    const uids = podsOfClaim.get(key) ?? new Set();
-    for (const uid of uids) {
+    for (const uid of podsOfClaim.of(`${claim.namespace}/${claim.name}`)) {
       const state = states.get(uid);
-      if (state === undefined) {
-        uids.delete(uid);
-        continue;
-      }
+      if (state === undefined) continue;
       // It may be created again under its name, and ask for something else.
       state.claims.delete(claim.name);
       delete state.rejectedAt;
       mark(uid);
     }
-    if (uids.size === 0) podsOfClaim.delete(key);
   }
 
   /** A pod without a gate costs kube-scheduler a cycle and an event each time it tries, until it is answered. */

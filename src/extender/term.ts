@@ -3,6 +3,7 @@ import type { PlannerTermSpec } from "../api/planner-term.ts";
 import type { KubeClient } from "../kube/client.ts";
 import { beginTerm, noTerm, probeTerm, reviveTerm } from "../kube/planner-term.ts";
 import type { Timing } from "../kube/timing.ts";
+import { whileLeading } from "./while-leading.ts";
 
 /** What keeps every other planner's writes out while we plan, and those of our own predecessor in our pod. */
 export interface Fence {
@@ -61,10 +62,15 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     return answered;
   }
 
-  async function begin(signal: AbortSignal): Promise<{ epoch: number; before?: string } | undefined> {
-    while (!signal.aborted) {
+  /** Who was paused before it wrote its term, past its Lease, leaves that of its successor alone. */
+  async function begin(
+    signal: AbortSignal,
+    leads: () => boolean,
+  ): Promise<{ epoch: number; before?: string } | undefined> {
+    const writer = whileLeading(client, leads);
+    while (!signal.aborted && leads()) {
       try {
-        return await beginTerm(client, holder);
+        return await beginTerm(writer, holder);
       } catch (error) {
         trouble = error instanceof Error ? error.message : String(error);
         log.warn({ trouble }, "fence");
@@ -91,13 +97,14 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
 
   return {
     async raise(signal, leads, first) {
-      const begun = await begin(signal);
+      const begun = await begin(signal, leads);
       if (begun === undefined) return;
       const { epoch, before } = begun;
       term = { holder, epoch };
       let answered = await probe(term);
       while (trouble !== undefined && !signal.aborted) {
         await timing.sleep(answered ? propagationMs : retryMs, signal);
+        if (trouble === noTerm && leads()) await revive(term);
         answered = await probe(term);
       }
       // Where somebody deleted the term nobody knows whose it was.

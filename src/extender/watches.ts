@@ -1,4 +1,5 @@
 import type { ClusterTopologySpec } from "../api/cluster-topology.ts";
+import type { Gang } from "../api/gang.ts";
 import { schedulingGroup, version } from "../api/names.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
 import type { KubeClient } from "../kube/client.ts";
@@ -110,7 +111,7 @@ export function createWatches(
   );
   watch(
     ours("gangs"),
-    projectGang,
+    (raw: Gang) => projectGang(raw, coordinator.gangs().get(raw.metadata.uid ?? "")),
     (gang: GangRecord) => coordinator.observeGang(gang),
     (gang) => coordinator.observeGangGone(gang),
   );

@@ -10,6 +10,8 @@ import type { WriteEffect, Written } from "./effects.ts";
  */
 export interface WriteQueue {
   push(effect: WriteEffect, owner: string): void;
+  /** Begins nothing more: what waits, or comes, is left to whoever plans next. */
+  close(): void;
   /** Resolves once nothing waits and nothing is under way. */
   idle(): Promise<void>;
   readonly depth: number;
@@ -40,6 +42,7 @@ export function createWriteQueue(
   const idlers: (() => void)[] = [];
   let running = 0;
   let runningBackground = 0;
+  let closed = false;
 
   function takeNext(): Job | undefined {
     const oldest = background.first();
@@ -73,8 +76,14 @@ export function createWriteQueue(
   const depth = (): number => urgent.length + background.length + running;
   return {
     push(effect, owner) {
+      if (closed) return;
       (isBackground(effect) ? background : urgent).push({ effect, owner, sinceMs: nowMs() });
       next();
+    },
+    close() {
+      closed = true;
+      urgent.clear();
+      background.clear();
     },
     idle: () => (depth() === 0 ? Promise.resolve() : new Promise((resolve) => idlers.push(resolve))),
     get depth() {
@@ -95,6 +104,7 @@ interface Fifo<T> {
   push(item: T): void;
   first(): T | undefined;
   shift(): T | undefined;
+  clear(): void;
   readonly length: number;
 }
 
@@ -114,6 +124,10 @@ function createFifo<T>(): Fifo<T> {
         head = 0;
       }
       return item;
+    },
+    clear() {
+      items = [];
+      head = 0;
     },
     get length() {
       return items.length - head;

@@ -182,16 +182,26 @@ export function placementCost(view: ModelView, gang: PlacedGang, group: PlacedGr
 function gangCost(view: ModelView, { fabric, spec, pods }: PlacedGang): PlacementCost {
   const byLink: PlacementCost["byLink"] = [];
   const links: LevelLink[] = [];
+  const peers = new Set<string>();
   for (const group of parallelGroups(spec, pods)) {
     const ranks = group.pods.reduce((sum, { devices }) => sum + devices.length, 0);
     const found = narrowestLink(view, fabric, group.pods);
     const milliseconds = ringMilliseconds(found.link, ranks);
     if (milliseconds === undefined) continue;
     links.push(found);
+    if (group.pods.length > 1) assumePeers(peers, found);
     byLink.push({ from: group.name, to: group.name, level: levelName(found), milliseconds: round(milliseconds) });
   }
   const what = `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`;
-  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links)] : []);
+  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links), ...peers] : []);
+}
+
+/** Nothing in the API tells whether one pod may reach another's GPUs: containers do not by themselves. */
+function assumePeers(texts: Set<string>, link: LevelLink): void {
+  if (link.ref === undefined || !isGpuFabric(link.ref)) return;
+  texts.add(
+    `${levelName(link)}: pods reach one another's GPUs, by an IPC namespace that they share on a host, or an IMEX channel between hosts`,
+  );
 }
 
 /** What handing over one request's KV cache costs to each receiver, over their narrowest common level. */
@@ -205,15 +215,17 @@ function pairingCost(
   const bytes = pairing.bytesPerRequest ?? defaultKvBytes;
   const byLink: PlacementCost["byLink"] = [];
   const links: LevelLink[] = [];
+  const peers = new Set<string>();
   for (const to of receivers) {
     const found = narrowestLink(view, fabric, [...atEnd(0, from.pods), ...atEnd(1, to.pods)]);
     const milliseconds = linkMilliseconds(found.link, bytes);
     if (milliseconds === undefined) continue;
     links.push(found);
+    assumePeers(peers, found);
     byLink.push({ from: from.name, to: to.name, level: levelName(found), milliseconds: round(milliseconds) });
   }
   const what = `KV cache of ${bytes} bytes per request, one stream per pair of gangs`;
-  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links)] : []);
+  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links), ...peers] : []);
 }
 
 function atEnd(end: number, pods: readonly PodPlace[]): PodPlace[] {

@@ -5,6 +5,7 @@ import type { PreparedUnit } from "./prepare.ts";
 import { breadthOf, type Rule, type Slot } from "./problem.ts";
 import { describeShape, plural } from "./shape-text.ts";
 import { type Shortage, sharedLevel, shortages } from "./shortage.ts";
+import { unlabelledText } from "./unlabelled.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
 export interface Verdict extends Pick<Rejection, "message" | "blocking" | "conflict"> {
@@ -22,7 +23,7 @@ export function conflictVerdict(view: ModelView, prepared: PreparedUnit, conflic
   const lack = what.length > 0 ? ` for want of ${what.join(" or ")}` : "";
   return {
     reason: "NoDomainFits",
-    message: `${podsText(prepared, slots)} have no place together${wanted}${lack}${sizeText(conflict)}${closestText(prepared, level, short[0]!)}`,
+    message: `${podsText(prepared, slots)} ${slots.length === 1 ? "has no place" : "have no place together"}${wanted}${lack}${sizeText(conflict)}${closestText(prepared, level, short[0]!)}${unspreadText(view, prepared, conflict)}`,
     blocking: short.map(({ resource, needed, available, domain }) => {
       return { level, ...(domain !== undefined && { domain }), resource, needed, available };
     }),
@@ -56,6 +57,13 @@ function closestText(prepared: PreparedUnit, level: string, { domain, without, a
   if (available === 0) return "";
   const but = `all fit but ${podsText(prepared, without)}`;
   return domain === undefined ? `; ${but}` : `; ${level} ${domain} comes closest: ${but}`;
+}
+
+/** Nodes that have room and lie in no domain of a level over which the pods are to be spread. */
+function unspreadText(view: ModelView, prepared: PreparedUnit, { slots, rules }: Conflict): string {
+  const table = prepared.tableOf(slots[0]!, []);
+  const levels = new Set(rules.filter(({ kind }) => kind === "spread").map(({ ref }) => ref));
+  return [...levels].map((ref) => unlabelledText(view, ref, table)).join("");
 }
 
 /** The level that the conflict is about; without rules the cluster itself. */

@@ -3,6 +3,7 @@ import { isAllocationFailure } from "../dra/allocator/allocate.ts";
 import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
 import { comparePlain } from "../topology/natural-order.ts";
+import type { PodRecord } from "../topology/records.ts";
 import { bestDomain } from "./best-domain.ts";
 import { problemOf, smallestConflict } from "./conflict.ts";
 import { countSlots } from "./counting.ts";
@@ -10,17 +11,23 @@ import { conflictOf, conflictVerdict, type Verdict } from "./explain-conflict.ts
 import type { ShapeTable } from "./fit.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { Obstacle, PreparedUnit } from "./prepare.ts";
-import { type Group, type Pin, type Problem, pinnedDomains, type Rule, type Slot, valuesInside } from "./problem.ts";
+import { type Group, type Pin, type Problem, pinnedDomains, type Rule, type Slot } from "./problem.ts";
 import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
-import { amounts, amountText, classesOf, describeShape, plural } from "./shape-text.ts";
+import { amounts, amountText, classesOf, describeShape, plural, wantText } from "./shape-text.ts";
+import { shortOf } from "./shortage.ts";
+import { unlabelledText } from "./unlabelled.ts";
 
 /** What stands in the way of pods of one kind. */
-interface Cause extends Verdict {
+interface Cause {
   /** As many of them as are too many. */
   readonly slots: readonly Slot[];
   /** That they have to keep; undefined: there are too many under any. */
   readonly rule: Rule | undefined;
+  readonly verdict: Verdict | VerdictOf;
 }
+
+/** @param short resources of which any amount more would do, as `shortOf` finds them; empty: nobody knows */
+type VerdictOf = (short: readonly string[]) => Verdict;
 
 /** Rejections of a unit of which some gangs cannot even be searched a place for. */
 export function explainObstacles(unit: PlanUnit, obstacles: readonly Obstacle[]): Rejection[] {
@@ -83,21 +90,17 @@ function budgetVerdict(): Verdict {
 }
 
 /** What blocks a gang by itself: pods of one kind, or fewer of several kinds if the search finds such. */
-function gangVerdict(
-  view: ModelView,
-  prepared: PreparedUnit,
-  gang: number,
-  { slots, rule, ...verdict }: Cause,
-): Verdict {
+function gangVerdict(view: ModelView, prepared: PreparedUnit, gang: number, { slots, rule, verdict }: Cause): Verdict {
   const mine = prepared.base.filter((slot) => slot.gang === gang);
   const conflict = smallestConflict(view, prepared, mine, { slots, rule });
-  if (conflict === undefined) return verdict;
+  const known = (short: () => readonly string[]) => (typeof verdict === "function" ? verdict(short()) : verdict);
+  if (conflict === undefined) return known(() => []);
   if (conflict.slots.length < slots.length) return conflictVerdict(view, prepared, conflict);
-  return { ...verdict, conflict: conflictOf(conflict) };
+  return { ...known(() => shortOf(view, prepared, conflict)), conflict: conflictOf(conflict) };
 }
 
 /** Of these slots only `room` have a place, under the rule. */
-type Consider = (list: readonly number[], room: number, verdict: () => Verdict, rule?: Rule) => void;
+type Consider = (list: readonly number[], room: number, verdict: Verdict | VerdictOf, rule?: Rule) => void;
 
 /** What fewest pods of one kind lack, whatever the others of the gang and of its unit need; of equal ones the first. */
 function smallestCause(problem: Problem, gang: number): Cause | undefined {
@@ -108,17 +111,20 @@ function smallestCause(problem: Problem, gang: number): Cause | undefined {
   );
   const slotsOf = (list: readonly number[], count: number) => list.slice(0, count).map((i) => problem.slots[i]!);
   for (const [table, list] of kinds) {
-    const verdict = admissionVerdict(view, table) ?? capacityVerdict(view, table.shape);
-    if (verdict) return { ...verdict, slots: slotsOf(list, 1), rule: undefined };
+    const slots = slotsOf(list, 1);
+    const verdict = admissionVerdict(view, table, slots[0]!) ?? capacityVerdict(view, table.shape, slots[0]!);
+    if (verdict) return { verdict, slots, rule: undefined };
   }
   let least: Cause | undefined;
   const consider: Consider = (list, room, verdict, rule) => {
     if (least !== undefined && room + 1 >= least.slots.length) return;
-    least = { ...verdict(), slots: slotsOf(list, room + 1), rule };
+    least = { verdict, slots: slotsOf(list, room + 1), rule };
   };
   for (const [table, all] of kinds) {
     const list = all.filter((i) => !problem.slots[i]!.own);
-    if (table.total < list.length) consider(list, table.total, () => shortageVerdict(view, table, list.length));
+    if (table.total < list.length) {
+      consider(list, table.total, (short) => shortageVerdict(view, table, list.length, short));
+    }
   }
   for (const group of groups) {
     const mine = group.slots.filter((i) => problem.slots[i]!.gang === gang);
@@ -128,7 +134,7 @@ function smallestCause(problem: Problem, gang: number): Cause | undefined {
 }
 
 /** No node admits the pods, however much were free. */
-function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable): Verdict | undefined {
+function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable, slot: Slot): Verdict | undefined {
   const nodes = view.nodes.flatMap((node) => node ?? []);
   if (nodes.some(({ index }) => admits[index] === 1)) return undefined;
   const refusals = new Map<string, number>();
@@ -143,7 +149,7 @@ function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable): Verdi
   const message =
     nodes.length === 0
       ? "the cluster has no nodes"
-      : `none of ${nodes.length} nodes admits pods of pod set ${podSetOf(shape)}: ${counts.join(", ")}`;
+      : `none of ${nodes.length} nodes admits ${podsOf(slot)}: ${counts.join(", ")}`;
   return {
     reason: "NoNodeMatches",
     message,
@@ -151,17 +157,23 @@ function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable): Verdi
   };
 }
 
-function podSetOf({ pod }: Shape): string {
-  return pod.podSet ?? pod.name;
+/** Of the slot, whose gang is told: a shape may be that of another tenant's pod. */
+function podsOf({ pod, podSet }: Slot): string {
+  return isAlone(pod) ? `pod ${pod.name}` : `pods of pod set ${podSet}`;
+}
+
+function isAlone({ gang, podSet }: PodRecord): boolean {
+  return gang === undefined && podSet === undefined;
 }
 
 /** Nodes admit the pods, but even empty none of them is large enough or has such devices. */
-function capacityVerdict(view: ModelView, shape: Shape): Verdict | undefined {
+function capacityVerdict(view: ModelView, shape: Shape, slot: Slot): Verdict | undefined {
   const admitting = view.nodes.flatMap((node) => (node && !shapeRefusal(shape, node.record) ? [node] : []));
   const large = admitting.filter(({ record }) => roomFor(shape.demands, record.allocatable, {}) > 0);
   if (large.length === 0)
     return tooLargeVerdict(
       shape,
+      slot,
       admitting.map(({ record }) => record.allocatable),
     );
   if (shape.claims.length === 0) return undefined;
@@ -177,13 +189,13 @@ function capacityVerdict(view: ModelView, shape: Shape): Verdict | undefined {
   const { message, needed, available, resource } = nearest!;
   return {
     reason: "NoMatchingDevice",
-    message: `no node has devices that pod set ${podSetOf(shape)} asks for, even if all were free; the nearest, ${message}`,
+    message: `no node has devices that ${isAlone(slot.pod) ? `pod ${slot.pod.name}` : `pod set ${slot.podSet}`} asks for, even if all were free; the nearest, ${message}`,
     // Where there are enough, fewer of them than are needed go together.
     blocking: [{ level: "host", resource, needed, available: Math.min(available, needed - 1) }],
   };
 }
 
-function tooLargeVerdict(shape: Shape, allocatable: readonly Readonly<Record<string, number>>[]): Verdict {
+function tooLargeVerdict(shape: Shape, slot: Slot, allocatable: readonly Readonly<Record<string, number>>[]): Verdict {
   const blocking = shape.demands.flatMap(([resource, needed]): Blocking[] => {
     const available = Math.max(0, ...allocatable.map((each) => each[resource] ?? 0));
     return available < needed && resource !== "pods" ? [{ level: "host", resource, needed, available }] : [];
@@ -194,13 +206,13 @@ function tooLargeVerdict(shape: Shape, allocatable: readonly Readonly<Record<str
   const asked = parts.length > 0 ? parts.join(", ") : describeShape(shape);
   return {
     reason: "InsufficientResources",
-    message: `no node is large enough for a pod of pod set ${podSetOf(shape)}, even if it were empty: it asks for ${asked}`,
+    message: `no node is large enough for ${isAlone(slot.pod) ? `pod ${slot.pod.name}` : `a pod of pod set ${slot.podSet}`}, even if it were empty: it asks for ${asked}`,
     blocking,
   };
 }
 
 /** The cluster as a whole has too few places now. */
-function shortageVerdict(view: ModelView, table: ShapeTable, count: number): Verdict {
+function shortageVerdict(view: ModelView, table: ShapeTable, count: number, lacking: readonly string[]): Verdict {
   const { shape, total } = table;
   let byResources = 0;
   for (const node of view.nodes) {
@@ -217,13 +229,13 @@ function shortageVerdict(view: ModelView, table: ShapeTable, count: number): Ver
     return {
       reason: "InsufficientDevices",
       message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now: there are ${what} for ${plural(room, "pod")} only`,
-      blocking: [{ level: "cluster", ...amounts({ ...shape, claims }, count, room) }],
+      blocking: amounts(shape, classesOf(claims), count, room).map((each) => ({ level: "cluster", ...each })),
     };
   }
   return {
     reason: devices ? "InsufficientDevices" : "InsufficientResources",
-    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${devices || shape.claims.length === 0 ? "" : " (CPU, memory or pods are short, not devices)"}`,
-    blocking: [{ level: "cluster", ...amounts(shape, count, total) }],
+    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${wantText(shape, lacking)}`,
+    blocking: amounts(shape, lacking, count, total).map((each) => ({ level: "cluster", ...each })),
   };
 }
 
@@ -269,27 +281,24 @@ function considerGroup(problem: Problem, group: Group, mine: readonly number[], 
   const { ref, title } = group.rule;
   const level = ref.level.name;
   if (group.pins.length > 0 && pinnedDomains(problem.view, group).length !== 1) {
-    consider(mine, 0, () => apartVerdict(problem.view, group), group.rule);
+    consider(mine, 0, apartVerdict(problem.view, group), group.rule);
     return;
   }
   const open = mine.filter((i) => !problem.slots[i]!.own);
   for (const [table, list] of Map.groupBy(open, (i) => problem.tables[i]!)) {
     const best = bestDomain(problem, group, table);
     if (best.room >= list.length) continue;
-    const verdict = (): Verdict => {
+    const verdict: VerdictOf = (short) => {
       const pinned =
         group.pins.length > 0 ? `the ${level} of its running pods, ${best.path},` : `the best, ${best.path},`;
-      const where = best.path === undefined ? "no node is in one" : `${pinned} has ${roomText(table, best.room)}`;
+      const has = `has ${roomText(table, best.room)}${wantText(table.shape, short)}`;
+      const where = best.path === undefined ? "no node is in one" : `${pinned} ${has}`;
       return {
         reason: "NoDomainFits",
-        message: `${title} needs ${needText(table, list.length)} in one ${level}; ${where}${missingText(problem, group, table)}`,
-        blocking: [
-          {
-            level,
-            ...(best.path !== undefined && { domain: best.path }),
-            ...amounts(table.shape, list.length, best.room),
-          },
-        ],
+        message: `${title} needs ${needText(table, list.length)} in one ${level}; ${where}${unlabelledText(problem.view, ref, table)}`,
+        blocking: amounts(table.shape, short, list.length, best.room).map((each) => {
+          return { level, ...(best.path !== undefined && { domain: best.path }), ...each };
+        }),
       };
     };
     consider(list, best.room, verdict, group.rule);
@@ -324,21 +333,4 @@ function isIn(view: ModelView, group: Group, pin: Pin, path: string): boolean {
   const mine = pinnedDomains(view, { ...group, pins: [pin] });
   // A pod without devices is somewhere on its host, wherever others on it are.
   return mine.length > 0 && mine.every((each) => each === path || path.startsWith(`${each}/`));
-}
-
-/** Nodes that the pods could use but that are in no domain of the level. */
-function missingText({ view }: Problem, { rule: { ref } }: Group, { slots, admits }: ShapeTable): string {
-  if (ref.kind !== "node") return "";
-  const { name, nodeLabels, domainOf, inside } = ref.level;
-  const missing = view.nodes.filter((node) => {
-    if (!node || domainOf[node.index]! >= 0) return false;
-    if (!inside) return slots[node.index]! > 0;
-    const devices = admits[node.index] === 1 && view.inventory(node.index).devices.length > 0;
-    return devices && valuesInside(view, node.index, inside.attribute).length === 0;
-  }).length;
-  if (missing === 0) return "";
-  const lack = missing === 1 ? "lacks" : "lack";
-  const labels = `the labels of ${name} (${nodeLabels.slice(0, 2).join(", ")})`;
-  if (!inside) return `; ${plural(missing, "node")} with room ${lack} ${labels}`;
-  return `; ${plural(missing, "node")} ${lack} ${labels}, and devices that tell ${inside.attribute}`;
 }

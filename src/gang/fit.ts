@@ -1,5 +1,6 @@
 import { type ClaimProblem, type CompiledClaim, compileClaim } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
+import type { NodeInventory } from "../topology/inventory.ts";
 import { likeness } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
@@ -22,6 +23,8 @@ export interface ShapeTable {
   readonly total: number;
   /** Nodes that admit the shape and have devices which several claims may each have a part of. */
   readonly sharing: number;
+  /** Nodes that admit the shape and have devices which other nodes reach, too. */
+  readonly reaching: number;
   /** Domain id → sum of `slots`, or of `spare`, over the nodes of the domain. */
   sums(fabric: Fabric, level: number, what: "slots" | "spare"): Int32Array;
   /** How much one pod on a node makes the fragmentation grow; absent while no workload is known. */
@@ -36,8 +39,9 @@ interface MutableTable extends ShapeTable {
   admits: Uint8Array;
   total: number;
   sharing: number;
-  /** Node index → 1 where it counts for `sharing`. */
-  shares: Uint8Array;
+  reaching: number;
+  /** Node index → 1 where it counts for `sharing`, plus 2 where it counts for `reaching`. */
+  kinds: Uint8Array;
   /** Model version of the last refresh. */
   seen: number;
   lastUse: number;
@@ -60,7 +64,8 @@ function newTable(shape: Shape): MutableTable {
     admits: new Uint8Array(0),
     total: 0,
     sharing: 0,
-    shares: new Uint8Array(0),
+    reaching: 0,
+    kinds: new Uint8Array(0),
     seen: -1,
     lastUse: 0,
     sumCache: new Map(),
@@ -107,7 +112,7 @@ function refresh(table: MutableTable, view: ModelView, version: number, counts: 
     table.slots = copyInto(new Int32Array(count + 16), table.slots);
     table.spare = copyInto(new Int32Array(count + 16), table.spare);
     table.admits = copyInto(new Uint8Array(count + 16), table.admits);
-    table.shares = copyInto(new Uint8Array(count + 16), table.shares);
+    table.kinds = copyInto(new Uint8Array(count + 16), table.kinds);
   }
   for (const [fabric, cache] of table.sumCache) {
     if (cache.structureVersion !== fabric.structureVersion) table.sumCache.delete(fabric);
@@ -130,9 +135,11 @@ function refreshNode(table: MutableTable, view: ModelView, index: number, counts
   let spare = 0;
   if (admits && table.shape.claims.length > 0) for (const used of view.usage(index).used) if (used === 0) spare++;
   table.admits[index] = admits ? 1 : 0;
-  const shares = admits && table.shape.claims.length > 0 && view.inventory(index).sharedDevices > 0 ? 1 : 0;
-  table.sharing += shares - table.shares[index]!;
-  table.shares[index] = shares;
+  const kinds = admits && table.shape.claims.length > 0 ? kindsOf(view.inventory(index)) : 0;
+  const before = table.kinds[index]!;
+  table.sharing += (kinds & 1) - (before & 1);
+  table.reaching += (kinds >> 1) - (before >> 1);
+  table.kinds[index] = kinds;
   const same = slots === table.slots[index] && spare === table.spare[index];
   if (same && table.growth === undefined) return;
   table.growths[index] = Number.NaN;
@@ -141,6 +148,10 @@ function refreshNode(table: MutableTable, view: ModelView, index: number, counts
   table.total += slots - table.slots[index]!;
   table.slots[index] = slots;
   table.spare[index] = spare;
+}
+
+function kindsOf({ sharedDevices, wide }: NodeInventory): number {
+  return (sharedDevices > 0 ? 1 : 0) + (wide ? 2 : 0);
 }
 
 /** Other ideas of the workload make all nodes look different. */

@@ -1,6 +1,7 @@
 import type { Fabric, NodeLevel } from "../topology/fabric.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { Problem } from "./problem.ts";
+import { wideSuffices } from "./wide-demand.ts";
 
 /**
  * How many pods of each shape the groups assigned so far bring into each domain, and whether that can fit at all. The
@@ -113,6 +114,15 @@ export function clusterFits(problem: Problem): boolean {
     if (pods[i]! > table.total) return false;
     if (pods[i]! > 0) pressure += pods[i]! / table.total;
   }
+  const everywhere = () => [...problem.view.nodes.keys()];
+  if (
+    !wideSuffices(
+      problem,
+      [...tables.entries()].map(([i, table]) => [table, pods[i]!] as const),
+      everywhere,
+    )
+  )
+    return false;
   // Far from full, shapes do not get in each other's way; summing up every node would only take time.
   if (tables.length < 2 || pressure <= 0.5) return true;
   const limit = jointLimit(problem, tables, [...problem.view.nodes.keys()]);
@@ -129,7 +139,7 @@ function jointDemand(tables: readonly (ShapeTable | undefined)[], pods: Int32Arr
   const demand = new Array<number>(names.length + 1).fill(0);
   for (const [i, table] of tables.entries()) {
     if (!table) continue;
-    demand[0]! += pods[i]! * table.shape.devices;
+    demand[0]! += pods[i]! * held(table.shape);
     for (const [name, amount] of table.shape.demands) demand[names.indexOf(name) + 1]! += pods[i]! * amount;
   }
   return demand;
@@ -150,8 +160,8 @@ function jointLimit(problem: Problem, tables: readonly (ShapeTable | undefined)[
     let spare = 0;
     for (const { shape, slots, spare: free } of present) {
       if (slots[node]! === 0) continue;
-      step = gcd(step, shape.devices);
-      devices += shape.devices * slots[node]!;
+      step = gcd(step, held(shape));
+      devices += held(shape) * slots[node]!;
       spare = Math.max(spare, free[node]!);
     }
     // One device may serve any number of pods where it is given in parts.
@@ -169,6 +179,11 @@ function jointLimit(problem: Problem, tables: readonly (ShapeTable | undefined)[
     }
   }
   return limit;
+}
+
+/** Devices that a pod takes away from others, at least. */
+function held({ admin, devices }: ShapeTable["shape"]): number {
+  return admin ? 0 : devices;
 }
 
 function amountOf(demands: readonly (readonly [string, number])[], name: string): number {

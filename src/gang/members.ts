@@ -70,7 +70,7 @@ export function assignSlots(spec: GangSpec, pods: readonly PodRecord[], placed: 
         faults.push({ pod: loser, message: duplicateIndex(loser, winner, index, podSet) });
       }
     }
-    const free = freeSlots(podSet, slots, placed);
+    const free = unnumbered.length > 0 ? freeSlots(podSet, slots, placed) : [];
     for (const pod of unnumbered) {
       const index = free.shift();
       if (index === undefined) faults.push({ pod, message: noSlotLeft(pod, podSet) });

@@ -4,20 +4,21 @@ import {
   type DeviceChoice,
   isAllocationFailure,
 } from "../dra/allocator/allocate.ts";
-import { type Consumption, changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
+import { changeUsage, copyUsage, type NodeUsage } from "../topology/inventory.ts";
 import { likeness, useText } from "../topology/likeness.ts";
 import type { ModelView } from "../topology/model.ts";
 import { countSlots, wastesNothing } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { OwnHold } from "./problem.ts";
 import { chooseDevices, demandsOf, optionsFor, roomFor, type Shape, type Together, takeDevices } from "./shape.ts";
+import { createWideChoice, type Seat, type Seated, type WideTake, wideTakes } from "./wide-choice.ts";
 
 /** What a search has put on nodes so far, above what the model holds. The model itself is never changed. */
 export interface Overlay {
   /**
-   * Puts one pod on a node if it fits. Where devices that steps of this search have there are in its way, all of them
-   * are chosen anew together. `own`: the slot's own hold there, which it may use up. `given`: devices that were chosen
-   * before, and stay.
+   * Puts one pod on a node if it fits. Where devices that steps of this search have are in its way, there or, if several
+   * nodes reach them, elsewhere, those are chosen anew together. `own`: the slot's own hold there, which it may use up.
+   * `given`: devices that were chosen before, and stay.
    */
   put(
     step: number,
@@ -31,17 +32,14 @@ export interface Overlay {
   choiceOf(step: number): DeviceChoice;
   /** Takes back what `step` put there. */
   take(step: number): void;
-  /** Steps that have put something on the node. */
+  /** Steps that may have kept others from the node: those there, and those that reach its devices from elsewhere. */
   stepsOn(node: number): readonly number[];
   /** Pods of the shape that fit now; never too few. */
   room(node: number, table: ShapeTable): number;
   readonly touched: boolean;
   /** Devices that were tried for several pods together, so far. */
   readonly trials: number;
-  /**
-   * Some choice of devices was given up for its budget, or devices were missing that a pod on another node took, where
-   * others may have done: what was refused since may be possible.
-   */
+  /** Some choice of devices was given up for its budget: what was refused since may be possible. */
   readonly unsure: boolean;
 }
 
@@ -52,19 +50,9 @@ interface Layer {
   readonly steps: number[];
 }
 
-interface Entry {
-  readonly node: number;
-  readonly shape: Shape;
-  readonly together: readonly Together[];
+interface Entry extends Seated {
   choice: DeviceChoice;
   readonly own: OwnHold | undefined;
-}
-
-/** A device, or a share of one, that other nodes can reach too. */
-interface WideTake {
-  readonly node: number;
-  readonly key: string;
-  readonly share: Consumption | undefined;
 }
 
 const nothing: DeviceChoice = { claims: [] };
@@ -75,6 +63,7 @@ export function createOverlay(view: ModelView): Overlay {
   /** Step → what it took of devices that several nodes can reach. */
   const wide = new Map<number, WideTake[]>();
   const likeChoices = createLikeChoices(view);
+  const wideChoice = createWideChoice(view);
   let trials = 0;
   let unsure = false;
 
@@ -99,9 +88,14 @@ export function createOverlay(view: ModelView): Overlay {
     layers.set(node, layer);
     return layer;
   };
-  /** Pods on other nodes took devices that this one can reach, too: they are not chosen anew for it. */
-  const lacksWide = (node: number): boolean =>
-    wide.size > 0 && view.inventory(node).wide && [...wide.values()].some((taken) => taken[0]!.node !== node);
+  /** What steps of this search on other nodes took of devices that this node can reach, too. */
+  const takenElsewhere = (node: number): WideTake[] => {
+    if (wide.size === 0 || !view.inventory(node).wide) return [];
+    const { indexOf } = view.inventory(node);
+    return [...wide].flatMap(([step, taken]) =>
+      step < 0 ? [] : taken.filter(({ node: home, key }) => home !== node && indexOf.has(key)),
+    );
+  };
   /** Nothing of the node differs from the model. */
   const isUntouched = (node: number) => !layers.has(node) && (wide.size === 0 || !view.inventory(node).wide);
   /** Lifts (`by` -1) or restores (1) a slot's own hold. */
@@ -132,12 +126,14 @@ export function createOverlay(view: ModelView): Overlay {
     const taken = by === 1 ? wideTakes(view, node, choice) : (wide.get(step) ?? []);
     if (taken.length > 0) spreadWide(step, taken, by);
   };
-  /** Steps on the node whose devices can be chosen anew, to the good of one more pod of the shape. */
+  /** Some pod has administrator's access: what it may have depends on the order, so they are not allocated together. */
+  const isWatched = ({ steps }: Layer, shape: Shape): boolean =>
+    shape.admin || steps.some((step) => entries.get(step)!.shape.admin);
+  /** Steps on the node whose devices can be chosen anew at once, to the good of one more pod of the shape. */
   const movable = (node: number, shape: Shape, layer: Layer, together: readonly Together[]): number[] => {
-    if (shape.admin || shape.claims.length === 0) return [];
+    if (shape.claims.length === 0 || isWatched(layer, shape)) return [];
     const steps = layer.steps.filter((step) => step >= 0 && entries.get(step)!.shape.claims.length > 0);
     const others = steps.map((step) => entries.get(step)!);
-    if (others.some((entry) => entry.shape.admin)) return [];
     const alike = others.every((entry) => entry.shape.key === shape.key && sameTogether(entry.together, together));
     return alike && wastesNothing(shape, view.inventory(node)) ? [] : steps;
   };
@@ -172,6 +168,34 @@ export function createOverlay(view: ModelView): Overlay {
     }
     return failed ? undefined : choices.at(-1);
   };
+  /** Finds devices for one more pod where others, on several nodes or one by one, give up theirs; they get what is found for them. */
+  const chooseAnew = (layer: Layer, newcomer: Seat): DeviceChoice | undefined => {
+    const tried = !isWatched(layer, newcomer.shape);
+    if (newcomer.shape.claims.length === 0 || (tried && takenElsewhere(newcomer.node).length === 0)) return undefined;
+    const moved = wideChoice.inTheWay(newcomer, entries).map((step) => [step, entries.get(step)!] as const);
+    if (moved.length === 0 || (tried && moved.every(([, { node }]) => node === newcomer.node))) return undefined;
+    const layerAt = (node: number) => (node === newcomer.node ? layer : layers.get(node)!);
+    for (const [step, entry] of moved) changeDevices(step, layerAt(entry.node), entry, -1);
+    const others = moved.map(([, entry]) => entry);
+    const result = wideChoice.choose(newcomer, others, (node) => layerAt(node).usage);
+    trials += result.trials;
+    unsure ||= result.budgetExceeded;
+    for (const [i, [step, entry]] of moved.entries()) {
+      entry.choice = result.choices?.[i + 1] ?? entry.choice;
+      changeDevices(step, layerAt(entry.node), entry, 1);
+    }
+    return result.choices?.[0];
+  };
+  /** Pods of the shape that fit on a node now, if nobody elsewhere gives up devices. */
+  const count = (node: number, layer: Layer, shape: Shape, most: number): number => {
+    const { record } = view.nodes[node]!;
+    const found = countSlots(shape, record, most, view.inventory(node), () => layer.usage);
+    if (found < most && layer.steps.length > 0 && shape.claims.length > 0 && isWatched(layer, shape)) return most;
+    const steps = found < most ? movable(node, shape, layer, []) : [];
+    if (steps.length === 0) return found;
+    const more = rearrange(node, layer, steps, { shape, together: [], more: found + 1, commit: false });
+    return more || unsure ? most : found;
+  };
 
   return {
     put(step, node, table, together, own, given) {
@@ -186,7 +210,7 @@ export function createOverlay(view: ModelView): Overlay {
         choice = given ?? choose(node, shape, layer.usage, together);
         const steps = choice ? [] : movable(node, shape, layer, together);
         if (steps.length > 0) choice = rearrange(node, layer, steps, { shape, together, more: 1, commit: true });
-        if (!choice && lacksWide(node)) unsure = true;
+        choice ??= chooseAnew(layer, { node, shape, together });
       }
       if (!choice) {
         if (ownHere) changeOwn(layer, ownHere, 1);
@@ -217,8 +241,10 @@ export function createOverlay(view: ModelView): Overlay {
     },
     stepsOn(node) {
       const here = layers.get(node)?.steps ?? [];
-      // Devices that several nodes can reach may have gone to pods on others.
-      return wide.size > 0 && view.inventory(node).wide ? [...here, ...wide.keys()] : here;
+      if (takenElsewhere(node).length === 0) return here;
+      // Whoever has devices there may have kept those who have these from taking others.
+      const elsewhere = new Set([...wide.values()].map((taken) => taken[0]!.node));
+      return [...here, ...[...elsewhere].flatMap((other) => (other === node ? [] : layers.get(other)!.steps))];
     },
     room(node, table) {
       if (isUntouched(node)) return table.slots[node]!;
@@ -226,14 +252,15 @@ export function createOverlay(view: ModelView): Overlay {
       const layer = layerOf(node);
       if (layer.steps.length === 0) layers.delete(node);
       const { shape } = table;
-      const { record } = view.nodes[node]!;
       const most = roomOn(node, shape, layer);
-      const found = countSlots(shape, record, most, view.inventory(node), () => layer.usage);
-      if (found < most && shape.claims.length > 0 && lacksWide(node)) unsure = true;
-      const steps = found < most ? movable(node, shape, layer, []) : [];
-      if (steps.length === 0) return found;
-      const more = rearrange(node, layer, steps, { shape, together: [], more: found + 1, commit: false });
-      return more || unsure ? most : found;
+      const found = count(node, layer, shape, most);
+      const elsewhere = found < most && shape.claims.length > 0 ? takenElsewhere(node) : [];
+      if (elsewhere.length === 0) return found;
+      // Those elsewhere may do with others: only who is put here finds out.
+      changeWide(layer, node, elsewhere, -1);
+      const atMost = count(node, layer, shape, most);
+      changeWide(layer, node, elsewhere, 1);
+      return atMost;
     },
     get touched() {
       return layers.size > 0;
@@ -270,17 +297,6 @@ function createLikeChoices(view: ModelView) {
 function sameTogether(a: readonly Together[], b: readonly Together[]): boolean {
   return (
     a.length === b.length && a.every((each, i) => each.attribute === b[i]!.attribute && each.value === b[i]!.value)
-  );
-}
-
-function wideTakes(view: ModelView, node: number, choice: DeviceChoice): WideTake[] {
-  const { devices, wide } = view.inventory(node);
-  if (!wide) return [];
-  return choice.claims.flatMap((claim) =>
-    claim.devices.flatMap(({ device, admin, share }): WideTake[] => {
-      const entry = devices[device]!;
-      return entry.wide && admin === undefined ? [{ node, key: entry.key, share }] : [];
-    }),
   );
 }
 

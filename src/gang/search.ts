@@ -7,6 +7,7 @@ import { type LazyOrder, lazyOrder } from "./score.ts";
 import type { Together } from "./shape.ts";
 import { createSpreadCount, type SpreadCount } from "./spread.ts";
 import { stepsOf } from "./steps.ts";
+import { wideSuffices } from "./wide-demand.ts";
 
 /**
  * `places` is parallel to the problem's slots. `impossible` is proved; `budget` says nothing about feasibility.
@@ -33,7 +34,7 @@ interface Frame {
  * first, then a node with devices for every slot. When a step has no value left, the search returns to the latest step
  * that had a part in it, whatever lies between. Groups that look alike, and slots of one bundle, are tried in one order
  * only. Complete: without a found placement and within the budget, there is none. Devices are chosen anew for all pods
- * of a node together, but not across nodes: where devices that several nodes reach are the trouble, the answer is `budget`.
+ * of a node together, and of all nodes that reach the same ones.
  * @param budget bound of `spent`
  */
 export function search(problem: Problem, budget: number): SearchResult {
@@ -104,11 +105,20 @@ function createRun(problem: Problem) {
     }
     const region = regionOf(problem, bundle, domains, overlay.touched);
     const room = (node: number) => overlay.room(node, bundle.table);
+    const none = () => ({ position: 0, conflicts, nodes: lazyOrder<number>([], () => 0) });
+    if (
+      region !== undefined &&
+      bundle.groups.length > 0 &&
+      !bundle.own &&
+      !wideSuffices(problem, [[bundle.table, bundle.slots.length]], () => region)
+    ) {
+      return none();
+    }
     if (hasRoom(bundle, region, room)) {
       return { position: 0, conflicts, region, nodes: candidateNodes(problem, bundle, region, room, countsOf(bundle)) };
     }
     for (const node of region ?? []) addSteps(conflicts, overlay.stepsOn(node));
-    return { position: 0, conflicts, nodes: lazyOrder<number>([], () => 0) };
+    return none();
   };
   const tryGroup = (step: number, group: number, frame: Frame): Outcome => {
     const domain = frame.domains!.at(frame.position++);

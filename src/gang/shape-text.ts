@@ -33,23 +33,39 @@ export function classesOf(claims: Shape["claims"]): string[] {
 }
 
 /** Devices of a class that the claims need at least. */
-export function devicesOf(claims: Shape["claims"], deviceClass: string): number {
+function devicesOf(claims: Shape["claims"], deviceClass: string): number {
   return claims
     .flatMap(({ requests }) => requests)
     .filter(({ alternatives }) => alternatives[0]!.className === deviceClass)
     .reduce((sum, { alternatives }) => sum + Math.min(...alternatives.map(({ count }) => Math.max(1, count))), 0);
 }
 
-/** Devices of the first class that the pods claim; else pods. */
+/**
+ * What so many pods need of each of the resources, and what those get that have room. Of no resources, since nobody knows which
+ * are short: devices of the first class that the pods claim; else pods.
+ */
 export function amounts(
-  shape: Pick<Shape, "claims">,
+  shape: Shape,
+  resources: readonly string[],
   pods: number,
   room: number,
-): Pick<Blocking, "resource" | "needed" | "available"> {
+): Pick<Blocking, "resource" | "needed" | "available">[] {
   const claims = shape.claims.filter(({ left }) => !left);
-  const counted = claims.length > 0 ? claims : shape.claims;
-  const [className] = classesOf(counted);
-  if (className === undefined) return { resource: "pods", needed: pods, available: room };
-  const devices = devicesOf(counted, className);
-  return { resource: className, needed: pods * devices, available: room * devices };
+  const [first = "pods"] = classesOf(claims.length > 0 ? claims : shape.claims);
+  return (resources.length > 0 ? resources : [first]).map((resource) => {
+    const each = amountOf(shape, resource);
+    return { resource, needed: pods * each, available: room * each };
+  });
+}
+
+/** What one pod of the shape asks for of a device class or a resource. */
+export function amountOf({ claims, demands }: Shape, resource: string): number {
+  const devices = devicesOf(claims, resource);
+  return devices > 0 ? devices : (demands.find(([name]) => name === resource)?.[1] ?? 0);
+}
+
+/** ` for want of cpu`; empty where only devices are short, which goes without saying of pods that claim some. */
+export function wantText({ claims }: Shape, short: readonly string[]): string {
+  const expected = new Set([...classesOf(claims), "pods"]);
+  return short.every((each) => expected.has(each)) ? "" : ` for want of ${short.join(" or ")}`;
 }

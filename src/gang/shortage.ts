@@ -5,7 +5,7 @@ import { type PodPlace, sharedDomains } from "./cost.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import { breadthOf, ownDevices, type Place, type Rule, type Slot } from "./problem.ts";
 import { search } from "./search.ts";
-import { classesOf, devicesOf } from "./shape-text.ts";
+import { amountOf, classesOf } from "./shape-text.ts";
 
 /** Something of which the pods of a conflict find too little together. */
 export interface Shortage {
@@ -34,13 +34,17 @@ export function sharedLevel({ slots, rules }: Pick<Conflict, "slots" | "rules">)
 
 /** What is short, each by itself the cure; where no one thing is, the pods themselves are what is too many. */
 export function shortages(view: ModelView, unit: PreparedUnit, conflict: Conflict): Shortage[] {
-  const { slots, rules } = conflict;
+  return shortOf(view, unit, conflict).map((resource) => shortageOf(view, unit, conflict, resource));
+}
+
+/** Resources of which any amount more would do, each by itself; `pods`: of none. */
+export function shortOf(view: ModelView, unit: PreparedUnit, { slots, rules }: Conflict): string[] {
   const isCured = (resource: string): boolean => {
     const relaxed = slots.map((slot) => without(slot, resource));
     return search(problemOf(view, unit, relaxed, rules), searchBudget).kind === "found";
   };
   const short = resourcesOf(unit, slots).filter(isCured);
-  return (short.length > 0 ? short : ["pods"]).map((resource) => shortageOf(view, unit, conflict, resource));
+  return short.length > 0 ? short : ["pods"];
 }
 
 /** Device classes that the pods claim, then resources that they request. */
@@ -73,16 +77,10 @@ function lessOf(claim: ClaimRecord, deviceClass: string): ClaimRecord[] {
   return [{ ...claim, spec: { devices: { requests: kept, constraints: binding } } }];
 }
 
-function amountOf(unit: PreparedUnit, slot: Slot, resource: string): number {
-  if (resource === "pods") return 1;
-  const { claims, demands } = unit.tableOf(slot, []).shape;
-  const devices = devicesOf(claims, resource);
-  return devices > 0 ? devices : (demands.find(([name]) => name === resource)?.[1] ?? 0);
-}
-
 function shortageOf(view: ModelView, unit: PreparedUnit, conflict: Conflict, resource: string): Shortage {
   const { slots, rules } = conflict;
-  const amount = (list: readonly Slot[]) => list.reduce((sum, slot) => sum + amountOf(unit, slot, resource), 0);
+  const amount = (list: readonly Slot[]) =>
+    list.reduce((sum, slot) => sum + amountOf(unit.tableOf(slot, []).shape, resource), 0);
   const needed = amount(slots);
   for (const left of leftOut(unit, slots, resource)) {
     const others = slots.filter((slot) => !left.includes(slot));
@@ -96,7 +94,7 @@ function shortageOf(view: ModelView, unit: PreparedUnit, conflict: Conflict, res
 
 /** What to try leaving out: one pod of each kind that asks for some of it, least first; then ever more from the end. */
 function* leftOut(unit: PreparedUnit, slots: readonly Slot[], resource: string): Generator<readonly Slot[]> {
-  const amounts = slots.map((slot) => amountOf(unit, slot, resource));
+  const amounts = slots.map((slot) => amountOf(unit.tableOf(slot, []).shape, resource));
   const last = new Map<string, number>();
   for (const [i, slot] of slots.entries()) {
     if (amounts[i]! > 0) last.set(`${slot.gang}/${slot.podSet} ${amounts[i]}`, i);

@@ -13,6 +13,7 @@ import type {
 import { bindMarker, gangCondition, gangLabel, memberMarker, podIndexLabels, podSetLabel } from "../api/names.ts";
 import { type PlacementGroupSpec, placementGroupSpec } from "../api/placement-group.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
+import { equalJson } from "../topology/equal.ts";
 import { addResources, parseMilli, parseQuantity } from "../topology/quantity.ts";
 import type {
   BudgetRecord,
@@ -155,9 +156,14 @@ export function projectPod(raw: Pod): PodRecord {
   };
 }
 
-export function projectGang(raw: KubernetesObject & { spec: unknown; status?: unknown }): GangRecord {
-  const spec = gangSpec.parse(raw.spec);
-  const status = gangStatus.parse(raw.status ?? {});
+/** @param known the Gang as it was read before, if it was: what is the same in it is not read anew, which for a gang of thousands takes long */
+export function projectGang(
+  raw: KubernetesObject & { spec: unknown; status?: unknown },
+  known?: Pick<GangRecord, "spec" | "status">,
+): GangRecord {
+  const spec = known !== undefined && equalJson(raw.spec, known.spec) ? known.spec : gangSpec.parse(raw.spec);
+  const status =
+    known !== undefined && equalJson(raw.status, known.status) ? known.status : gangStatus.parse(raw.status ?? {});
   const { metadata } = raw;
   return {
     namespace: metadata.namespace ?? "",
@@ -253,8 +259,9 @@ function podRequests(raw: Pod): Resources {
   }
   for (const container of raw.spec.containers) add(running, containerRequests(container, raw));
   raise(running, peak);
-  // Resources of the whole pod, where it states them, stand in for those of its containers.
-  Object.assign(running, parseResources({ ...raw.spec.resources?.limits, ...raw.spec.resources?.requests }, raw));
+  // Resources of the whole pod, where it requests them, stand in for those of its containers; its limits where those request none.
+  const { limits = {}, requests = {} } = raw.spec.resources ?? {};
+  Object.assign(running, { ...parseResources(limits, raw), ...running, ...parseResources(requests, raw) });
   add(running, parseResources(raw.spec.overhead ?? {}, raw));
   running["pods"] = 1;
   return running;

@@ -10,6 +10,7 @@ import { createClient, type KubeClient } from "../../src/kube/client.ts";
 import { loadConnection } from "../../src/kube/connection.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { installManifests } from "../../src/kube/install.ts";
+import { readManifests } from "../../src/kube/manifests.ts";
 import { claimPath, podPath, resourcePath } from "../../src/kube/paths.ts";
 import { waitForPolicies } from "../../src/kube/policy-probes.ts";
 import { type ControlPlane, startControlPlane } from "../../tools/control-plane/control-plane.ts";
@@ -474,6 +475,39 @@ describe("accounts", () => {
       agent.request("PATCH", claimPath({ namespace: "team", name: there }, "status"), { body: device }),
     ).rejects.toThrow('resource="resourceclaims/driver"');
   });
+
+  test("the node agent's DaemonSet is taken as it stands; it has a pod on a node with any taint, which nobody gates and whose token speaks for that node", async () => {
+    const [manifest] = await readManifests(["deploy/node-agent"]);
+    const name = "node-of-daemon-set";
+    const taints = [{ key: "example.com/broken", effect: "NoExecute" }];
+    const metadata = { name, labels: { "kubernetes.io/os": "linux" } };
+    await create(admin, "/api/v1/nodes", { apiVersion: "v1", kind: "Node", metadata, spec: { taints } });
+    const pods = await follow<Pod>(admin, podPath({ namespace: "kllama-system" }));
+    await installManifests(admin, ["deploy/node-agent"]);
+    const path = "/apis/apps/v1/namespaces/kllama-system/daemonsets/kllama-node-agent";
+    try {
+      // Every field of it: nothing is unknown, and nothing is dropped.
+      expect(await admin.request("GET", path)).toMatchObject(manifest!.object);
+      const pod = await pods.until("the DaemonSet has a pod", (items) =>
+        [...items.values()].find((each) => each.metadata.ownerReferences?.[0]?.kind === "DaemonSet"),
+      );
+      expect(pod.spec).toMatchObject({ serviceAccountName: "kllama-node-agent", priority: 2_000_001_000 });
+      expect(pod.spec.schedulingGates).toBeUndefined();
+      await admin.request("POST", podPath(pod.metadata as { namespace: string; name: string }, "binding"), {
+        body: { apiVersion: "v1", kind: "Binding", metadata: { name: pod.metadata.name }, target: { name } },
+      });
+      const agent = await clientOf(await tokenOf(pod));
+      const planner = await accountClient("kllama-system", "kllama-planner");
+      const claim = await createClaim();
+      await allocateOn(planner, claim, name);
+      const device = { status: { devices: [{ driver: "gpu.kllama.ai", pool: "node-0", device: "gpu-0" }] } };
+      const told = agent.request("PATCH", claimPath({ namespace: "team", name: claim }, "status"), { body: device });
+      await expect(told).resolves.toMatchObject(device);
+    } finally {
+      await pods.stop();
+      await admin.request("DELETE", path);
+    }
+  });
 });
 
 test("installing again changes nothing", async () => {
@@ -524,12 +558,14 @@ async function accountClient(namespace: string, name: string): Promise<KubeClien
 /** A client with the token of a node agent's pod on `node`: the API server knows the node from it. */
 async function nodeAgent(node: string): Promise<KubeClient> {
   await create(admin, "/api/v1/nodes", { apiVersion: "v1", kind: "Node", metadata: { name: node } });
-  const account = "kllama-node-agent";
-  const spec = { nodeName: node, serviceAccountName: account };
-  const name = `agent-of-${node}`;
-  const { metadata } = await createPod({ namespace: "kllama-system", name, spec });
-  const pod = { name, uid: metadata.uid! };
-  return clientOf((await controlPlane.serviceAccountKubeconfig("kllama-system", account, { pod })).path);
+  const spec = { nodeName: node, serviceAccountName: "kllama-node-agent" };
+  return clientOf(await tokenOf(await createPod({ namespace: "kllama-system", name: `agent-of-${node}`, spec })));
+}
+
+/** Path of a kubeconfig with the token of a node agent's pod. */
+async function tokenOf({ metadata }: Pod): Promise<string> {
+  const pod = { name: metadata.name, uid: metadata.uid! };
+  return (await controlPlane.serviceAccountKubeconfig("kllama-system", "kllama-node-agent", { pod })).path;
 }
 
 async function kubectl(...args: string[]): Promise<string> {

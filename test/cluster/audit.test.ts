@@ -208,7 +208,9 @@ test("devices of a claim that outlived its pod with nobody in reservedFor are gi
   await write("foreign", { allocation: { devices: { results: [result] } } }, query);
   const watched = { ...result, driver: "gpu.kllama.ai", adminAccess: true };
   await write("monitor", { allocation: { devices: { results: [watched] } } }, query);
-  await apply(withForeignGate(holder("kept")));
+  // Nobody schedules the pod that is given them.
+  const { spec, ...pod } = holder("kept");
+  await apply({ ...pod, spec: { ...(spec as object), schedulerName: "nobody" } });
   const first = await until("it is allocated", () => found("kept")?.status?.allocation?.devices?.results?.[0]);
 
   // As kube-scheduler does when it gives up a pod: the consumer goes, the allocation stays. Then the pod goes.

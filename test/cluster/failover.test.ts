@@ -2,6 +2,7 @@ import process from "node:process";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { KubernetesObject } from "../../src/api/kubernetes.ts";
 import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
+import type { Child } from "../../src/cli/system/children.ts";
 import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { type AcceptedWrite, acceptedWrites } from "../support/audit-log.ts";
@@ -13,11 +14,14 @@ import { claimTemplate, create, createNamespace, gang, member } from "../support
 const namespace = "failover";
 const terms = "/apis/scheduling.kllama.ai/v1alpha1/plannerterms";
 
+/** Leaders that are paused, one after the other; `npm run split-brain` pauses 20. */
+const splitBrains = Number(process.env["KLLAMA_SPLIT_BRAINS"] ?? "1");
+
 let stack: Stack;
 let seen: Observer;
 
 beforeAll(async () => {
-  stack = await startStack({ fleet: uniformFleet({ nodes: 32 }), nodeAgents: false, auditLog: true });
+  stack = await startStack({ fleet: uniformFleet({ nodes: 32 * splitBrains }), nodeAgents: false, auditLog: true });
   seen = await observe(stack.admin);
   await createNamespace(stack.admin, namespace);
   await create(stack.admin, namespace, claimTemplate("four", 4));
@@ -44,48 +48,61 @@ describe("a planner killed with SIGKILL", () => {
 });
 
 describe("a leader that is paused past its Lease while it has writes under way", () => {
-  test("is replaced by the replica that stands by, writes nothing when it wakes, and ends", async () => {
-    const second = await startReplica(stack, "kllama-planner-1");
-    const first = await currentTerm();
-    await createGangs(12);
-    const paused = stack.planner.pid as number;
-    await aWriteOf(first.holder);
-    process.kill(paused, "SIGSTOP");
-
-    const term = await follow<KubernetesObject & { spec: PlannerTermSpec }>(stack.admin, terms);
-    await term.until("the other replica has a term", (items) =>
-      [...items.values()].some(({ spec }) => spec.epoch === first.epoch + 1) ? true : undefined,
-    );
-    await term.stop();
-    const successor = await currentTerm();
-    expect(successor.holder).not.toBe(first.holder);
-    await aWriteOf(successor.holder);
-
-    const awokeAt = new Date().toISOString();
-    process.kill(paused, "SIGCONT");
-    await stack.planner.exited();
-    await everyGangReserved(12);
-    expect(await fencedWrites(first.holder, awokeAt)).toEqual([]);
-    await second.stop();
+  test("is replaced by the replica that stands by, writes nothing when it wakes, and ends", {
+    timeout: 60_000 + splitBrains * 90_000,
+  }, async () => {
+    const { planner } = stack;
+    let leader = { pid: planner.pid as number, exited: () => planner.exited() };
+    let successor: Child | undefined;
+    for (let round = 1; round <= splitBrains; round++) {
+      successor = await startReplica(stack, `kllama-planner-${round}`);
+      await splitBrain(leader, `round-${round}`);
+      const { pid, exited } = successor;
+      leader = { pid: pid as number, exited: () => exited };
+    }
+    await successor?.stop();
   });
 });
 
-async function createGangs(count: number): Promise<void> {
-  for (let index = 0; index < count; index += 1) {
-    const name = `g${index}`;
+/** The other process that runs succeeds the leader. */
+async function splitBrain(leader: { pid: number; exited(): Promise<unknown> }, round: string): Promise<void> {
+  const gangs = Array.from({ length: 12 }, (_, index) => `${round}-g${index}`);
+  const first = await currentTerm();
+  await createGangs(gangs);
+  await aWriteOf(first.holder);
+  process.kill(leader.pid, "SIGSTOP");
+
+  const term = await follow<KubernetesObject & { spec: PlannerTermSpec }>(stack.admin, terms);
+  await term.until("the other replica has a term", (items) =>
+    [...items.values()].some(({ spec }) => spec.epoch === first.epoch + 1) ? true : undefined,
+  );
+  await term.stop();
+  const successor = await currentTerm();
+  expect(successor.holder).not.toBe(first.holder);
+  await aWriteOf(successor.holder);
+
+  const awokeAt = new Date().toISOString();
+  process.kill(leader.pid, "SIGCONT");
+  await leader.exited();
+  await everyGangReserved(gangs);
+  expect(await fencedWrites(first.holder, awokeAt), round).toEqual([]);
+}
+
+async function createGangs(names: readonly string[]): Promise<void> {
+  for (const name of names) {
     const members = Array.from({ length: 4 }, (_, rank) => member(name, "ranks", rank, "four"));
     const spec = { podSets: [{ name: "ranks", count: 4 }] };
     await create(stack.admin, namespace, gang(name, spec), ...members);
   }
 }
 
-async function everyGangReserved(count: number): Promise<void> {
+async function everyGangReserved(names: readonly string[]): Promise<void> {
   const gangs = await follow<KubernetesObject & { status?: { placement?: object } }>(
     stack.admin,
     `/apis/scheduling.kllama.ai/v1alpha1/namespaces/${namespace}/gangs`,
   );
   await gangs.until("all are placed", (items) =>
-    [...items.values()].filter(({ status }) => status?.placement !== undefined).length === count ? true : undefined,
+    names.every((name) => items.get(`${namespace}/${name}`)?.status?.placement !== undefined) ? true : undefined,
   );
   await gangs.stop();
 }

@@ -128,7 +128,9 @@ describe("the planner killed with SIGKILL", () => {
     await Promise.all(gangs().map(dropWhole));
     await until("nothing is left", () => pods().length + claims().length === 0);
     expect(finishes.filter(({ tookMs }) => tookMs >= finishMs)).toEqual([]);
-    // The API server stands in line, too, which nobody counts here: half of the starts have to keep the bar.
-    expect(startsMs.sort((a, b) => a - b)[Math.floor(startsMs.length / 2)]).toBeLessThan(readyMs);
+    // The API server stands in line, too, which nobody counts here: on a crowded machine one start in twenty may miss the bar.
+    startsMs.sort((a, b) => a - b);
+    const told = `starts in ms: ${startsMs.map(Math.round).join(" ")}`;
+    expect(startsMs[Math.floor(startsMs.length * 0.95)], told).toBeLessThan(readyMs);
   });
 });

@@ -128,6 +128,28 @@ describe("registration", () => {
     expect(await readdir(driver.cdiFolder)).toEqual([]);
   });
 
+  test("killed with kill -9 and back in its pod the driver is registered when the kubelet looks next", async () => {
+    await machine();
+    const inPod = driver.inPod("uid");
+    await inPod.start();
+    const kills = 5;
+    for (let index = 0; index <= kills; index++) await pod(`p${index}`, [`gpus gpu-${index}`]);
+    await kubelet.prepareInTheEnd(named("p0"));
+    const tookMs: { sockets: number; calls: number }[] = [];
+    for (let index = 1; index <= kills; index++) {
+      await inPod.kill("SIGKILL");
+      const killedMs = performance.now();
+      const elapsedMs = (): number => Math.round(performance.now() - killedMs);
+      const started = inPod.start().then(elapsedMs);
+      await kubelet.prepareInTheEnd(named(`p${index}`));
+      const calls = elapsedMs();
+      tookMs.push({ sockets: await started, calls });
+    }
+    // It looks once a second. What it finds under a name that it knows takes another look.
+    const waitedMs = tookMs.map(({ sockets, calls }) => calls - sockets).sort((a, b) => a - b);
+    expect(waitedMs[Math.floor(kills / 2)], JSON.stringify(tookMs)).toBeLessThan(1_300);
+  });
+
   test("must process pod created when kubelet is not running", async () => {
     await machine();
     await driver.start();

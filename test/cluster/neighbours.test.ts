@@ -361,6 +361,14 @@ describe("tenants", () => {
     const names = ["large", ...Array.from({ length: 4 }, (_, index) => `small-${index}`)];
     await Promise.all(names.map((name) => createGang(name, name === "large" ? 4 : 1, {}, "one")));
     for (const name of names) await scheduled(name);
+    // The same where members of running gangs return.
+    const members = names.flatMap((name) => membersOf(name)).map(({ metadata }) => metadata);
+    await Promise.all(members.map((metadata) => scene.drop({ apiVersion: "v1", kind: "Pod", metadata })));
+    await until("all are gone", () => pods().length === 0);
+    const again = (name: string, index: number) => member(name, "ranks", index, "one");
+    await apply(...names.flatMap((name) => (name === "large" ? [0, 1, 2, 3] : [0]).map((index) => again(name, index))));
+    await until("all are back", () => names.every((name) => membersOf(name).length > 0) && pods().every(isBound));
+    expect(pods()).toHaveLength(members.length);
     over.abort();
     await apply(gang("last-change", { podSets: [{ name: "ranks", count: 1 }] }));
     await watching;

@@ -301,13 +301,35 @@ describe("who may allocate a claim or take its finalizer off", () => {
     };
   });
 
+  /** Slices, extended resources and DeviceClasses of drivers that kllama does not manage. */
+  async function othersPass(): Promise<void> {
+    const driver = "gpu.nvidia.com";
+    const dra = "/apis/resource.k8s.io/v1";
+    const limits = { [`deviceclass.resource.kubernetes.io/${driver}`]: "1", "nvidia.com/gpu": "1" };
+    const pool = { name: "n", generation: 1, resourceSliceCount: 1 };
+    const objects: [path: string, body: object][] = [
+      [`${dra}/resourceslices`, { metadata: { name: "theirs" }, spec: { driver, nodeName: "n", pool, devices: [] } }],
+      [`${dra}/deviceclasses`, { metadata: { name: driver }, spec: { extendedResourceName: "nvidia.com/gpu" } }],
+      [
+        "/api/v1/namespaces/team/pods",
+        { metadata: { name: "theirs" }, spec: { containers: [{ name: "c", image: "i", resources: { limits } }] } },
+      ],
+    ];
+    for (const [path, body] of objects) {
+      await expect(admin.request("POST", path, { query: { dryRun: "All" }, body }), path).resolves.toBeDefined();
+    }
+  }
+
   test("with all installed, with all policies deleted and created again, and without one binding", async () => {
     await becomes("installed");
+    await othersPass();
     await deletePolicies();
     await becomes("without policies");
+    await othersPass();
     await install(admin);
     await becomes("installed");
     await waitForPolicies(admin);
+    await othersPass();
     await admin.request("DELETE", `${bindings}/account.scheduling.kllama.ai`);
     await becomes("without the binding of policy account");
     await install(admin);

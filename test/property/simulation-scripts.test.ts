@@ -185,6 +185,23 @@ test("devices of a pod whose claim an administrator emptied while it ran are nob
   expect(reserved.map((line) => Number.parseFloat(line) > 120)).toEqual([true]);
 });
 
+test("a pod that came past the gate is answered before an older gang that wants the same devices", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"], injects: false }),
+    script: [
+      [1_000, (_, machines) => machines.restartPlanner()],
+      [1_001, (people) => people.createGang("g0")],
+      [1_002, (people) => people.createPod(4)],
+      [60_000, (people) => people.deletePod("single-1")],
+      [120_000, () => undefined],
+    ],
+  });
+  const givenTo = lines.flatMap(
+    (line) => / resourceclaims (g0-ranks-0|single-1).* by kllama-planner .*: n0\//.exec(line)?.[1] ?? [],
+  );
+  expect([...new Set(givenTo)]).toEqual(["single-1", "g0-ranks-0"]);
+});
+
 test("a member whose node others took while it was away is reserved nothing there until they leave, and then at once", async () => {
   const lines = await expectRight({
     sketch: sketch([gang("g0", { pods: 1, minCount: 1, devices: 4 })], { nodes: ["n0"] }),

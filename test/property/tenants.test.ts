@@ -80,7 +80,10 @@ describe("a refusal names nobody else's objects", () => {
         };
         const { type, level } = ask;
         const constraints = [{ type, level, mode: "required" as const }];
-        const gang = gangIn(model, "mine", { w: { count: ask.count, gpus: ask.gpus, more } }, { constraints });
+        const wants = { count: ask.count, gpus: ask.gpus, more };
+        // The neighbour asked for the same, in vain or not: what is remembered of that is told to nobody.
+        plan(model, { gangs: [gangIn(model, `${secret}-alike`, { [`${secret}-w`]: wants }, { constraints })] });
+        const gang = gangIn(model, "mine", { w: wants }, { constraints });
         const unit = { gangs: [gang] };
         const result = plan(model, unit);
         if ("plans" in result) return;

@@ -59,6 +59,8 @@ function runControllers(
   );
 
   let keeping = false;
+  /** Workloads that were found whole, since when no pod has changed: there is nothing to do for them. */
+  let whole: readonly Workload[] = [];
 
   const pods = follow<Pod>("pods", (pod, previous, gone) => observePod(pod, previous, gone));
   const claims = follow<ResourceClaim>("resourceclaims", (claim, _previous, gone) => {
@@ -73,6 +75,7 @@ function runControllers(
   emptyNamespaces();
 
   function observePod(pod: Pod, previous: Pod | undefined, gone: boolean): void {
+    whole = [];
     keepSoon();
     if (!gone) enqueuePod(pod.metadata.name);
     else
@@ -184,24 +187,35 @@ function runControllers(
     keeping = true;
     process.after(random.between(1, 200), () => {
       keeping = false;
-      for (const workload of workloads.values()) keepWorkload(workload);
+      const all = [...workloads.values()];
+      if (all.length === whole.length && all.every((workload, index) => workload === whole[index])) return;
+      const isWhole = all.map(keepWorkload);
+      whole = isWhole.includes(false) ? [] : all;
     });
   }
 
-  function keepWorkload({ name, replicas, make }: Workload): void {
+  /** @returns whether nothing is to be done before it changes, or a pod */
+  function keepWorkload({ name, replicas, make }: Workload): boolean {
+    let isWhole = true;
     for (let index = 0; index < replicas; index++) {
       const pod = pods.get(`${namespace}/${name}-${index}`);
       if (pod === undefined) {
+        isWhole = false;
         if (api.store.get("pods", `${namespace}/${name}-${index}`) !== undefined) continue;
         enqueue(`make/${name}-${index}`, async () => {
           if (workloads.get(name) !== undefined) await client.request("POST", paths.pod(), { body: make(index) });
         });
-      } else if (isOver(pod) && pod.metadata.deletionTimestamp === undefined) deletePod(pod, undefined);
+      } else if (isOver(pod) && pod.metadata.deletionTimestamp === undefined) {
+        isWhole = false;
+        deletePod(pod, undefined);
+      }
     }
     for (let index = replicas; ; index++) {
       const surplus = pods.get(`${namespace}/${name}-${index}`);
-      if (surplus === undefined) break;
-      if (surplus.metadata.deletionTimestamp === undefined) deletePod(surplus, undefined);
+      if (surplus === undefined) return isWhole;
+      if (surplus.metadata.deletionTimestamp !== undefined) continue;
+      isWhole = false;
+      deletePod(surplus, undefined);
     }
   }
 }

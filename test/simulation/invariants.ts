@@ -255,8 +255,9 @@ export function watchInvariants(witness: Witness): void {
    * to one while the other's is on its way no planner can know, nor take back.
    */
   function noteCommit({ path, body }: { path: string; body?: unknown }): void {
+    if ((body as Gang | undefined)?.status?.phase !== "Binding") return;
     const name = /\/gangs\/([^/]+)\/status$/.exec(path)?.[1];
-    if (name === undefined || (body as Gang | undefined)?.status?.phase !== "Binding") return;
+    if (name === undefined) return;
     const ready = witness.sketch.gangs.filter((each) => isReady(each.name));
     readyWhenSent.set(name, new Set(ready.map((each) => each.name)));
   }

@@ -19,8 +19,15 @@ export interface Weather {
 
 export const fairWeather: Weather = { outage: false, faults: 0, slowness: 0, slowestMs: 0 };
 
-type Send = { method: string; path: string; query?: RequestOptions["query"]; body?: unknown; contentType?: string };
-type Sender = { user: string; pod?: string | undefined };
+type Send = {
+  method: string;
+  path: string;
+  query?: RequestOptions["query"];
+  body?: unknown;
+  contentType?: string | undefined;
+};
+/** A request with who sends it. */
+type Sent = Send & { user: string; pod?: string | undefined };
 
 export interface Network {
   weather: Weather;
@@ -71,14 +78,13 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
   }
 
   function send(process: Process, user: string, request: Send, done: (error: unknown, answer?: unknown) => void): void {
-    carry(process, { user }, request, 30_000, () => false, done);
+    carry(process, { ...request, user, body: onWire(request.body) }, 30_000, () => false, done);
   }
 
   /** @param givenUp whether the caller has hung up: what has not arrived by then may still arrive, or not */
   function carry(
     process: Process,
-    sender: Sender,
-    request: Send,
+    request: Sent,
     timeoutMs: number,
     givenUp: () => boolean,
     done: (error: unknown, answer?: unknown) => void,
@@ -88,13 +94,12 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
       if (fate === "hung" || lateMs > 0) return;
       process.after(delayMs(), () => (fate === "answer lost" ? done(unreachable()) : done(error, value)));
     };
-    const body = onWire(request.body);
-    network.onSent({ path: request.path, body });
+    network.onSent(request);
     if (fate === "hung") process.after(timeoutMs, () => done(timedOut(timeoutMs)));
-    const lateMs = network.lateMs({ ...request, body });
+    const lateMs = network.lateMs(request);
     if (lateMs > 0) process.after(delayMs(), () => done(unreachable()));
     clock.after(delayMs() + lateMs, () => {
-      network.onLeaving(process, { ...request, body });
+      network.onLeaving(process, request);
       if (process.paused) process.deliver(() => clock.after(delayMs(), arrive));
       else arrive();
     });
@@ -107,9 +112,9 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
     }
 
     function handle(): void {
-      network.onArrival({ ...request, body });
+      network.onArrival(request);
       try {
-        answer(undefined, api.handle({ ...sender, ...request, body }));
+        answer(undefined, api.handle(request));
       } catch (error) {
         if (!(error instanceof KubeError)) throw error;
         answer(error);
@@ -129,11 +134,9 @@ export function createNetwork(api: ApiServer, clock: Clock, random: Random): Net
             reject(signal?.reason);
           };
           signal?.addEventListener("abort", abort, { once: true });
-          const request = { method, path, query, body, ...(contentType === undefined ? {} : { contentType }) };
           carry(
             process,
-            { user, pod },
-            request,
+            { user, pod, method, path, query, body: onWire(body), contentType },
             timeoutMs,
             () => over,
             (error, answer) => {
@@ -211,8 +214,12 @@ function onWire(value: unknown): unknown {
   if (typeof value !== "object" || value === null) return value;
   if (Array.isArray(value)) return value.map((each) => onWire(each) ?? null);
   if ("toJSON" in value) return JSON.parse(JSON.stringify(value));
-  const copy: Record<string, unknown> = {};
-  for (const [key, each] of Object.entries(value)) if (each !== undefined) copy[key] = onWire(each);
+  const copy = { ...value } as Record<string, unknown>;
+  for (const key in copy) {
+    const each = copy[key];
+    if (typeof each === "object" && each !== null) copy[key] = onWire(each);
+    else if (each === undefined) delete copy[key];
+  }
   return copy;
 }
 

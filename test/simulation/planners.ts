@@ -37,6 +37,8 @@ export interface Planners extends ExtenderDoor {
   stop(which: number): void;
   /** UIDs of pods for which kube-scheduler ever called `bind`. */
   readonly called: ReadonlySet<string>;
+  /** Gangs, calls, plans and releases that those who are alive know of, all together. */
+  readonly remembered: number;
 }
 
 export interface PlannerReports {
@@ -159,6 +161,9 @@ export function createPlanners(
       return leader() !== undefined;
     },
     called,
+    get remembered() {
+      return replicas.flatMap(({ engine }) => Object.values(engine.stats())).reduce((sum, count) => sum + count, 0);
+    },
     start,
     kill(which) {
       const replica = replicas[which % Math.max(1, replicas.length)];

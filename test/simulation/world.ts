@@ -469,6 +469,7 @@ function buildWorld(
       for (const key of store.all(resource).keys())
         fail(invariants.leak, `${resource} ${key} is left when all are gone`);
     }
+    if (planners.remembered > 0) fail(invariants.leak, "a planner remembers gangs when all are gone");
     while (planners.alive > 0) planners.kill(0);
   }
 

@@ -1,9 +1,9 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { KubernetesObject, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { type Child, startChild } from "../../src/cli/system/children.ts";
-import { socketPaths } from "../../src/dra/driver/kubelet-sockets.ts";
+import { socketPaths } from "../../src/dra/driver/socket-files.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import type { ControlPlane } from "../../tools/control-plane/control-plane.ts";
@@ -69,7 +69,7 @@ export async function createDriverNode(
   const draSocket = join(kubeletFolder, "plugins/gpu.kllama.ai/dra.sock");
   const registrationSocket = join(kubeletFolder, "plugins_registry/gpu.kllama.ai-reg.sock");
   const processes: DriverProcess[] = [];
-  const processOf = (sockets: { dra: string; registration: string }, logDir: string, own: readonly string[]) => {
+  const processOf = (sockets: () => { dra: string; registration: string }, logDir: string, own: readonly string[]) => {
     let child: Child | undefined;
     const made: DriverProcess = {
       async start(environment = {}) {
@@ -87,24 +87,33 @@ export async function createDriverNode(
       },
       freeze: (frozen) => child?.kill(frozen ? "SIGSTOP" : "SIGCONT"),
       log: () => readFileSync(join(logDir, "kllama-node-agent.log"), "utf8").trim().split("\n"),
-      connect: () => connectKubelet(sockets.registration, sockets.dra),
+      connect: () => connectKubelet(sockets().registration, sockets().dra),
     };
     processes.push(made);
     return made;
   };
   return {
     ...{ name, kubeletFolder, cdiFolder, stateFolder, draSocket, registrationSocket },
-    ...processOf({ dra: draSocket, registration: registrationSocket }, stateFolder, []),
+    ...processOf(() => ({ dra: draSocket, registration: registrationSocket }), stateFolder, []),
     inPod(podUid, own = []) {
       const logDir = join(folder, podUid);
       mkdirSync(logDir);
-      return processOf(socketPaths(kubeletFolder, podUid), logDir, ["--pod-uid", podUid, ...own]);
+      return processOf(() => socketsOfPod(kubeletFolder, podUid), logDir, ["--pod-uid", podUid, ...own]);
     },
     async remove() {
       await Promise.all(processes.map(({ kill }) => kill("SIGKILL")));
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** The sockets of the process that runs in a pod: each start gives them other names, and removes those of killed ones. */
+export function socketsOfPod(kubeletFolder: string, podUid: string): { dra: string; registration: string } {
+  const { registry } = socketPaths(kubeletFolder, undefined);
+  const prefix = `gpu.kllama.ai-${podUid}-`;
+  const [name] = readdirSync(registry).filter((each) => each.startsWith(prefix));
+  if (name === undefined) throw new Error(`${registry}: no socket of pod ${podUid}`);
+  return socketPaths(kubeletFolder, name.slice("gpu.kllama.ai-".length, -"-reg.sock".length));
 }
 
 /** The token of a pod on the node lets its driver write `status.devices`, and nobody else's. */

@@ -28,18 +28,44 @@ export interface NodeAgentProcess {
   remove(): Promise<void>;
 }
 
+/** An API server that knows one Node and the claims it is given. */
+export interface ClaimServer {
+  /** Name → what it says, in namespace `team`. */
+  claims: Map<string, ResourceClaim>;
+  /** Bodies of all requests that write. */
+  written: string[];
+  kubeconfig: string;
+  close(): void;
+}
+
+/** `endOfList`: watches say when their list is over, without which nothing is published. */
+export async function serveClaims({ endOfList = false } = {}): Promise<ClaimServer> {
+  const claims = new Map<string, ResourceClaim>();
+  const written: string[] = [];
+  const server = createServer((request, response) => {
+    void answer(request, response, { claims, written, endOfList });
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    ...{ claims, written },
+    kubeconfig: kubeconfig((server.address() as AddressInfo).port),
+    close() {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
 /** `environment`: variables beside those of this process. */
 export async function startNodeAgentProcess(
   flags: readonly string[],
   environment: Record<string, string | undefined> = {},
 ): Promise<NodeAgentProcess> {
-  const claims = new Map<string, ResourceClaim>();
-  const server = createServer((request, response) => void answer(request, response, claims));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const server = await serveClaims();
   const folder = mkdtempSync(join(tmpdir(), "kllama-agent-"));
   const at = (name: string): string => join(folder, name);
   mkdirSync(at("state"));
-  writeFileSync(at("kubeconfig"), kubeconfig((server.address() as AddressInfo).port));
+  writeFileSync(at("kubeconfig"), server.kubeconfig);
   const all = [
     ...["--kubeconfig", at("kubeconfig"), "--node-name", node, "--metrics-address", "127.0.0.1:0"],
     ...["--kubelet-dir", at("kubelet"), "--cdi-dir", at("cdi"), "--state-dir", at("state"), ...flags],
@@ -58,7 +84,7 @@ export async function startNodeAgentProcess(
   return {
     draSocket: at("kubelet/plugins/gpu.kllama.ai/dra.sock"),
     registrationSocket: at("kubelet/plugins_registry/gpu.kllama.ai-reg.sock"),
-    claims,
+    claims: server.claims,
     stateFolder: at("state"),
     cdiFolder: at("cdi"),
     memory() {
@@ -90,7 +116,6 @@ export async function startNodeAgentProcess(
       try {
         await Promise.race([child.failed, child.stop()]);
       } finally {
-        server.closeAllConnections();
         server.close();
         rmSync(folder, { recursive: true, force: true });
       }
@@ -100,7 +125,8 @@ export async function startNodeAgentProcess(
 
 const pauseMs = 10;
 
-async function answersGetInfo(socket: string): Promise<void> {
+/** Resolves when it is answered there. */
+export async function answersGetInfo(socket: string): Promise<void> {
   for (;;) {
     const kubelet = connectKubelet(socket, socket);
     try {
@@ -125,11 +151,16 @@ function kubeconfig(port: number): string {
   });
 }
 
+const endOfInitialEvents = {
+  type: "BOOKMARK",
+  object: { metadata: { resourceVersion: "1", annotations: { "k8s.io/initial-events-end": "true" } } },
+};
+
 /** Claims as they are; a Node; what is written comes back as it was sent; a collection is empty, and nothing happens in it. */
 async function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  claims: ReadonlyMap<string, ResourceClaim>,
+  { claims, written, endOfList }: { claims: ReadonlyMap<string, ResourceClaim>; written: string[]; endOfList: boolean },
 ): Promise<void> {
   const name = /\/resourceclaims\/([^/?]+)/.exec(request.url ?? "")?.[1];
   const claim = name === undefined ? undefined : claims.get(name);
@@ -143,11 +174,14 @@ async function answer(
     void response.writeHead(code, { "content-type": "application/json" }).end(JSON.stringify(body));
   let sent = "";
   for await (const chunk of request) sent += String(chunk);
+  if (sent !== "") written.push(sent);
   if (name !== undefined) {
     if (claim !== undefined) json(claim);
     else json({ kind: "Status", status: "Failure", reason: "NotFound", message: `no claim ${name}` }, 404);
   } else if (request.method !== "GET") json(JSON.parse(sent) as object);
-  else if (searchParams.has("watch")) response.writeHead(200).flushHeaders();
-  else if (pathname.endsWith(`/nodes/${node}`)) json({ metadata: { name: node, uid: node } });
+  else if (searchParams.has("watch")) {
+    response.writeHead(200).flushHeaders();
+    if (endOfList) response.write(`${JSON.stringify(endOfInitialEvents)}\n`);
+  } else if (pathname.endsWith(`/nodes/${node}`)) json({ metadata: { name: node, uid: node } });
   else json({ metadata: { resourceVersion: "1" }, items: [] });
 }

@@ -46,7 +46,14 @@ export interface Case {
   /** Whose the gang is that runs beside the unit's own. */
   neighbourIn: "team" | "others";
   /** Devices that several nodes reach: all nodes, or those with an SSD. */
-  common: { count: number; reach: "all" | "ssd" };
+  common: CaseCommon;
+}
+
+interface CaseCommon {
+  count: number;
+  reach: "all" | "ssd";
+  /** Partitions of one board, which may overlap; given in parts; or in pairs. */
+  kind: "plain" | "board" | "parts" | "paired";
 }
 
 export interface CaseNode {
@@ -241,10 +248,78 @@ export function casesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
       common: fc.record({
         count: fc.constantFrom(0, 0, 1, 2, 3),
         reach: fc.constantFrom("all" as const, "ssd" as const),
+        kind: fc.constant("plain" as const),
       }),
     })
     .filter(({ gangs }) => gangs.flatMap(({ podSets }) => podSets).reduce((sum, { count }) => sum + count, 0) <= pods);
 }
+
+/** What pods ask for where devices that several nodes reach are scarce, by the kind of these. */
+const wideAsks: readonly (readonly string[])[] = [
+  ["1 wide"],
+  ["1 fast"],
+  ["1 low"],
+  ["2 wide"],
+  ["1 any"],
+  ["2 any"],
+  ["1 wide+1 fast"],
+  ["1 low", "1 wide"],
+  ["1 gpu", "1 wide"],
+  ["1 gpu|1 wide"],
+  ["1 low|1 gpu"],
+  ["1 even"],
+  ["1 gpu"],
+  ["all low"],
+];
+const partAsks: readonly (readonly string[])[] = [
+  ["1 wide1"],
+  ["1 wide2"],
+  ["1 wide3"],
+  ["1 fast2"],
+  ["1 low3"],
+  ["2 wide2"],
+  ["1 gpu", "1 wide1"],
+  ["1 gpu|1 low2"],
+];
+
+/**
+ * Cases in which most pods want devices that several nodes reach, of all kinds; in most of them little else is in the way:
+ * then one pod's choice of a device decides about another's.
+ */
+export function wideCasesUpTo(nodes: number, pods: number): fc.Arbitrary<Case> {
+  const common = fc.record<CaseCommon>({
+    count: fc.integer({ min: 1, max: commonParts.length }),
+    reach: fc.constantFrom("all" as const, "ssd" as const),
+    kind: fc.constantFrom("plain" as const, "board" as const, "parts" as const, "paired" as const),
+  });
+  const choices = fc.array(fc.nat(), { minLength: 6, maxLength: 6 });
+  const roomy = fc.constantFrom(true, true, false);
+  return fc.tuple(casesUpTo(nodes, pods), common, choices, roomy).map(([sample, reached, numbers, isRoomy]) => {
+    const list = reached.kind === "parts" ? partAsks : wideAsks;
+    const asksOf = (set: number) => list[numbers[set]! % list.length]!;
+    const gangs = sample.gangs.map((gang, g): CaseGang => {
+      const podSets = gang.podSets.map((podSet, p) => {
+        return { ...podSet, asks: asksOf(2 * g + p), ...(isRoomy && undemanding) };
+      });
+      return { ...gang, podSets, rules: isRoomy ? [] : gang.rules };
+    });
+    const roomier = isRoomy ? { nodes: sample.nodes.map((node) => ({ ...node, ...spacious })), groupRules: [] } : {};
+    return { ...sample, ...roomier, gangs, common: reached };
+  });
+}
+
+const nothing = { size: 0, level: "host" as const };
+const undemanding = {
+  cpu: 1,
+  memory: 0,
+  tolerates: true,
+  toleratesDevices: true,
+  match: undefined,
+  outer: nothing,
+  inner: nothing,
+  pinned: 0,
+};
+const spacious = { cpu: 8, memory: 6, used: 0, down: "" as const };
 
 const links: OracleLinks = {
   beyond: [10, 50],
@@ -289,8 +364,6 @@ export interface CaseWorld {
   preferred: OracleRule[];
   /** Cost of an assignment of the pods, by what the planner says of links. */
   links: OracleLinks;
-  /** Several nodes reach some device. */
-  hasCommon: boolean;
   trafficOf(pods: readonly OraclePod[]): OracleTraffic[];
 }
 
@@ -305,10 +378,11 @@ export function worldOf(sample: Case, { rename = (name) => name, order = (list) 
   const nodes = sample.nodes.map((node, i) => oracleNode(node, `n${i}`, sample.common, rename));
   const model = createClusterModel({ managedDrivers: [driver] });
   model.upsertTopology("default", topology);
-  const more = ["share", "wide"].map((type) => {
+  const typed = ["share", "wide"].map((type) => {
     return deviceClass(`${type}.kllama.ai`, `device.attributes["${driver}"].type == "${type}"`);
   });
-  for (const each of deviceClasses(...more).values()) model.upsertDeviceClass(each);
+  const any = deviceClass("any.kllama.ai", `device.attributes["${driver}"].type in ["gpu", "wide"]`);
+  for (const each of deviceClasses(...typed, any).values()) model.upsertDeviceClass(each);
   for (const i of order([...nodes.keys()])) addToModel(model, sample.nodes[i]!, nodes[i]!);
   holdForNeighbour(model, sample, nodes);
   addCommon(model, sample.common, rename);
@@ -322,7 +396,6 @@ export function worldOf(sample: Case, { rename = (name) => name, order = (list) 
     required: [],
     preferred: [],
     links,
-    hasCommon: sample.common.count > 0,
     trafficOf: (pods) => trafficOf(sample, pods),
   };
   const gangs = sample.gangs.map((gang, g) => addGang(world, gang, g, rename));
@@ -361,8 +434,7 @@ function oracleNode(node: CaseNode, plainName: string, common: Case["common"], r
   for (let i = 0; i < shared; i++)
     devices.push({ ...plain, name: rename(`share-${i}`), what: "share", units: allUnits });
   const reached = common.reach === "all" || node.ssd ? common.count : 0;
-  for (let i = 0; i < reached; i++)
-    devices.push({ ...plain, name: rename(`wide-${i}`), what: "wide", index: i, common: i });
+  for (let i = 0; i < reached; i++) devices.push(commonDevice(common, i, rename));
   const { ssd, tainted, cpu, memory, pods } = node;
   const [zone, rack, island] = [renamed(node.zone), renamed(node.rack), renamed(node.island)];
   const down = node.down !== "";
@@ -403,6 +475,22 @@ const somebody: OraclePod = {
 
 /** Neither a GPU nor a part of one. */
 const plain = { index: 0, numa: undefined, pair: undefined, board: undefined, compute: 0, memory: 0 };
+
+/** Compute slices, and memory slices, one bit each, of partitions of the common board. */
+const commonParts = [
+  { compute: 3, memory: 0b0000_1111 },
+  { compute: 2, memory: 0b0000_0011 },
+  { compute: 2, memory: 0b0000_1100 },
+  { compute: 4, memory: 0b1111_0000 },
+  { compute: 1, memory: 0b0001_0000 },
+];
+
+function commonDevice({ kind }: CaseCommon, i: number, rename: Rename): OracleDevice {
+  const device = { ...plain, name: rename(`wide-${i}`), what: "wide", index: i, common: i };
+  if (kind === "board") return { ...device, ...commonParts[i]! };
+  if (kind === "parts") return { ...device, units: allUnits };
+  return kind === "paired" ? { ...device, pair: `${i % 2}` } : device;
+}
 
 const profiles = ["1g", "2g", "3g"] as const;
 
@@ -468,26 +556,44 @@ function holdForNeighbour(model: ClusterModel, sample: Case, nodes: readonly Ora
   if (held.length > 0) model.hold(`${namespace}/${neighbour}`, namespace, held);
 }
 
-function sharedDevice({ name, index }: OracleDevice): Device {
+function sharedDevice({ name, index, what }: OracleDevice): Device {
   return {
     name,
-    attributes: attributes({ type: "share", index }),
+    attributes: attributes({ type: what, index }),
     allowMultipleAllocations: true,
     capacity: { units: { value: `${allUnits}` } },
   };
 }
 
 /** Devices of a pool of their own, which all nodes reach or those with an SSD. */
-function addCommon(model: ClusterModel, { count, reach }: Case["common"], rename: Rename): void {
+function addCommon(model: ClusterModel, common: CaseCommon, rename: Rename): void {
+  const { count, reach, kind } = common;
   if (count === 0) return;
   const devices = Array.from({ length: count }, (_, index): Device => {
-    return { name: rename(`wide-${index}`), attributes: attributes({ type: "wide", index }) };
+    const { name, pair, compute, memory } = commonDevice(common, index, rename);
+    if (kind === "parts") return sharedDevice({ ...plain, name, index, what: "wide" });
+    const more = pair === undefined ? {} : { nvlinkDomain: `bridge ${pair}` };
+    const device = { name, attributes: attributes({ type: "wide", index, ...more }) };
+    if (kind !== "board") return device;
+    const taken = memorySlices.filter((_, slice) => (memory & (1 << slice)) !== 0);
+    const counters = { compute: { value: `${compute}` }, ...ofEach(taken) };
+    return { ...device, consumesCounters: [{ counterSet: "board", counters }] };
   });
-  const { nodeName: _, ...slice } = sliceRecord("wide", devices);
   const hasSsd = { key: "disk", operator: "In" as const, values: ["ssd"] };
   const where =
     reach === "all" ? { allNodes: true } : { nodeSelector: { nodeSelectorTerms: [{ matchExpressions: [hasSsd] }] } };
+  const resourceSliceCount = kind === "board" ? 2 : 1;
+  const { nodeName: _, ...slice } = sliceRecord("wide", devices, { resourceSliceCount });
   model.upsertSlice({ ...slice, ...where });
+  if (kind !== "board") return;
+  const sharedCounters = [{ name: "board", counters: { compute: { value: "7" }, ...ofEach(memorySlices) } }];
+  model.upsertSlice({ ...slice, ...where, name: "wide-c", devices: [], sharedCounters });
+}
+
+const memorySlices = Array.from({ length: 8 }, (_, slice) => `memory-slice-${slice}`);
+
+function ofEach(names: readonly string[]): Record<string, { value: string }> {
+  return Object.fromEntries(names.map((name) => [name, { value: "1" }]));
 }
 
 const deviceTaint = { key: "bad", effect: "NoSchedule" as const };
@@ -563,17 +669,17 @@ function oraclePod(casePodSet: CasePodSet, place: PodPlace): OraclePod {
 }
 
 function parseAsk(text: string): OracleRequest["alternatives"][number] {
-  const [count, what] = text.split(" ");
-  const shared = what!.startsWith("share");
-  const units = shared ? Number(what!.slice("share".length)) : 0;
-  return { what: shared ? "share" : what!, count: count === "all" ? "all" : Number(count), units };
+  const [count, asked] = text.split(" ");
+  const [, shared, units] = /^(share|wide|fast|low)(\d)$/.exec(asked!) ?? [];
+  return { what: shared ?? asked!, count: count === "all" ? "all" : Number(count), units: Number(units ?? 0) };
 }
 
 /** DeviceClass that gives what is asked for. */
 export function classNameOf(what: string): string {
   if (what === "gpu" || what === "even" || what === "amd") return "gpu.kllama.ai";
   if (what === "share") return "share.kllama.ai";
-  return what === "wide" || what === "fast" ? "wide.kllama.ai" : "mig.kllama.ai";
+  if (what === "any") return "any.kllama.ai";
+  return what === "wide" || what === "fast" || what === "low" ? "wide.kllama.ai" : "mig.kllama.ai";
 }
 
 /** The pod runs on the first node, on devices that are held there and that no other pin has. */
@@ -631,14 +737,21 @@ function requestOf(name: string, text: string, tolerates: boolean): DeviceReques
 function askedFor(name: string, text: string): DeviceRequest {
   const { what, count, units } = parseAsk(text);
   const deviceClassName = classNameOf(what);
-  if (count === "all") return exactly(name, 0, { deviceClassName, allocationMode: "All" });
-  if (what === "share") return exactly(name, count, { deviceClassName, capacity: { requests: { units: `${units}` } } });
-  if (what === "gpu" || what === "wide" || what === "part") return exactly(name, count, { deviceClassName });
-  const amd = `device.attributes["${driver}"].productName.startsWith("AMD")`;
-  if (what === "amd") return exactly(name, count, { deviceClassName }, amd);
-  const even = `device.attributes["${driver}"].index % 2 == 0`;
-  if (what === "even" || what === "fast") return exactly(name, count, { deviceClassName }, even);
-  return partition(name, what, count);
+  const more = {
+    deviceClassName,
+    ...(units > 0 && { capacity: { requests: { units: `${units}` } } }),
+    ...(count === "all" && { allocationMode: "All" as const }),
+  };
+  const selector = selectorOf(what);
+  if (selector !== undefined) return exactly(name, count === "all" ? 0 : count, more, selector);
+  if (deviceClassName !== "mig.kllama.ai" || what === "part") return exactly(name, count === "all" ? 0 : count, more);
+  return partition(name, what, count === "all" ? 0 : count);
+}
+
+function selectorOf(what: string): string | undefined {
+  if (what === "amd") return `device.attributes["${driver}"].productName.startsWith("AMD")`;
+  if (what === "even" || what === "fast") return `device.attributes["${driver}"].index % 2 == 0`;
+  return what === "low" ? `device.attributes["${driver}"].index < 2` : undefined;
 }
 
 function constraintOf({ type, level, mode, maxSkew }: CaseRule) {

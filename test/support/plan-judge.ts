@@ -26,8 +26,6 @@ export interface Judgement {
   feasible: boolean;
   /** The planner's cost and the least there is, in milliseconds, where it was looked for. */
   cost?: { ours: number; least: number };
-  /** The planner says that it does not know. */
-  unknown?: true;
   /** Too many placements to try for the least cost; all else is judged. */
   costTooLarge?: true;
 }
@@ -62,9 +60,7 @@ function judgeWorld(world: CaseWorld, result: PlanResult, { cost, reasons }: Que
   const { nodes, base, all, required } = world;
   const feasible = !base.some(isNew) || numbersOf(world).some((pods) => placementExists(nodes, pods, required));
   if (!("plans" in result)) {
-    // Devices that several nodes reach are not chosen anew for another node: then it says that it does not know.
-    if (result.budgetExceeded && world.hasCommon) return { feasible, unknown: true };
-    if (result.budgetExceeded) return { feasible, fault: "the budget ended" };
+    if (result.budgetExceeded) return { feasible, fault: "the planner does not know" };
     const why = result.rejections.map(({ message }) => message).join("; ");
     if (feasible) return { feasible, fault: `refused, though there is a placement: ${why}` };
     const fault = reasons ? refusalFault(world, result, counterfactualsOf(world.model, world.unit)) : undefined;

@@ -28,7 +28,7 @@ export interface OracleDevice {
   tainted?: boolean;
   /** Given in parts, so many at a time at most. */
   units?: number;
-  /** Number of a device that other nodes reach, too: the same one wherever it has the same number. */
+  /** Number of a device that other nodes reach, too: the same one wherever it has the same number. All are of one board. */
   common?: number;
 }
 
@@ -55,7 +55,8 @@ export interface OracleNode {
 
 /**
  * One of the alternatives satisfies a request; `part` is a partition of any profile, `even` a GPU of even index, `fast` a
- * common device of even index, `amd` a GPU of AMD's. `units` of each device, where it is given in parts.
+ * common device of even index, `low` one of the first two, `any` a GPU or a common device, `amd` a GPU of AMD's. `units` of
+ * each device, where it is given in parts.
  */
 export interface OracleRequest {
   claim: number;
@@ -227,8 +228,19 @@ interface Left {
   boards: [number, number][];
   /** Of devices that are given in parts, what is left, by position. */
   units: number[];
-  /** Common devices that are held, one bit each: of all nodes together. */
-  common: { held: number };
+  /** What all nodes have in common. */
+  common: CommonLeft;
+}
+
+/** Devices that are held, one bit each; compute slices left of their board and memory slices taken; units taken, by number. */
+interface CommonLeft {
+  held: number;
+  board: [number, number];
+  units: Record<number, number>;
+}
+
+function commonLeft(): CommonLeft {
+  return { held: 0, board: [7, 0], units: {} };
 }
 
 /** What one pod takes of a device that is given in parts. */
@@ -237,12 +249,12 @@ function unitsOf({ requests }: OraclePod): number {
 }
 
 function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | -1, units: number): void {
-  if (device.units !== undefined) {
-    left.units[position]! -= by * units;
+  if (device.common !== undefined) {
+    takeCommon(left.common, device.common, device, by, units);
     return;
   }
-  if (device.common !== undefined) {
-    left.common.held ^= 1 << device.common;
+  if (device.units !== undefined) {
+    left.units[position]! -= by * units;
     return;
   }
   left.held ^= 1 << position;
@@ -252,9 +264,24 @@ function takeDevice(left: Left, device: OracleDevice, position: number, by: 1 | 
   board[1] ^= device.memory;
 }
 
+function takeCommon(left: CommonLeft, number: number, device: OracleDevice, by: 1 | -1, units: number): void {
+  if (device.units !== undefined) {
+    left.units[number] = (left.units[number] ?? 0) + by * units;
+    return;
+  }
+  left.held ^= 1 << number;
+  left.board[0] -= by * device.compute;
+  left.board[1] ^= device.memory;
+}
+
+function isCommonFree({ held, board, units: taken }: CommonLeft, number: number, device: OracleDevice, units: number) {
+  if (device.units !== undefined) return (taken[number] ?? 0) + units <= device.units;
+  return (held & (1 << number)) === 0 && board[0] >= device.compute && (board[1] & device.memory) === 0;
+}
+
 function isFree(left: Left, device: OracleDevice, position: number, units: number): boolean {
+  if (device.common !== undefined) return isCommonFree(left.common, device.common, device, units);
   if (device.units !== undefined) return left.units[position]! >= units;
-  if (device.common !== undefined) return (left.common.held & (1 << device.common)) === 0;
   if ((left.held & (1 << position)) !== 0) return false;
   if (device.board === undefined) return true;
   const [compute, taken] = left.boards[device.board]!;
@@ -263,7 +290,7 @@ function isFree(left: Left, device: OracleDevice, position: number, units: numbe
 
 /** Of nodes that reach the same devices. */
 export function leftsOf(nodes: readonly OracleNode[]): Left[] {
-  const common = { held: 0 };
+  const common = commonLeft();
   return nodes.map((node) => ({ ...leftOf(node), common }));
 }
 
@@ -276,7 +303,7 @@ export function leftOf(node: OracleNode): Left {
     held: 0,
     boards: Array.from({ length: boards }, () => [7, 0]),
     units: node.devices.map(({ units = 0 }) => units),
-    common: { held: 0 },
+    common: commonLeft(),
   };
   for (const [position, device] of node.devices.entries()) {
     if ((node.held & (1 << position)) !== 0) takeDevice(left, device, position, 1, 0);
@@ -288,6 +315,8 @@ function wanted({ what, index, board, maker }: OracleDevice, kind: string): bool
   if (kind === "amd") return what === "gpu" && maker === "AMD";
   if (kind === "part") return board !== undefined && what !== "gpu";
   if (kind === "fast") return what === "wide" && index % 2 === 0;
+  if (kind === "low") return what === "wide" && index < 2;
+  if (kind === "any") return what === "gpu" || what === "wide";
   if (kind === "even") return what === "gpu" && index % 2 === 0;
   return what === kind;
 }

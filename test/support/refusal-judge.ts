@@ -93,7 +93,6 @@ function conflictFault(world: CaseWorld, prepared: PreparedUnit, rejection: Reje
   const { pods, rules, under, fits } = named(world, prepared, rejection.conflict);
   const what = `${pods.map(({ name }) => name).join()} under ${rules.join() || "no rule"}`;
   if (fits(pods, under(rules))) return `${what} has a place`;
-  if (size !== "smallest" && world.hasCommon) return undefined;
   if (size !== "smallest") return `${what} is ${size} only`;
   const gangs = new Set(pods.map(({ gang }) => gang));
   const candidates = world.base.filter((pod) => !pod.pinned && (gangs.size > 1 || gangs.has(pod.gang)));
@@ -144,6 +143,9 @@ function blockingFault(world: CaseWorld, prepared: PreparedUnit, rejection: Reje
     const single = pods.length > 1 && !message.includes("have no place together") && resource !== "nodes";
     const per = amountOf(pods[0]!, resource);
     if (single && available !== per * (pods.length - 1)) return `${what} is not what one fewer than its pods take`;
+    const running = message.includes("that run already");
+    const cured = pods.map((pod) => without(pod, resource));
+    if (single && !running && resource !== "pods" && !fits(cured, list)) return `${what} is not what is short`;
   }
   return undefined;
 }

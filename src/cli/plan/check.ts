@@ -1,6 +1,6 @@
 import type { z } from "zod";
 import { clusterTopologySpec } from "../../api/cluster-topology.ts";
-import { gangSpec } from "../../api/gang.ts";
+import { gangSpec, gangStatus } from "../../api/gang.ts";
 import type { ResourceClaimSpec } from "../../api/kubernetes.ts";
 import { llmClusterSpec } from "../../api/llm-cluster.ts";
 import { schedulingGroup, servingGroup } from "../../api/names.ts";
@@ -9,7 +9,7 @@ import { compileExpression } from "../../dra/allocator/cel/expression.ts";
 import type { SourceObject } from "../../kube/documents.ts";
 import { parseMilli, parseNano } from "../../topology/quantity.ts";
 import { customViolations, type Violation } from "./custom-rules.ts";
-import { builtInSchemas } from "./schemas.ts";
+import { builtInSchemas, metadata, podGroup } from "./schemas.ts";
 
 const customSpecs: Readonly<Record<string, z.ZodType>> = {
   Gang: gangSpec,
@@ -54,15 +54,27 @@ function asNote({ path, reason }: Violation): Violation {
   return { path, reason: `${reason}; the claim keeps the devices that it holds` };
 }
 
-function checkedCustom(raw: RawObject & { spec?: unknown }): ReturnType<typeof checked> {
+/** What is wrong with a PodGroup. */
+export function podGroupFaults(object: RawObject): Violation[] {
+  return podGroup.safeParse(object).error?.issues.map(toViolation) ?? [];
+}
+
+function checkedCustom(raw: RawObject & { spec?: unknown; status?: unknown }): ReturnType<typeof checked> {
   const parsed = customSpecs[raw.kind]!.safeParse(raw.spec ?? {});
-  if (!parsed.success) {
-    return { violations: parsed.error.issues.map((issue) => toViolation({ ...issue, path: ["spec", ...issue.path] })) };
-  }
+  const faults = [
+    ...faultsIn("metadata", metadata.safeParse(raw.metadata)),
+    ...faultsIn("spec", parsed),
+    ...(raw.kind === "Gang" ? faultsIn("status", gangStatus.safeParse(raw.status ?? {})) : []),
+  ];
+  if (!parsed.success || faults.length > 0) return { violations: faults };
   const object = { ...raw, spec: parsed.data };
   const violations = customViolations(object);
   if (violations.length > 0) return { violations };
   return { object, notes: unknownFields(raw.spec, parsed.data, ["spec"]) };
+}
+
+function faultsIn(field: string, { error }: { error?: z.ZodError | undefined }): Violation[] {
+  return error?.issues.map((issue) => toViolation({ ...issue, path: [field, ...issue.path] })) ?? [];
 }
 
 /** The API server drops fields that a schema does not have; a misspelt one would be missed by nobody. */
@@ -132,6 +144,7 @@ function quantitiesOf(object: RawObject): { quantities: Quantities; path: Violat
       path: ["status", field],
     }));
   }
+  if (object.kind === "ResourceSlice") return quantitiesOfSlice(object);
   const at = podSpecOf(object);
   if (at === undefined) return [];
   const { spec, path } = at;
@@ -144,6 +157,28 @@ function quantitiesOf(object: RawObject): { quantities: Quantities; path: Violat
     ...ofContainers,
     ...ofResources(spec.resources, [...path, "resources"]),
     { quantities: spec.overhead, path: [...path, "overhead"] },
+  ];
+}
+
+type Amounts = Record<string, { value: string | number }>;
+
+interface SliceSpec {
+  devices?: { capacity?: Amounts; consumesCounters?: { counters: Amounts }[] }[];
+  sharedCounters?: { counters: Amounts }[];
+}
+
+function quantitiesOfSlice(object: RawObject): { quantities: Quantities; path: Violation["path"] }[] {
+  const { devices = [], sharedCounters = [] } = (object as unknown as { spec: SliceSpec }).spec;
+  const list = (amounts: Amounts = {}, path: Violation["path"]) =>
+    Object.entries(amounts).map(([name, { value }]) => ({ quantities: { value }, path: [...path, name] }));
+  return [
+    ...devices.flatMap(({ capacity, consumesCounters = [] }, i) => [
+      ...list(capacity, ["spec", "devices", i, "capacity"]),
+      ...consumesCounters.flatMap(({ counters }, j) =>
+        list(counters, ["spec", "devices", i, "consumesCounters", j, "counters"]),
+      ),
+    ]),
+    ...sharedCounters.flatMap(({ counters }, i) => list(counters, ["spec", "sharedCounters", i, "counters"])),
   ];
 }
 

@@ -16,9 +16,10 @@ import {
 import { builtInTopology } from "../../topology/levels.ts";
 import type { ClusterState } from "../cluster-state.ts";
 import { asAdmitted, countedBudget, readyNode, readyPod, youngest } from "./assumed.ts";
-import { checked, fieldName, isCustom } from "./check.ts";
+import { checked, fieldName, isCustom, podGroupFaults } from "./check.ts";
+import type { Violation } from "./custom-rules.ts";
 import { claimsFor, isOneByOne, type KindedObject, ofCluster, podsOf } from "./expand.ts";
-import { adaptPodGroup, isPodGroup } from "./pod-groups.ts";
+import { adaptPodGroup, isPodGroup, podsOfGroup } from "./pod-groups.ts";
 
 /** A cluster and its work, read from files. */
 export interface PlanInput {
@@ -107,7 +108,7 @@ export function assembleInput(origins: readonly Origin[], deviceClasses: readonl
   }
   addDeviceClasses(store, origins, deviceClasses, notes);
   runControllers(store, notes);
-  const topologies = [...adaptPodGroups(store, notes, problems)];
+  const topologies = [...adaptPodGroups(store, { notes, problems, refused })];
   const made = makeClaims(store, notes);
   const state = project(store, topologies, problems);
   return { state, problems, notes, refused, made, sources: sourcesOf(store) };
@@ -131,17 +132,16 @@ function isUsed({ apiVersion, kind }: KindedObject): boolean {
   return groups[kind] === group;
 }
 
-function take(
-  source: SourceObject,
-  planned: boolean,
-  into: {
-    store: Store;
-    seen: Map<string, SourceObject>;
-    problems: DocumentProblem[];
-    notes: string[];
-    refused: Map<string, Rejection>;
-  },
-): void {
+/** Where objects, and what is to be said of them, are put. */
+interface Told {
+  store: Store;
+  seen: Map<string, SourceObject>;
+  problems: DocumentProblem[];
+  notes: string[];
+  refused: Map<string, Rejection>;
+}
+
+function take(source: SourceObject, planned: boolean, into: Told): void {
   const named = withNamespace(source.object);
   const { kind, apiVersion } = named;
   const key = keyOf(named);
@@ -249,27 +249,61 @@ function runControllers(store: Store, notes: string[]): void {
   }
 }
 
-function* adaptPodGroups(store: Store, notes: string[], problems: DocumentProblem[]) {
+function* adaptPodGroups(store: Store, into: Pick<Told, "notes" | "problems" | "refused">) {
   const topology = entriesOf(store, "ClusterTopology").get("default")?.object;
   const { levels } = topology === undefined ? builtInTopology : projectTopology(topology as never).spec;
   for (const entry of entriesOf(store, "PodGroup").values()) {
     const pods = objectsOf<Pod & KindedObject>(store, "Pod");
+    const faults = podGroupFaults(entry.object);
+    if (faults.length > 0) {
+      // Its pods wait for it to be corrected.
+      replacePods(store, podsOfGroup(entry.object, pods));
+      refusePodGroup(entry, faults, into);
+      continue;
+    }
     const adapted = adaptPodGroup(entry.object, pods, levels);
     const key = keyOf(entry.object);
     if (adapted === undefined) continue;
-    if (entriesOf(store, "Gang").has(key)) {
+    const complain = (reason: string): void => {
       const { file, line } = entry.source!;
-      problems.push({ file, line: line(), reason: `PodGroup ${key}: a Gang of its name exists; rename one of them` });
+      into.problems.push({ file, line: line(), reason: `PodGroup ${key}: ${reason}` });
+    };
+    if (entriesOf(store, "Gang").has(key)) {
+      complain("a Gang of its name exists; rename one of them");
       continue;
     }
-    for (const what of adapted.lost) notes.push(`PodGroup ${key}: ${what}, has no meaning to kllama and is left out`);
-    addNew(store, adapted.gang, entry);
-    for (const pod of adapted.pods) {
-      const known = entriesOf(store, "Pod").get(keyOf(pod as Pod & KindedObject))!;
-      known.object = pod as Pod & KindedObject;
+    replacePods(store, adapted.pods);
+    const gang = checked(adapted.gang as KindedObject);
+    if ("violations" in gang) {
+      refusePodGroup(entry, gang.violations, into);
+      continue;
     }
+    for (const what of adapted.lost)
+      into.notes.push(`PodGroup ${key}: ${what}, has no meaning to kllama and is left out`);
+    addNew(store, adapted.gang, entry);
     yield* adapted.topologies;
   }
+}
+
+function replacePods(store: Store, pods: readonly Pod[]): void {
+  const entries = entriesOf(store, "Pod");
+  for (const pod of pods) entries.get(keyOf(pod as Pod & KindedObject))!.object = pod as Pod & KindedObject;
+}
+
+function refusePodGroup(
+  { object, source }: Entry,
+  faults: readonly Violation[],
+  { problems, refused }: Pick<Told, "problems" | "refused">,
+): void {
+  const texts = faults.map(({ path, reason }) => withField(path, reason));
+  for (const [i, { path }] of faults.entries()) {
+    problems.push({
+      file: source?.file ?? "",
+      line: source?.line(path) ?? 0,
+      reason: `PodGroup ${keyOf(object)}: ${texts[i]}`,
+    });
+  }
+  refused.set(keyOf(object), invalidGang(object, texts.join("; ")));
 }
 
 function makeClaims(store: Store, notes: string[]): Set<string> {
@@ -327,7 +361,7 @@ function project(
   const priorityOf = priorities(store);
   const pods = objectsOf<Pod & KindedObject>(store, "Pod");
   return {
-    gangs: all("Gang", projectGang).map(youngest),
+    gangs: all("Gang", (raw: Parameters<typeof projectGang>[0]) => projectGang(raw)).map(youngest),
     groups: all("PlacementGroup", projectPlacementGroup),
     pods: all("Pod", (raw: Pod, planned) =>
       youngest(asAdmitted(projectPod(priorityOf(planned ? readyPod(raw) : raw)))),

@@ -16,7 +16,8 @@ import { counterfactualsOf, preemptionOutlook } from "../../gang/counterfactuals
 import { atOnce } from "../../gang/in-slices.ts";
 import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { gangStates } from "../../gang/lifecycle/gang-states.ts";
-import { keptPods, livePods } from "../../gang/lifecycle/members.ts";
+import { keptPods, livePods, runningPods } from "../../gang/lifecycle/members.ts";
+import { shortPodSet } from "../../gang/lifecycle/scheduled.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
 import { budgetExceededFor, type GangRequest, type PlanResult, type PlanUnit } from "../../gang/plan.ts";
@@ -24,7 +25,7 @@ import { preemptorPriority } from "../../gang/preemption.ts";
 import { expectedWorkload } from "../../gang/workload.ts";
 import type { PlacementGroupRecord } from "../../kube/project.ts";
 import type { ClusterModel } from "../../topology/model.ts";
-import type { PodRecord } from "../../topology/records.ts";
+import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { type ClusterState, holdGang, modelOf } from "../cluster-state.ts";
 import { orphanRejection } from "../placements.ts";
 import { createPlannerView } from "../planner-view.ts";
@@ -62,10 +63,12 @@ export function planAll(cluster: ClusterState, options: PlanAllOptions): PlanOut
   return run.output();
 }
 
-function createRun(cluster: ClusterState, options: PlanAllOptions) {
-  const states = new Map(gangStates(cluster));
+function createRun(input: ClusterState, options: PlanAllOptions) {
   const { refused = new Map<string, Rejection>(), managedDrivers, nowMs } = options;
+  const cluster = { ...input, claims: input.claims.map((claim) => withAllocator(claim, managedDrivers)) };
+  const states = new Map(gangStates(cluster));
   for (const key of refused.keys()) states.delete(key);
+  for (const state of states.values()) noteRunning(state);
   const model = modelOf(cluster, states, managedDrivers);
   const nodeFits = (name: string): boolean => {
     const node = model.node(name);
@@ -281,6 +284,22 @@ function hasNewcomers(state: GangState, nodeFits: (node: string) => boolean): bo
   const places = new Set(kept.map((pod) => slotKey(pod.podSet, pod.index)));
   const { slots, missing } = assignSlots(state.gang!.spec, livePods(state), [...kept]);
   return missing.length > 0 || [...slots.keys()].some((slot) => !places.has(slot));
+}
+
+/** Files and snapshots leave out who wrote an allocation; of managed drivers the planner writes all. */
+function withAllocator(claim: ClaimRecord, managedDrivers: readonly string[]): ClaimRecord {
+  const results = claim.allocation?.devices?.results ?? [];
+  const isOurs = results.length > 0 && results.every(({ driver }) => managedDrivers.includes(driver));
+  return isOurs ? { ...claim, allocatedByPlanner: true } : claim;
+}
+
+/** A gang of which enough runs, and whose status says nothing of it: the first that the planner would write. */
+function noteRunning(state: GangState): void {
+  const { gang } = state;
+  if (gang === undefined || gang.deleting || (gang.status.phase ?? "Pending") !== "Pending") return;
+  const pods = runningPods(state);
+  if (shortPodSet(gang, pods) !== undefined) return;
+  state.gang = { ...gang, status: { ...gang.status, phase: "Scheduled", placement: { pods } } };
 }
 
 /** Before the commit a reservation whose node is lost is given back as a whole. */

@@ -102,10 +102,7 @@ export function adaptPodGroup(
   const { minCount, required, preferred, lost } = flavor.asked(object as PodGroup);
   if (minCount === undefined) return undefined;
   const { name, namespace } = object.metadata;
-  const members = allPods
-    .filter((pod) => flavor.groupOf(pod) === name && pod.metadata.namespace === namespace)
-    .filter(({ status, metadata }) => !isOver(status?.phase) && metadata.labels?.[gangLabel] === undefined)
-    .toSorted((a, b) => compareNatural(a.metadata.name, b.metadata.name));
+  const pods = podsOfGroup(object, allPods);
   const wanted = [
     ...required.map((label) => ({ label, mode: "required" as const })),
     ...preferred.map((label) => ({ label, mode: "preferred" as const })),
@@ -132,17 +129,28 @@ export function adaptPodGroup(
       kind: "Gang",
       metadata,
       spec: {
-        podSets: [{ name: "pods", count: Math.max(1, minCount, members.length), minCount }],
+        podSets: [{ name: "pods", count: Math.max(1, minCount, pods.length), minCount }],
         ...(constraints.length === 0 ? {} : { constraints }),
         topology,
         scheduleTimeoutSeconds: 600,
         disruption: "All",
       },
     },
-    pods: members.map((pod, index) => labelled(pod, name, index)),
+    pods,
     topologies,
     lost,
   };
+}
+
+/** The pods of a PodGroup that are not over, labelled for the Gang that stands for it. */
+export function podsOfGroup(object: KubernetesObject & { apiVersion: string; kind: string }, allPods: readonly Pod[]) {
+  const flavor = flavorOf(object)!;
+  const { name, namespace } = object.metadata;
+  return allPods
+    .filter((pod) => flavor.groupOf(pod) === name && pod.metadata.namespace === namespace)
+    .filter(({ status, metadata }) => !isOver(status?.phase) && metadata.labels?.[gangLabel] === undefined)
+    .toSorted((a, b) => compareNatural(a.metadata.name, b.metadata.name))
+    .map((pod, index) => labelled(pod, name, index));
 }
 
 function isOver(phase: string | undefined): boolean {

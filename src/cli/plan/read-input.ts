@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { type DocumentProblem, readDocuments, readFiles, type SourceObject } from "../../kube/documents.ts";
 import { readManifests } from "../../kube/manifests.ts";
 import { parseFleet } from "../../simulator/fleet.ts";
-import { fleetNodes, nodeManifest, nodeSlices } from "../../simulator/objects.ts";
+import { fleetNodes, nodeManifest, nodeSlices, type SimulatedNode } from "../../simulator/objects.ts";
 import { type ClusterState, nodeInventories } from "../cluster-state.ts";
 import type { KindedObject } from "./expand.ts";
 import { assembleInput, type Origin, type PlanInput } from "./input.ts";
@@ -30,9 +30,16 @@ export async function readOrigin(
   };
 }
 
-/** What the machines of a fleet file publish. */
+/** What the machines of a fleet file publish; none where it cannot be read, which is told in `problems`. */
 export async function fleetOrigin(file: string): Promise<ReadOrigin> {
-  const nodes = fleetNodes(parseFleet(await readFile(file, "utf8"), file));
+  let nodes: SimulatedNode[];
+  try {
+    nodes = fleetNodes(parseFleet(await readFile(file, "utf8"), file));
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    const reason = message.startsWith(`${file}: `) ? message.slice(file.length + 2) : message;
+    return { planned: true, objects: [], problems: [{ file, line: 0, reason }] };
+  }
   const objects = nodes.flatMap((node) => [
     nodeManifest(node),
     ...nodeSlices(node, { nodeUid: node.name, generation: 1 }),

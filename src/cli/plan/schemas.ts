@@ -11,7 +11,8 @@ const quantity = z.union([z.string(), z.number().transform(String)], "expected a
 const quantities = z.record(z.string(), quantity);
 const count = z.int().min(0);
 
-const metadata = z.looseObject({
+/** Of an object of any kind. */
+export const metadata = z.looseObject({
   name: z.string(),
   namespace: z.string().optional(),
   uid: z.string().optional(),
@@ -87,14 +88,20 @@ const device = z.looseObject({
 
 const resourceSlice = z.looseObject({
   metadata,
-  spec: z.looseObject({
-    driver: z.string().min(1),
-    pool: z.looseObject({ name: z.string().min(1), generation: count, resourceSliceCount: z.int().min(1) }),
-    devices: z.array(device).max(128).optional(),
-    sharedCounters: z.array(z.looseObject({ name: z.string(), counters: z.record(z.string(), value) })).optional(),
-    perDeviceNodeSelection: z.boolean().optional(),
-    ...placement,
-  }),
+  spec: z
+    .looseObject({
+      driver: z.string().min(1),
+      pool: z.looseObject({ name: z.string().min(1), generation: count, resourceSliceCount: z.int().min(1) }),
+      devices: z.array(device).max(128).optional(),
+      sharedCounters: z.array(z.looseObject({ name: z.string(), counters: z.record(z.string(), value) })).optional(),
+      perDeviceNodeSelection: z.boolean().optional(),
+      ...placement,
+    })
+    .refine(
+      ({ nodeName = "", nodeSelector, allNodes, perDeviceNodeSelection }) =>
+        [nodeName !== "", nodeSelector !== undefined, allNodes, perDeviceNodeSelection].filter(Boolean).length === 1,
+      "needs exactly one of nodeName, nodeSelector, allNodes and perDeviceNodeSelection",
+    ),
 });
 
 const selectors = z.array(z.looseObject({ cel: z.looseObject({ expression: z.string() }).optional() })).optional();
@@ -249,6 +256,27 @@ const podDisruptionBudget = z.looseObject({
 });
 
 const priorityClass = z.looseObject({ metadata, value: z.int(), globalDefault: z.boolean().optional() });
+
+/** A PodGroup of any scheduler that is read, as far as it is. */
+export const podGroup = z.looseObject({
+  metadata,
+  spec: z
+    .looseObject({
+      minMember: count.optional(),
+      schedulingPolicy: z.looseObject({ gang: z.looseObject({ minCount: z.int().min(1) }).optional() }).optional(),
+      schedulingConstraints: z
+        .looseObject({ topology: z.array(z.looseObject({ key: z.string().optional() })).optional() })
+        .optional(),
+      topologyConstraint: z
+        .looseObject({
+          requiredTopologyLevel: z.string().optional(),
+          preferredTopologyLevel: z.string().optional(),
+        })
+        .optional(),
+      subGroups: z.array(z.unknown()).optional(),
+    })
+    .optional(),
+});
 
 /** Kind → what it must look like. */
 export const builtInSchemas: Readonly<Record<string, z.ZodType>> = {

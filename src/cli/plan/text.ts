@@ -1,5 +1,6 @@
 import type { PlacedPod, Placement, PlanOutput, Rejection, Wish } from "../../api/placement.ts";
 import { outlookSentences } from "../../gang/outlook-text.ts";
+import { amountText } from "../../gang/shape-text.ts";
 import { compareNatural } from "../../topology/natural-order.ts";
 import { plural, wrap } from "../text.ts";
 
@@ -87,12 +88,17 @@ function rejectionText(
     ? [
         ...blocking.map(
           ({ level, domain, resource, needed, available }) =>
-            `    ${level}${domain === undefined ? "" : ` ${domain}`}: ${resource}: ${needed} needed, ${available} there`,
+            `    ${level}${domain === undefined ? "" : ` ${domain}`}: ${resource}: ${quantity(resource, needed)} needed, ${quantity(resource, available)} there`,
         ),
         ...outlookSentences(counterfactuals).map((text) => wrap(text, width, "    ")),
       ]
     : [];
   return [`  ${namespace}/${gang}  ${reason}`, wrap(message, width, "    "), ...more].join("\n");
+}
+
+/** Without the resource's name. */
+function quantity(resource: string, amount: number): string {
+  return amountText(resource, amount).slice(resource.length + 1);
 }
 
 function summary({ placements, rejections, stats }: PlanOutput): string {

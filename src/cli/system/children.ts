@@ -35,8 +35,8 @@ const graceMs = 5_000;
 /** As bin/kllama runs Node, whatever runs this process. */
 const nodeFlags = ["--max-semi-space-size=4", "--heap-growing-percent=25"];
 const nodeAgentFlags = [
-  ...["--max-semi-space-size=2", "--heap-growing-percent=50", "--v8-pool-size=1"],
-  ...["--no-sparkplug", "--no-maglev", "--liftoff-only"],
+  ...["--max-semi-space-size=2", "--heap-growing-percent=30", "--v8-pool-size=1"],
+  ...["--no-page-promotion", "--no-sparkplug", "--no-maglev", "--liftoff-only"],
 ];
 
 /**

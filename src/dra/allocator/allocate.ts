@@ -2,7 +2,7 @@ import type { Consumption, NodeInventory, NodeUsage } from "../../topology/inven
 import { candidatesOf } from "./candidates.ts";
 import type { CompiledClaim } from "./claim.ts";
 import { type AllocationFailure, explainFailure, findShortage, unknownPools } from "./failure.ts";
-import { budgetUsedUp, createSearch, type Search, solve } from "./search.ts";
+import { budgetUsedUp, createSearch, type Search, type SearchOptions, solve } from "./search.ts";
 
 export type { AllocationFailure } from "./failure.ts";
 
@@ -82,27 +82,40 @@ export function allocateTogether(
   pods: readonly PodToAllocate[],
   budget = defaultBudget,
 ): { readonly choices: readonly DeviceChoice[] | AllocationFailure; readonly trials: number } {
+  const search = searchFor(inventory, usage, pods, { budget });
+  const failure = run(search);
+  return { choices: failure ?? choicesOf(search, pods), trials: search.trials };
+}
+
+/** The search that `allocateTogether` makes, with the wishes of a larger one. */
+export function searchFor(
+  inventory: NodeInventory,
+  usage: NodeUsage,
+  pods: readonly PodToAllocate[],
+  wishes: Pick<SearchOptions, "budget" | "accept" | "apart">,
+): Search {
   const claims = pods.map((pod) => ({ claims: pod.claims, together: pod.options.together ?? [] }));
   const islands = pods.find(({ options }) => options.islands)?.options.islands ?? defaultIslands;
-  const search = createSearch(inventory, usage, claims, { islands, near: [], budget });
-  const failure = run(search);
-  if (failure) return { choices: failure, trials: search.trials };
+  return createSearch(inventory, usage, claims, { ...wishes, islands, near: [] });
+}
+
+/** What each pod gets by the answer that stands in the search. */
+export function choicesOf(search: Search, pods: readonly PodToAllocate[]): DeviceChoice[] {
   const all = answer(
     search,
     pods.flatMap((pod) => pod.claims),
   ).claims;
   let next = 0;
-  const choices = pods.map((pod) => {
+  return pods.map((pod) => {
     next += pod.claims.length;
     return { claims: all.slice(next - pod.claims.length, next) };
   });
-  return { choices, trials: search.trials };
 }
 
 /** Undefined: an answer is found, and stands in the search. */
 function run(search: Search): AllocationFailure | undefined {
   try {
-    const shortage = unknownPools(search) ?? (search.steps.length > 1 ? findShortage(search) : undefined);
+    const shortage = shortageBefore(search);
     if (shortage !== undefined) return shortage;
     if (solve(search, 0)) return undefined;
   } catch (thrown) {
@@ -110,6 +123,11 @@ function run(search: Search): AllocationFailure | undefined {
     throw thrown;
   }
   return explainFailure(search);
+}
+
+/** What no search is needed for. */
+export function shortageBefore(search: Search): AllocationFailure | undefined {
+  return unknownPools(search) ?? (search.steps.length > 1 ? findShortage(search) : undefined);
 }
 
 export function isAllocationFailure(value: object): value is AllocationFailure {

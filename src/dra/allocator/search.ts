@@ -64,6 +64,18 @@ export interface Search {
   readonly signatures: (string | undefined)[];
   /** With several pods: what had been taken where a pod began, in vain. */
   readonly dead: Set<string>;
+  readonly accept: SearchOptions["accept"];
+  readonly apart: SearchOptions["apart"];
+}
+
+export interface SearchOptions {
+  readonly islands: readonly string[];
+  readonly near: readonly number[];
+  readonly budget: number;
+  /** Asked about each answer; false: another one is looked for. It minds which devices are taken, not who has which. */
+  readonly accept?: ((search: Search) => boolean) | undefined;
+  /** What somebody else tells devices apart by: those with different texts are not interchangeable. */
+  readonly apart?: ((device: number) => string) | undefined;
 }
 
 /** Thrown out of the recursion when the budget is used up. */
@@ -73,11 +85,7 @@ export function createSearch(
   inventory: NodeInventory,
   usage: NodeUsage,
   pods: readonly PodClaims[],
-  options: {
-    islands: readonly string[];
-    near: readonly number[];
-    budget: number;
-  },
+  options: SearchOptions,
 ): Search {
   const claims = pods.flatMap((pod) => pod.claims);
   const state = { ...copyUsage(usage), groupHeld: new Int32Array(inventory.groups) };
@@ -108,6 +116,8 @@ export function createSearch(
     trials: 0,
     signatures: [],
     dead: new Set(),
+    accept: options.accept,
+    apart: options.apart,
   };
 }
 
@@ -180,10 +190,10 @@ function hardestFirst(steps: Step[]): Step[] {
 /** Satisfies the steps from `position` on; true leaves the answer in `taken`, false leaves everything as before. */
 export function solve(search: Search, position: number): boolean {
   const step = search.steps[position];
-  if (step === undefined) return true;
+  if (step === undefined) return search.accept?.(search) ?? true;
   if (search.trials > 0 && !restCanFit(search, position)) return false;
   // What the pods before took, not which of them took what, decides what is left for the others.
-  const begins = position > 0 && search.steps[position - 1]!.pod !== step.pod && search.inventory.sharedDevices === 0;
+  const begins = position > 0 && search.steps[position - 1]!.pod !== step.pod;
   const trace = begins ? traceOf(search, position) : "";
   if (begins && search.dead.has(trace)) return false;
   for (const [choice, stepChoice] of step.choices.entries()) {
@@ -199,8 +209,17 @@ export function solve(search: Search, position: number): boolean {
   return false;
 }
 
-function traceOf({ taken }: Search, position: number): string {
-  return `${position}:${taken.map(({ device }) => device).sort((a, b) => a - b)}`;
+function traceOf({ inventory, steps, taken }: Search, position: number): string {
+  const devices = taken.map(({ device }) => device).sort((a, b) => a - b);
+  if (inventory.sharedDevices === 0) return `${position}:${devices}`;
+  const shares = taken.map(({ step, choice, device }) => {
+    return `${device}=${shareText(steps[step]!.choices[choice]!.candidates.shares.get(device))}`;
+  });
+  return `${position}:${shares.sort()}`;
+}
+
+export function shareText(share: Consumption | undefined): string {
+  return share === undefined ? "" : [...share].map(([name, amount]) => `${name} ${amount}`).join("+");
 }
 
 /** One share of one device goes where least is left, so that other devices stay whole. */
@@ -368,22 +387,31 @@ function leave(search: Search, { candidates, rules }: StepChoice): void {
 
 /**
  * Devices with equal signatures are interchangeable: where one led nowhere, the other does too. Devices with shared
- * counters, devices that are given in parts, and all beside administrators' access are taken as all different.
+ * counters, and all beside administrators' access, are taken as all different; of such as are given in parts also what is
+ * consumed of them now tells them apart.
  */
-function signatureOf({ inventory, steps, signatures, admin }: Search, device: number): string {
-  const known = signatures[device];
-  if (known !== undefined) return known;
-  let signature = "";
+export function signatureOf(search: Search, device: number): string {
+  const { inventory, state, signatures } = search;
+  signatures[device] ??= lastingSignature(search, device);
+  const { shared } = inventory.devices[device]!;
+  if (shared === undefined) return signatures[device];
+  const consumed = shared.capacities.map(({ slot }) => state.consumed[slot]);
+  return `${signatures[device]} ${state.used[device]} ${state.shares[shared.index]} ${consumed}`;
+}
+
+function lastingSignature({ inventory, steps, admin, apart }: Search, device: number): string {
+  let signature = apart?.(device) ?? "";
   const { counters, shared } = inventory.devices[device]!;
-  if (admin || shared !== undefined || counters.length > 0) signature = `device ${device}`;
+  if (shared !== undefined) signature += shared.capacities.map(({ name, limit }) => `${name} ${limit}`).join();
+  if (admin || counters.length > 0) signature = `device ${device}`;
   else {
     for (const { choices } of steps) {
       for (const { candidates, rules } of choices) {
         signature += candidates.usable.includes(device) ? "+" : "-";
+        signature += shareText(candidates.shares.get(device));
         for (const { column } of rules) signature += `${column.values[device]},`;
       }
     }
   }
-  signatures[device] = signature;
   return signature;
 }

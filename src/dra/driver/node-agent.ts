@@ -14,7 +14,7 @@ import { makeFolder } from "./folders.ts";
 import { watchForeignPartitions } from "./foreign-partitions.ts";
 import type { ClaimReference } from "./grpc.ts";
 import { watchHealth } from "./health.ts";
-import { openKubeletSockets, socketPaths } from "./kubelet-sockets.ts";
+import { openKubeletSockets } from "./kubelet-sockets.ts";
 import type { Machine } from "./machine.ts";
 import type { DriverMetrics } from "./metrics.ts";
 import { createPreparation } from "./preparation.ts";
@@ -22,6 +22,7 @@ import type { PreparedClaim } from "./prepared-claim.ts";
 import { readMemory } from "./recovery.ts";
 import { createReports, type DriverLog } from "./reports.ts";
 import { startSliceController } from "./slice-controller.ts";
+import { socketPaths } from "./socket-files.ts";
 import { hasSuccessor } from "./successor.ts";
 import { startUpkeep } from "./upkeep.ts";
 
@@ -32,8 +33,8 @@ export interface NodeAgentOptions {
   machine: Machine;
   /** The kubelet's folder: sockets go to `plugins_registry` and `plugins/gpu.kllama.ai` in it. */
   kubeletFolder: string;
-  /** UID of the pod that this runs in: its sockets are its own then, and its successor may start beside it. */
-  podUid?: string | undefined;
+  /** Names this process among those of the driver on its node: its sockets are its own then, and its successor may start beside it. */
+  instance?: string | undefined;
   /** Where the container runtime looks for CDI specs. */
   cdiFolder: string;
   /** Holds the checkpoint. */
@@ -101,7 +102,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   };
   const sockets = await openKubeletSockets(
     options.kubeletFolder,
-    options.podUid,
+    options.instance,
     {
       prepare: report.timed("prepare", async (claims, call: CallState) => {
         const why = upkeep.rebuilding();
@@ -133,16 +134,16 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
 }
 
 /** Two of the driver's processes may run at once only where their sockets have names of their own. */
-async function lockOf({ kubeletFolder, podUid }: NodeAgentOptions): Promise<{ lock?: FileLock }> {
-  if (podUid === undefined) return {};
-  const { folder, lock } = socketPaths(kubeletFolder, podUid);
+async function lockOf({ kubeletFolder, instance }: NodeAgentOptions): Promise<{ lock?: FileLock }> {
+  if (instance === undefined) return {};
+  const { folder, lock } = socketPaths(kubeletFolder, instance);
   await makeFolder(folder, 0o700);
   return { lock: await openFileLock(lock) };
 }
 
-function successorOf({ kubeletFolder, podUid }: NodeAgentOptions): (() => Promise<boolean>) | undefined {
-  if (podUid === undefined) return undefined;
-  const { folder, dra } = socketPaths(kubeletFolder, podUid);
+function successorOf({ kubeletFolder, instance }: NodeAgentOptions): (() => Promise<boolean>) | undefined {
+  if (instance === undefined) return undefined;
+  const { folder, dra } = socketPaths(kubeletFolder, instance);
   return () => hasSuccessor(folder, dra);
 }
 

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import type { Timing } from "../../kube/timing.ts";
 import { claimOfFile, isHalfWritten } from "./cdi.ts";
+import type { ReadClaim } from "./claim-reads.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import { namesIn } from "./durable-files.ts";
 import type { Preparation } from "./preparation.ts";
@@ -23,8 +24,8 @@ export interface ReconcilerOptions {
   preparation: Preparation;
   store: ClaimStore;
   cdiFolder: string;
-  timing: Pick<Timing, "nowMs">;
-  readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  timing: Pick<Timing, "nowMs" | "sleep">;
+  readClaim: ReadClaim;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
   /** Looks for partitions that are nobody's. */
@@ -38,6 +39,8 @@ export interface ReconcilerOptions {
 const goneMs = 240_000;
 /** An API server that fails so often in a row is not asked for the rest in this pass. */
 const maxFailedReads = 3;
+/** Of a read for which the kubelet's calls wait. */
+const readLimitMs = 2_000;
 
 type Attempt = (work: () => Promise<void>) => Promise<boolean>;
 
@@ -69,7 +72,7 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Pass
       state !== "Completed" || timing.nowMs() - (goneSince.get(uid) ?? Number.POSITIVE_INFINITY) >= goneMs;
     await attempt(() =>
       preparation.exclusively(async () => {
-        const over = [...store.claims.values()].filter(isOver);
+        const over = await stillOver([...store.claims.values()].filter(isOver), attempt);
         const notUndone = await preparation.undo(over);
         repairs.undone = over.length - notUndone.size;
         failures.push(...notUndone.values());
@@ -95,13 +98,39 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Pass
       let isGone = before !== undefined;
       const look = async (): Promise<void> => {
         const object = await options.readClaim(claim.namespace, claim.name);
-        isGone = object?.metadata.uid !== claim.uid || object.status?.allocation === undefined;
+        isGone = !holdsDevices(object, claim);
         if (object !== undefined && !isGone) options.onPresent(claim, object);
       };
       if (failedReads < maxFailedReads) failedReads = (await attempt(look)) ? 0 : failedReads + 1;
       if (isGone) gone.set(claim.uid, before ?? nowMs);
     }
     return gone;
+  }
+
+  /**
+   * Without those that hold devices again: since they were read one may have been allocated anew, and prepared. Nothing is prepared now.
+   * What cannot be read is left for the next pass.
+   */
+  async function stillOver(over: readonly PreparedClaim[], attempt: Attempt): Promise<PreparedClaim[]> {
+    const found = over.filter(({ state }) => state !== "Completed");
+    for (const claim of over.filter(({ state }) => state === "Completed")) {
+      const look = async (): Promise<void> => {
+        if (!holdsDevices(await readSoon(claim), claim)) found.push(claim);
+      };
+      if (!(await attempt(look))) break;
+    }
+    return found;
+  }
+
+  async function readSoon({ namespace, name }: PreparedClaim): Promise<ResourceClaim | undefined> {
+    const done = new AbortController();
+    const error = new Error(`claim ${namespace}/${name}: not read within ${readLimitMs / 1_000} s`);
+    void timing.sleep(readLimitMs, done.signal).then(() => done.abort(error));
+    try {
+      return await options.readClaim(namespace, name, done.signal);
+    } finally {
+      done.abort();
+    }
   }
 
   async function removeStrays(attempt: Attempt): Promise<number> {
@@ -116,4 +145,9 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Pass
     }
     return removed;
   }
+}
+
+/** The API server has this very claim, allocated. */
+function holdsDevices(object: ResourceClaim | undefined, { uid }: PreparedClaim): boolean {
+  return object?.metadata.uid === uid && object.status?.allocation !== undefined;
 }

@@ -7,6 +7,7 @@ import { beingRead } from "./inventory.ts";
 import type { Machine } from "./machine.ts";
 import { droppedMessage, poolSelector, slicePath, type Written, writeSlices } from "./slice-writer.ts";
 import { poolSlices } from "./slices.ts";
+import { withKnownTimes } from "./taint-times.ts";
 
 /** Keeps the node's ResourceSlices equal to the inventory, whoever changes either. */
 export interface SliceController {
@@ -123,7 +124,7 @@ export function startSliceController(options: SliceControllerOptions): SliceCont
     const nodeUid = node.metadata.uid ?? "";
     const wanted = new Set<string>();
     const build = (generation: number): ResourceSlice[] =>
-      poolSlices(machine.inventory(), { nodeName, nodeUid, generation }).map((slice) => {
+      withKnownTimes(poolSlices(machine.inventory(), { nodeName, nodeUid, generation }), items).map((slice) => {
         wanted.add(contentKey(slice));
         return asKept(slice);
       });

@@ -1,6 +1,5 @@
 import { stat } from "node:fs/promises";
-import { draSockets } from "./kubelet-sockets.ts";
-import { isAnswered } from "./unix-server.ts";
+import { draSockets, isAnswered } from "./socket-files.ts";
 
 /**
  * Tells whether a younger process of this driver serves the node, too: in a rolling update both do for a while. The age of

@@ -1,8 +1,8 @@
-import { chmod, lstat, rm } from "node:fs/promises";
-import { createConnection } from "node:net";
+import { chmod, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import { makeFolder } from "./folders.ts";
+import { removeStale } from "./socket-files.ts";
 
 /** A listening gRPC server. */
 export interface UnixServer {
@@ -39,31 +39,4 @@ export async function listenUnix(server: Server, path: string): Promise<UnixServ
       clearTimeout(timer);
     },
   };
-}
-
-/** A socket file outlives its process when that is killed, and then nobody can bind it. Throws if somebody answers. */
-export async function removeStale(path: string): Promise<void> {
-  const there = await lstat(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-  });
-  if (there === undefined) return;
-  if (!there.isSocket()) throw new Error(`${path}: is not a socket; remove it`);
-  if (await isAnswered(path)) throw new Error(`socket ${path}: another process answers there; stop it first`);
-  await rm(path, { force: true });
-}
-
-/** Somebody listens on the socket. Rejects when that cannot be told. */
-export function isAnswered(path: string): Promise<boolean> {
-  return new Promise<boolean>((resolve, reject) => {
-    const probe = createConnection(path);
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once("error", (error: NodeJS.ErrnoException) => {
-      const gone = error.code === "ECONNREFUSED" || error.code === "ENOENT";
-      if (gone) resolve(false);
-      else reject(new Error(`socket ${path}: ${error.message}; remove it`));
-    });
-  });
 }

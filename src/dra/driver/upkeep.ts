@@ -1,5 +1,6 @@
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import type { Timing } from "../../kube/timing.ts";
+import type { ReadClaim } from "./claim-reads.ts";
 import type { ClaimStore } from "./claim-store.ts";
 import type { Machine } from "./machine.ts";
 import type { Preparation } from "./preparation.ts";
@@ -16,7 +17,7 @@ export interface UpkeepOptions {
   checkpoint: string;
   cdiFolder: string;
   timing: Timing;
-  readClaim(namespace: string, name: string): Promise<ResourceClaim | undefined>;
+  readClaim: ReadClaim;
   /** A prepared claim as the API server has it now. */
   onPresent(claim: PreparedClaim, object: ResourceClaim): void;
   findForeign(): Promise<void>;

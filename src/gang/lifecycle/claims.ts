@@ -2,6 +2,7 @@ import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import { schedulingGroup } from "../../api/names.ts";
 import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
+import { nameOf } from "../keys.ts";
 import type { ClaimReference, Context, GangRecord } from "./state.ts";
 
 /**
@@ -15,6 +16,11 @@ function guardOf(gang: { name: string; uid: string }): ResourceClaimConsumer {
 /** @returns whether the consumer is the guard of some Gang (of any generation of its name). */
 export function isGuard(consumer: ResourceClaimConsumer): boolean {
   return consumer.apiGroup === schedulingGroup && consumer.resource === "gangs";
+}
+
+/** @returns whether it is the guard of the gang with that key (`namespace/name`), of any generation of its name. */
+export function isGuardOf(key: string, consumer: ResourceClaimConsumer): boolean {
+  return isGuard(consumer) && consumer.name === nameOf(key);
 }
 
 export function podConsumer(pod: { name: string; uid: string }): ResourceClaimConsumer {

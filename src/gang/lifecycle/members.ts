@@ -100,9 +100,13 @@ export function isOutlying({ outlying }: GangState, { podSet, index }: PlacedPod
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */
 export function runningPods(state: GangState): PlacedPod[] {
-  if (state.gang === undefined) return [];
+  return state.gang === undefined ? [] : runningIn(state, assignSlots(state.gang.spec, livePods(state), []));
+}
+
+/** The same of slots that are known. */
+export function runningIn(state: GangState, { slots }: MemberSlots): PlacedPod[] {
   const running: PlacedPod[] = [];
-  for (const [slot, pod] of assignSlots(state.gang.spec, livePods(state), []).slots) {
+  for (const [slot, pod] of slots) {
     const node = pod.nodeName ?? state.bound.get(pod.uid);
     if (node === undefined) continue;
     const podSet = slot.slice(0, slot.lastIndexOf("/"));

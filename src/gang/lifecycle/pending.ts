@@ -4,7 +4,7 @@ import { isRefusal, withOutlook } from "../outlook-text.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { Decision } from "./decision.ts";
 import { lostClaimOf } from "./lost-claims.ts";
-import { livePods, lowestPriority, runningPods, sayStrays, straysOf } from "./members.ts";
+import { livePods, lowestPriority, runningIn, sayStrays, straysOf } from "./members.ts";
 import { writePreempting } from "./preempting.ts";
 import { writeReserved } from "./reservation.ts";
 import { shortPodSet, writeScheduled } from "./scheduled.ts";
@@ -48,7 +48,7 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   }
   state.priority = lowestPriority(slots.slots.values());
   effects.push(...sayStrays(state, strays));
-  const running = runningPods(state);
+  const running = runningIn(state, slots);
   if (shortPodSet(gang, running) === undefined) {
     return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }

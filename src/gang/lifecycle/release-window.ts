@@ -5,18 +5,22 @@
  * Gangs that find no room wait in line, and the first in line blocks those behind it: a large gang is not overtaken for
  * ever by small ones. A gang that stays unbound for `patienceMs` stops counting, so one that cannot be bound (a member
  * with somebody else's gate) holds up nobody for longer. A gang larger than the window enters it when it is empty.
+ *
+ * Who gives its places up and comes back with members that were let go before counts no more: kube-scheduler tries these all
+ * the time, reserved or not, and a few such gangs would keep everybody else out for ever.
  */
 export interface ReleaseWindow {
   /**
    * Whether the gang may be released now; else it waits in line until `admit` names it.
+   * @param pods all that it will have released then
    * @param companions gangs that commit together with it: when one of them is inside, it may follow at once
    */
   request(key: string, pods: number, companions: readonly string[], nowMs: number): boolean;
-  /** What the gang has released and not yet bound; 0: it leaves. */
-  occupy(key: string, pods: number, nowMs: number): void;
+  /** What the gang has released and not yet bound; 0: it leaves. `again`: for an earlier reservation, which it gave up. */
+  occupy(key: string, pods: number, nowMs: number, again?: boolean): void;
   /** The gang no longer waits in line. */
   withdraw(key: string): void;
-  /** Lets in the first in line, in the order given, for as long as they fit. @returns their keys */
+  /** Lets in the first in line, in the order given, else in that of asking, for as long as they fit. @returns their keys */
   admit(order: (a: string, b: string) => number, nowMs: number): string[];
   /** When somebody inside stops counting; never, while nobody waits for that. */
   nextMs(nowMs: number): number;
@@ -26,46 +30,53 @@ export interface ReleaseWindow {
 
 /** @param limit pods; @param patienceMs how long a gang counts */
 export function createReleaseWindow(limit: number, patienceMs: number): ReleaseWindow {
-  const inside = new Map<string, { pods: number; sinceMs: number }>();
+  /** `let`: so many it was let in with. */
+  const inside = new Map<string, { pods: number; let: number; sinceMs: number }>();
   const waiting = new Map<string, number>();
 
-  function counted(nowMs: number): number {
+  function counted(nowMs: number, but?: string): number {
     let pods = 0;
-    for (const entry of inside.values()) if (nowMs < entry.sinceMs + patienceMs) pods += entry.pods;
+    for (const [key, entry] of inside) if (key !== but && nowMs < entry.sinceMs + patienceMs) pods += entry.pods;
     return pods;
   }
 
-  function fits(pods: number, nowMs: number): boolean {
-    const others = counted(nowMs);
+  function fits(key: string, pods: number, nowMs: number): boolean {
+    const others = counted(nowMs, key);
     return others === 0 || others + pods <= limit;
   }
 
   function enter(key: string, pods: number, nowMs: number): void {
     waiting.delete(key);
-    inside.set(key, { pods, sinceMs: nowMs });
+    inside.set(key, { pods, let: pods, sinceMs: nowMs });
+  }
+
+  function othersWait(key: string): boolean {
+    return waiting.size > (waiting.has(key) ? 1 : 0);
   }
 
   return {
     request(key, pods, companions, nowMs) {
-      if (inside.has(key)) return true;
+      // Members of a running gang return one after another: who is in with one is not in with all.
+      if (pods <= (inside.get(key)?.let ?? 0)) return true;
       const follows = companions.some((companion) => inside.has(companion));
-      if (!follows && (waiting.size > 0 || !fits(pods, nowMs))) {
+      if (!follows && (othersWait(key) || !fits(key, pods, nowMs))) {
         waiting.set(key, pods);
         return false;
       }
       enter(key, pods, nowMs);
       return true;
     },
-    occupy(key, pods, nowMs) {
+    occupy(key, pods, nowMs, again = false) {
       if (pods === 0) inside.delete(key);
-      else inside.set(key, { pods, sinceMs: inside.get(key)?.sinceMs ?? nowMs });
+      else if (inside.has(key)) inside.get(key)!.pods = pods;
+      else if (!again) inside.set(key, { pods, let: pods, sinceMs: nowMs });
     },
     withdraw: (key) => waiting.delete(key),
     admit(order, nowMs) {
       const admitted: string[] = [];
       for (const key of [...waiting.keys()].sort(order)) {
         const pods = waiting.get(key) ?? 0;
-        if (!fits(pods, nowMs)) break;
+        if (!fits(key, pods, nowMs)) break;
         enter(key, pods, nowMs);
         admitted.push(key);
       }

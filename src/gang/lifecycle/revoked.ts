@@ -1,4 +1,4 @@
-import { isGuard } from "./claims.ts";
+import { isGuardOf } from "./claims.ts";
 import { type Decision, refuseAll } from "./decision.ts";
 import type { Context, Effect, GangRecord, GangState } from "./state.ts";
 import { write } from "./status.ts";
@@ -27,7 +27,7 @@ export function replanPauseMs(attempts: number): number {
 
 /** Some claim is still reserved for the gang. */
 export function holdsGuards(state: GangState): boolean {
-  return [...state.claims.values()].some((claim) => claim.reservedFor.some(isGuard));
+  return [...state.claims.values()].some((claim) => claim.reservedFor.some((each) => isGuardOf(state.key, each)));
 }
 
 /** The other way out of `Reserved`: either this or the commit wins the compare-and-swap. */

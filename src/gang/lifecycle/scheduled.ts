@@ -1,3 +1,4 @@
+import { gangGate } from "../../api/names.ts";
 import type { PlacedClaim, PlacedPod } from "../../api/placement.ts";
 import type { PodRecord } from "../../topology/records.ts";
 import { assignSlots, type MemberSlots, minCountOf, slotKey } from "../members.ts";
@@ -20,7 +21,7 @@ import {
 } from "./members.ts";
 import { noteOutlying } from "./outlying.ts";
 import { heed, patienceMs, refusedMember } from "./refusals.ts";
-import { type Context, type Effect, type GangRecord, type GangState, memberKey } from "./state.ts";
+import { type Context, type Effect, type GangRecord, type GangState, memberKey, releasedPods } from "./state.ts";
 import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
 import { steer } from "./steering.ts";
 import { sweep } from "./sweep.ts";
@@ -40,9 +41,10 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   const settled = members.filter((member) => !homeless.includes(member));
   const kept = settled.filter(([slot, pod]) => foreignClaim(state, gang, slot, pod, context) === undefined);
   const effects: Effect[] = [...heeded, ...sweep(state, kept, context), ...steer(state, settled, context)];
+  const mayReturn = mayReleaseReturning(state, gang, settled, context);
   for (const [slot, pod] of settled) {
     if (isBoundTo(state, pod, slot.node)) effects.push(...bindMember(state, slot, pod));
-    else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, context));
+    else if (state.proposal === undefined) effects.push(...rejoin(state, gang, slot, pod, mayReturn, context));
   }
   for (const [slot, pod] of homeless) {
     const arrival = state.arrivals.get(pod.uid);
@@ -71,13 +73,35 @@ function sooner(a: { wakeAtMs?: number }, b: { wakeAtMs?: number }): { wakeAtMs?
   return (a.wakeAtMs ?? Infinity) <= (b.wakeAtMs ?? Infinity) ? a : b;
 }
 
+/** Members that have their places again are let go when there is room for all of them among those that are being bound. */
+function mayReleaseReturning(
+  state: GangState,
+  gang: GangRecord,
+  members: readonly [PlacedPod, PodRecord][],
+  context: Context,
+): boolean {
+  if (state.proposal !== undefined) return false;
+  const returning = members.filter(([slot, pod]) => {
+    if (!pod.gates.includes(gangGate) || state.inFlight.has(`release/${pod.uid}`)) return false;
+    return !state.crowded.has(pod.uid) && isReserved(state, gang, slot, pod, context);
+  });
+  return returning.length > 0 && context.mayRelease(state, releasedPods(state) + returning.length);
+}
+
 /** A recreated member takes its own place again: same node, same devices, once the old claim has let go of them. */
-function rejoin(state: GangState, gang: GangRecord, slot: PlacedPod, pod: PodRecord, context: Context): Effect[] {
+function rejoin(
+  state: GangState,
+  gang: GangRecord,
+  slot: PlacedPod,
+  pod: PodRecord,
+  mayReturn: boolean,
+  context: Context,
+): Effect[] {
   if (state.crowded.has(pod.uid)) return [];
   if (!isReserved(state, gang, slot, pod, context)) {
     return reserveMember(state, gang, slot, pod, context);
   }
-  if (pod.gates.length > 0) return releaseMember(slot, pod);
+  if (pod.gates.length > 0) return mayReturn ? releaseMember(slot, pod) : [];
   // The gang is committed, so its barrier is open.
   return state.arrivals.get(pod.uid)?.node === slot.node ? bindMember(state, slot, pod) : [];
 }

@@ -64,6 +64,8 @@ export function decideSingle(state: SingleState, context: SingleContext): { effe
     if (state.proposal !== undefined) state.reserved = true;
     return { effects: release(pod, state.proposal?.node) };
   }
+  // Nobody knows when it may be scheduled, if ever: until then others have the devices.
+  if (allocated.length === 0 && isHeldByOthers(pod)) return { effects: [] };
   // Reserved and given back by kube-scheduler: it found no room there, whatever is free by now.
   if (state.proposal === undefined || state.reserved === true || !context.nodeFits(state.proposal.node)) {
     return planAnew(state, allocated, context);
@@ -84,6 +86,11 @@ function letGo(
   state.doomedSinceMs ??= context.nowMs;
   const wakeAtMs = state.doomedSinceMs + longestBindingMs;
   return context.nowMs < wakeAtMs ? { effects: [], wakeAtMs } : { effects: doomed.map(clear) };
+}
+
+/** By a gate that somebody else lifts. */
+function isHeldByOthers({ gates }: PodRecord): boolean {
+  return gates.some((gate) => gate !== gangGate);
 }
 
 /** By kube-scheduler: no gate is left, or the write that lifts it may have passed. */

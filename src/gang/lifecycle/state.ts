@@ -4,7 +4,7 @@ import type { PlacedClaim, PlacedPod, Placement, Rejection } from "../../api/pla
 import { equalJson } from "../../topology/equal.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
 import { slotKey } from "../members.ts";
-import { hasAllClaims } from "./claims.ts";
+import { hasAllClaims, isGuardOf } from "./claims.ts";
 import type { AvoidedNodes, Trial } from "./refusals.ts";
 
 /** A Gang as the lifecycle knows it. `problems` is non-empty when the spec breaks a rule that the API server cannot check. */
@@ -220,7 +220,7 @@ export interface Context {
   groupReady(state: GangState): boolean;
   /** Tells places of the gang that are not where the others of its PlacementGroup are, though its rules require that. */
   outlying(state: GangState): (place: PlacedPod) => boolean;
-  /** There is room among the pods that are released and not yet bound; else the gang is told when there is. */
+  /** There is room for so many of the gang among the pods that are released and not yet bound; else it is told when there is. */
   mayRelease(state: GangState, pods: number): boolean;
   /** A gang in phase Preempting, as the API server has it, counts on the room of this one. */
   condemned(state: GangState): boolean;
@@ -260,12 +260,15 @@ export function waitsForRoom({ rejection, crowded }: GangState): boolean {
   return rejection !== undefined || crowded.size > 0;
 }
 
-/** @returns true once nothing is left to know or to do, so that the shell may forget the gang. */
+/**
+ * @returns true once nothing is left to know or to do, so that the shell may forget the gang. A claim that it named may be
+ * there for years, and others may use it by now.
+ */
 export function isForgettable(state: GangState): boolean {
   return (
     state.gang === undefined &&
     state.pods.size === 0 &&
-    state.claims.size === 0 &&
+    ![...state.claims.values()].some(({ reservedFor }) => reservedFor.some((each) => isGuardOf(state.key, each))) &&
     state.arrivals.size === 0 &&
     state.inFlight.size === 0
   );
@@ -309,10 +312,11 @@ export function unansweredWrite({ gang, unanswered }: GangState): StatusWrite | 
 /** Members that kube-scheduler has on its hands: released, by a write that may still be under way, and not bound. */
 export function releasedPods(state: GangState): number {
   const phase = state.gang?.status.phase;
-  if (phase !== "Reserved" && phase !== "Binding") return 0;
+  if (phase !== "Reserved" && phase !== "Binding" && phase !== "Scheduled") return 0;
   let count = 0;
   for (const pod of state.pods.values()) {
-    if (pod.nodeName !== undefined || state.bound.has(pod.uid) || pod.terminal || pod.deleting) continue;
+    if (!pod.bindMarker || pod.nodeName !== undefined || state.bound.has(pod.uid) || pod.terminal || pod.deleting)
+      continue;
     if (pod.gates.length === 0 || state.inFlight.has(`release/${pod.uid}`)) count += 1;
   }
   return count;

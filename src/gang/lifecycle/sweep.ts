@@ -1,6 +1,7 @@
+import type { ResourceClaimConsumer } from "../../api/kubernetes.ts";
 import type { PlacedPod } from "../../api/placement.ts";
 import type { ClaimRecord, PodRecord } from "../../topology/records.ts";
-import { claimReference, isGuard, podConsumer } from "./claims.ts";
+import { claimReference, isGuardOf, podConsumer } from "./claims.ts";
 import { isUnsettled } from "./member-effects.ts";
 import { isBoundTo } from "./members.ts";
 import type { Context, Effect, GangState } from "./state.ts";
@@ -10,6 +11,7 @@ import type { Context, Effect, GangState } from "./state.ts";
  * loses allocation and consumers in one update, because removing the guard alone would leak the allocation. One whose
  * pod is perhaps being bound at this moment is left until that is known. A bound pod that kube-scheduler took off its
  * claim, because the answer of its bind call was lost, is put back. A claim whose guard somebody took off is cleared likewise.
+ * Guards of other gangs, on claims that several name, are theirs to remove.
  * @param kept members whose reservation is wanted although they are not bound
  */
 export function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][], context: Context): Effect[] {
@@ -20,12 +22,13 @@ export function sweep(state: GangState, kept: readonly [PlacedPod, PodRecord][],
       .flatMap(([, pod]) => pod.claims.map((claim) => claim.claimName)),
   );
   const users = podUidsByClaim(state);
+  const isOwn = (consumer: ResourceClaimConsumer): boolean => isGuardOf(state.key, consumer);
   for (const claim of state.claims.values()) {
     // kube-scheduler takes no pod whose claim is being deleted: let go of it, and another one is made.
     if (keptClaims.has(claim.name) && !claim.deleting) continue;
     const members = users.get(claim.name) ?? [];
-    if (!claim.reservedFor.some(isGuard) && !lostItsGuard(state, claim, members, context)) continue;
-    const consumers = claim.reservedFor.filter((consumer) => !isGuard(consumer));
+    if (!claim.reservedFor.some(isOwn) && !lostItsGuard(state, claim, members, context)) continue;
+    const consumers = claim.reservedFor.filter((consumer) => !isOwn(consumer));
     if ([...consumers, ...members].some(({ uid }) => isUnsettled(state, `bind/${uid}`, context))) continue;
     const missing = members.filter(
       (pod) => isHere(state, pod) && !pod.terminal && !consumers.some((c) => c.uid === pod.uid),

@@ -24,6 +24,8 @@ export interface Store {
   remove(resource: string, key: string, user: string): StoredObject | undefined;
   /** Changes of a resource after `version`, oldest first. */
   since(resource: string, version: number): readonly Commit[];
+  /** Version of the newest change of a resource; 0: there was none. */
+  lastVersion(resource: string): number;
   /** No watch may begin before this version; those that are open go on. */
   readonly compactedVersion: number;
   /** From now on no watch may begin before the present version. */
@@ -85,6 +87,7 @@ export function createStore(): Store {
       while (first > 0 && (past[first - 1]?.version ?? 0) > from) first -= 1;
       return past.slice(first);
     },
+    lastVersion: (resource) => history.get(resource)?.at(-1)?.version ?? 0,
     get compactedVersion() {
       return compacted;
     },

@@ -28,11 +28,11 @@ export function openWatch(
   let listing = lists;
 
   return {
-    pending: () => listing || store.since(resource, told).length > 0,
+    pending: () => listing || store.lastVersion(resource) > told,
     next() {
       const lines: string[] = [];
       if (listing) {
-        for (const object of first) lines.push(JSON.stringify({ type: "ADDED", object }));
+        for (const object of first) lines.push(addedLine(object));
         lines.push(bookmarkLine(told, type.kind, true));
         listing = false;
       }
@@ -45,8 +45,20 @@ export function openWatch(
 }
 
 function lineOf(commit: Commit): string {
+  if (commit.type === "ADDED") return addedLine(commit.object);
   commit.line ??= JSON.stringify({ type: commit.type, object: commit.object });
   return commit.line;
+}
+
+/** Object → its line. Many lists tell the same objects: every planner that begins to lead asks for one of each kind. */
+const addedLines = new WeakMap<StoredObject, string>();
+
+function addedLine(object: StoredObject): string {
+  const known = addedLines.get(object);
+  if (known !== undefined) return known;
+  const line = JSON.stringify({ type: "ADDED", object });
+  addedLines.set(object, line);
+  return line;
 }
 
 function bookmarkLine(version: number, kind: string, endOfList: boolean): string {

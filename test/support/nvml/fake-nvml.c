@@ -6,7 +6,7 @@
  *                   mode on), nvl (4 × GB200 of a multi-node domain)
  * FAKE_NVML_STATE   file that holds GPU instances and compute instances between processes
  * FAKE_NVML_FAULTS  lines `fail CALL CODE`, `slow CALL MILLISECONDS`, `die CALL`, `lost GPU`, `xid GPU NUMBER`, `ecc GPU ERRORS`,
- *                   `recovery GPU ACTION`, `events GPU TYPES`, `broken GPU CODE`, `field GPU CODE`, `late CALL MILLISECONDS`; read at
+ *                   `recovery GPU ACTION`, `events GPU TYPES`, `broken GPU CODE`, `field GPU CODE`, `profiles GPU CODE`, `late CALL MILLISECONDS`; read at
  *                   each call. `late`: the process is killed during the call, whose effect comes later, as the kernel finishes
  *                   what it began
  *
@@ -258,6 +258,7 @@ API int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending)
 }
 API int nvmlDeviceGetGpuInstanceProfileInfoV(void *device, unsigned index, Profile *profile) {
 	ENTER_GPU((Gpu *)device);
+	if (gpuFault("profiles", (Gpu *)device) >= 0) return (int)gpuFault("profiles", (Gpu *)device);
 	if (profile->version != (sizeof *profile | 2u << 24)) return VERSION;
 	for (int row = 0; row < ROWS; row++) {
 		if (rows[row].index != index) continue;

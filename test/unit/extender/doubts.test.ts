@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { claimFinalizer } from "../../../src/api/names.ts";
 import { createDoubts } from "../../../src/extender/doubts.ts";
 import type { WriteEffect } from "../../../src/extender/effects.ts";
 import type { Outcome } from "../../../src/gang/lifecycle/state.ts";
@@ -12,10 +13,14 @@ const noAnswer: Outcome = { ok: false, reason: "Unreachable", message: "" };
 function setUp(owner = "team/a") {
   const model = clusterOf([{ name: "n0", rack: "r0", gpus: 2 }]);
   const doubts = createDoubts(model);
-  const write = (resourceVersion = "1", device = "gpu-0"): Extract<WriteEffect, { type: "reserveClaim" }> => ({
+  const write = (
+    resourceVersion = "1",
+    device = "gpu-0",
+    finalizers = [claimFinalizer],
+  ): Extract<WriteEffect, { type: "reserveClaim" }> => ({
     type: "reserveClaim",
     id: "reserve/c",
-    claim: { namespace: "team", name: "c", uid: "c", resourceVersion, finalizers: [], allocated: false },
+    claim: { namespace: "team", name: "c", uid: "c", resourceVersion, finalizers, allocated: false },
     placed: { claim: "c", reference: "gpus", devices: [{ request: "gpu", driver, pool: "n0", device }] },
     node: "n0",
     reservedFor: [],
@@ -74,6 +79,21 @@ test("a second attempt in the same version may be refused: the first may still c
   doubts.answered(second, { ok: false, reason: "Invalid", message: "" }, 0);
   expect(holders("gpu-1")).toEqual([]);
   expect(holders()).toEqual(["hold:doubt:c"]);
+});
+
+test("a claim that gets its finalizer first is seen in another version before its devices are written: they stay held", () => {
+  for (const outcome of [conflict, noAnswer]) {
+    const { doubts, write, giveUp, holders } = setUp();
+    const first = write("1", "gpu-0", []);
+    doubts.sent(first, "team/a");
+    expect(doubts.settle("c", "2", true)).toEqual([]);
+    giveUp();
+    expect(holders()).toEqual(["hold:doubt:c"]);
+    doubts.answered(first, outcome, 0);
+    expect(holders()).toEqual(outcome === conflict ? [] : ["hold:doubt:c"]);
+    expect(doubts.settle("c", "3", true)).toEqual(outcome === conflict ? [] : first.placed.devices);
+    expect(holders()).toEqual([]);
+  }
 });
 
 test("an attempt in a newer version refuses those before it", () => {

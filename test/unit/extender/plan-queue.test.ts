@@ -57,3 +57,24 @@ test("while the fence is broken nothing new is planned; a second after it stands
   expect(world.waiting()).toEqual([]);
   expect(world.queue.nextMs()).toBe(Number.POSITIVE_INFINITY);
 });
+
+test("gangs that are refused, and ask again whenever something becomes free, keep no younger one from being planned", () => {
+  const model = clusterOf([{ name: "a", gpus: 8 }]);
+  const world = queueWorld(model, 0);
+  const large = Array.from({ length: 20 }, (_, index) => `large-${index}`);
+  world.submit(...large.map((name) => ({ name, pods: 2, gpus: 8 })));
+  world.stop();
+  world.submit({ name: "young", pods: 1, gpus: 1 });
+  // A turn is over after a few refusals.
+  world.lookMs = 3;
+  world.queue.ask("team/young");
+  let turns = 0;
+  while (model.view.heldUnder("team/young").length === 0) {
+    expect(turns++).toBeLessThan(2 * large.length);
+    for (const name of large) world.queue.ask(`team/${name}`);
+    expect(world.queue.planAll()).toBe(false);
+  }
+  expect(turns).toBeGreaterThan(1);
+  while (!world.queue.planAll());
+  expect(world.queue.size).toBe(0);
+});

@@ -115,6 +115,25 @@ describe("the fence of a new leader", () => {
     expect([raised.afterMs, fence.trouble()]).toEqual([500, undefined]);
   });
 
+  test("is not raised by who lost the Lease meanwhile: a term above the successor's would shut that one out", async () => {
+    const successor = { holder: "successor", epoch: 5 };
+    const world: World = { term: successor, enforced: "successor", kindInstalled: true };
+    const { timing, fence, lease } = raise(world);
+    lease.ours = false;
+    await timing.advance(10_000);
+    expect([world.term, fence.epoch()]).toEqual([successor, undefined]);
+  });
+
+  test("stands although somebody deletes the term before the API server follows it", async () => {
+    const world: World = { term: { holder: "predecessor", epoch: 4 }, enforced: "predecessor", kindInstalled: true };
+    const { timing, raised } = raise(world, 450);
+    await timing.advance(200);
+    delete world.term;
+    await timing.advance(10_000);
+    expect(world.term).toEqual({ holder: "me", epoch: 5 });
+    expect(raised.afterMs).toBeLessThan(5_000);
+  });
+
   test("waits for the kind and for the policy to be installed, and says which is missing", async () => {
     const world: World = { kindInstalled: false };
     const { timing, raised, fence, warnings } = raise(world, Number.POSITIVE_INFINITY);

@@ -65,6 +65,18 @@ test("guards have all places when nothing else is there", () => {
   expect(started).toHaveLength(4);
 });
 
+test("once closed, it ends what is under way and begins nothing more", async () => {
+  const { queue, started, endAll } = setUp({ total: 2, background: 1 });
+  for (const name of ["a", "b", "c", "d"]) queue.push(bind(name), "gang");
+  queue.push(dropGuard("g"), "gang");
+  queue.close();
+  queue.push(bind("e"), "gang");
+  const idle = queue.idle();
+  endAll();
+  await expect(idle).resolves.toBeUndefined();
+  expect([started, queue.depth]).toEqual([["bind/a", "bind/b"], 0]);
+});
+
 test("idle resolves once the last write has ended", async () => {
   const { queue, endAll } = setUp({ total: 4, background: 1 });
   queue.push(bind("a"), "gang");

@@ -747,6 +747,16 @@ describe("a reserved gang that waits for room in the release window", () => {
   });
 });
 
+test("members that return to a running gang wait for room in the release window together", () => {
+  const state = stateOf(gangIn("Scheduled"), [bound(0), pod(1)], [held(0, { guarded: false }), held(1)]);
+  const asked: number[] = [];
+  const mayRelease = (_: GangState, pods: number): boolean => asked.push(pods) > 1;
+  const waiting = step(state, [tick], context({ mayRelease }));
+  expect(said(waiting)).not.toContain("release g-1 to n1");
+  expect(said(step(waiting.state, [tick], context({ mayRelease })))).toContain("release g-1 to n1");
+  expect(asked).toEqual([1, 1]);
+});
+
 describe("a reserved gang whose time is shorter than kube-scheduler's back-off", () => {
   const spec = { ...gang().spec, scheduleTimeoutSeconds: 3 };
   const lateAfter = (attempts: number | undefined, afterMs: number) => {
@@ -906,6 +916,24 @@ describe("a revoked gang", () => {
       expect(said(step(waiting.state, [tick], context({ nowMs: nowMs + pauseMs })))).toEqual(["plan"]);
     });
   }
+});
+
+describe("a claim that another gang has reserved, and that this one names as well", () => {
+  const others = [{ ...guard, name: "h", uid: "other-gang" }, podConsumer({ name: "h-0", uid: "other-pod" })];
+  const { ownerPodUid: _, ...contested } = held(0, { more: { reservedFor: others } });
+
+  test.each(["Pending", "Revoked", "Preempted", undefined] as const)("keeps its guard (%s)", (phase) => {
+    const record = phase === undefined ? undefined : gangIn(phase);
+    const { effects } = step(stateOf(record, [pod(0), pod(1)], [contested, claim(1)]), [tick], context());
+    expect(effects.map(({ type }) => type)).not.toContain("dropGuard");
+    expect(effects.map(({ type }) => type)).not.toContain("clearClaim");
+  });
+
+  test("is nothing that a revoked gang has to give back first", () => {
+    const revoked = gangIn("Revoked", { explanation: "why" });
+    const result = step(stateOf(revoked, [pod(0), pod(1)], [contested, claim(1)]), [tick], context());
+    expect(said(result)).toEqual(["Pending: why"]);
+  });
 });
 
 describe("a committed gang", () => {

@@ -1,12 +1,11 @@
 import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
-import type { Device } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { budgetExceededFor, type GangRequest, type PlanResult, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
 import type { ClusterModel } from "../../../src/topology/model.ts";
 import type { PodRecord } from "../../../src/topology/records.ts";
-import { claimSpec, exactly, gpu, migBoard, migSlices, partition, podRecord, sliceRecord } from "../../builders.ts";
+import { claimSpec, exactly, migBoard, migSlices, partition, podRecord } from "../../builders.ts";
 import {
   addNode,
   allocatedClaim,
@@ -179,72 +178,6 @@ describe("a claim that several pods name", () => {
     expect(rejectionsOf(plan(model, { gangs: [gang] }))[0]!.message).toContain("shared by 256 pods; at most 255 can");
     model.removePod("more-0");
     expect(plansOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
-  });
-});
-
-describe("devices that several nodes can reach", () => {
-  const network = (count: number, more: Partial<Device> = {}) => {
-    const model = clusterOf(racks({ a: 2 }, 0));
-    const { nodeName: _, ...slice } = sliceRecord(
-      "net",
-      Array.from({ length: count }, (_, i) => gpu(i, {}, more)),
-    );
-    model.upsertSlice({ ...slice, allNodes: true });
-    return model;
-  };
-  const apart: GangConstraint = { type: "spread", level: "host", mode: "required", maxSkew: 1 };
-
-  test("go to one member each, wherever the members are", () => {
-    const model = network(2);
-    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
-    expect(picture(plan(model, { gangs: [gang] }))).toEqual(["g-w-0@a-0[0]", "g-w-1@a-1[1]"]);
-  });
-
-  test("are not given twice", () => {
-    const model = network(1);
-    const gang = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
-    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toHaveLength(1);
-  });
-
-  test("taken by a pod that could have had others: no proof that there is no place", () => {
-    const model = network(2);
-    const only = (pod: PodRecord, node: string): PodRecord => ({
-      ...pod,
-      nodeSelector: { "kubernetes.io/hostname": node },
-    });
-    for (const node of ["a-0", "a-1"]) {
-      const labels = { ...model.node(node)!.labels, "kubernetes.io/hostname": node };
-      model.upsertNode({ ...model.node(node)!, labels });
-    }
-    const gang = gangIn(model, "g", { any: { count: 1, gpus: 1 }, first: { count: 1, gpus: 1 } });
-    const picky = gang.pods.find(({ podSet }) => podSet === "first")!;
-    const claim = model.claim(picky.namespace, picky.claims[0]!.claimName!)!;
-    const [request] = claim.spec.devices!.requests!;
-    const selectors = [{ cel: { expression: `device.attributes["gpu.kllama.ai"].index == 0` } }];
-    const exactly = { ...request!.exactly!, selectors };
-    model.upsertClaim({ ...claim, spec: { devices: { requests: [{ ...request!, exactly }] } } });
-    const pods = gang.pods.map((pod) => only(pod, pod === picky ? "a-1" : "a-0"));
-    const [rejection] = rejectionsOf(plan(model, { gangs: [{ ...gang, pods }] }));
-    expect(rejection!.reason).toBe("BudgetExceeded");
-  });
-
-  test("in parts: as many as fit, over all nodes", () => {
-    const parts = {
-      allowMultipleAllocations: true,
-      capacity: { lanes: { value: "2", requestPolicy: { default: "1" } } },
-    };
-    const model = network(1, parts);
-    const fits = gangIn(model, "g", { w: { count: 2, gpus: 1 } }, { constraints: [apart] });
-    const devices = plansOf(plan(model, { gangs: [fits] })).flatMap(({ placement }) =>
-      placement.pods.flatMap(({ claims }) => claims.flatMap((claim) => claim.devices)),
-    );
-    expect(devices.map(({ device, consumedCapacity }) => [device, consumedCapacity])).toEqual([
-      ["gpu-0", { lanes: "1" }],
-      ["gpu-0", { lanes: "1" }],
-    ]);
-    expect(new Set(devices.map(({ shareID }) => shareID)).size).toBe(2);
-    const tooMany = gangIn(model, "h", { w: { count: 3, gpus: 1 } });
-    expect(rejectionsOf(plan(model, { gangs: [tooMany] }))).toHaveLength(1);
   });
 });
 
@@ -443,6 +376,22 @@ describe("constraints", () => {
         .map((nodes) => nodes!.length)
         .sort(),
     ).toEqual([1, 1, 2]);
+  });
+
+  test("a spread over a level that nodes lack the labels of says so", () => {
+    const spread = together("rack", { type: "spread" });
+    const refused = (nodes: NodeSketch[], count: number) => {
+      const model = clusterOf(nodes);
+      return picture(
+        plan(model, { gangs: [gangIn(model, "g", { w: { count, gpus: 8 } }, { constraints: [spread] })] }),
+      )[0];
+    };
+    const lacks = (nodes: string) => `; ${nodes} the labels of rack (rack)`;
+    expect(refused([{ name: "n", gpus: 8 }], 1)).toBe(
+      `g: NoDomainFits: 1 pod of 8 gpu.kllama.ai devices has no place with the gang spread over rack${lacks("1 node with room lacks")}`,
+    );
+    const some = [{ name: "n", gpus: 8 }, { name: "m", gpus: 8 }, ...racks({ a: 1, b: 1 })];
+    expect(refused(some, 3)).toContain(lacks("2 nodes with room lack"));
   });
 
   test("spread that a full domain makes impossible is refused", () => {
@@ -1167,7 +1116,48 @@ describe("node fit as kube-scheduler judges it", () => {
   test("CPU that is short is told apart from devices", () => {
     const model = clusterOf([{ name: "n", rack: "r", gpus: 8, more: { allocatable: { cpu: 4000, pods: 110 } } }]);
     const gang = gangIn(model, "g", { w: { count: 3, gpus: 1, more: { requests: { cpu: 2000 } } } });
-    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toMatchObject([{ reason: "InsufficientResources" }]);
+    expect(rejectionsOf(plan(model, { gangs: [gang] }))).toMatchObject([
+      {
+        reason: "InsufficientResources",
+        message: "needs room for 3 pods of 1 gpu.kllama.ai device; the cluster has room for 2 now for want of cpu",
+        blocking: [{ level: "cluster", resource: "cpu", needed: 6000, available: 4000 }],
+      },
+    ]);
+  });
+
+  test("what is short is named in a domain and of pods without claims, too", () => {
+    const nodes = racks({ a: 2, b: 1 }).map((node) => ({ ...node, more: { allocatable: { cpu: 4000, fpga: 2 } } }));
+    const model = clusterOf(nodes);
+    const refused = (requests: Record<string, number>, gpus: number, constraints: GangConstraint[]) => {
+      const gang = gangIn(model, "g", { w: { count: 3, gpus, more: { requests } } }, { constraints });
+      return rejectionsOf(plan(model, { gangs: [gang] }))[0];
+    };
+    expect(refused({ cpu: 3000 }, 4, [together("rack")])).toMatchObject({
+      message: expect.stringContaining("the best, z/a, has 2 for want of cpu"),
+      blocking: [{ level: "rack", domain: "z/a", resource: "cpu", needed: 9000, available: 6000 }],
+    });
+    expect(refused({ cpu: 3000 }, 8, [together("rack")])?.blocking).toEqual([
+      { level: "rack", domain: "z/a", resource: "pods", needed: 3, available: 2 },
+    ]);
+    expect(refused({ cpu: 1000, fpga: 2 }, 0, [together("rack")])).toMatchObject({
+      blocking: [{ level: "rack", domain: "z/a", resource: "fpga", needed: 6, available: 4 }],
+    });
+  });
+
+  test("a refusal calls the pods by its own gang's names, whoever asked for the same before", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 8 }]);
+    const wants = { count: 1, more: { nodeSelector: { disk: "ssd" } } };
+    const messages = [gangIn(model, "secret", { hidden: wants }), gangIn(model, "mine", { w: wants })].map((gang) => {
+      return rejectionsOf(plan(model, { gangs: [gang] }))[0]!.message;
+    });
+    const alone = podRecord("single", { nodeSelector: { disk: "ssd" } });
+    const single = { namespace: "team", name: "single", spec: singlePodGang(alone), priority: 0, createdAtMs: 0 };
+    messages.push(rejectionsOf(plan(model, { gangs: [{ ...single, pods: [alone], placed: [] }] }))[0]!.message);
+    expect(messages).toEqual(
+      ["pods of pod set hidden", "pods of pod set w", "pod single"].map((who) => {
+        return `none of 1 nodes admits ${who}: 1 lack label disk=ssd`;
+      }),
+    );
   });
 });
 
@@ -1332,6 +1322,14 @@ describe("devices that one pod chose first are chosen anew when the next one lac
     ).toHaveLength(3);
   });
 
+  test("beside a pod with administrator's access, which holds none", () => {
+    const model = clusterOf([{ name: "n", rack: "r", gpus: 2 }]);
+    const first = exactly("first", 1, {}, 'device.attributes["gpu.kllama.ai"].index == 0');
+    const admin = { count: 1, requests: [exactly("watch", 2, { adminAccess: true })] };
+    const sets = { admin, any: { count: 1, gpus: 1 }, first: { count: 1, requests: [first] } };
+    expect(fits(model, sets).slice(1)).toEqual(["g-any-0@n[1]", "g-first-0@n[0]"]);
+  });
+
   test("a pod that takes any partition, or else a GPU, and one that needs a large partition", () => {
     const model = clusterOf([{ name: "n", rack: "r" }]);
     for (const slice of migSlices("n", [migBoard(0)])) model.upsertSlice(slice);
@@ -1407,6 +1405,7 @@ describe("two GB200 racks with built-in levels", () => {
     expect(plans[0]!.placement.cost.assumes).toEqual([
       expect.stringContaining("one ring all-reduce of 16 MiB"),
       "nvlink-domain: 900 GB/s per GPU and direction, 2 µs (assumed, since no ClusterTopology says)",
+      "nvlink-domain: pods reach one another's GPUs, by an IPC namespace that they share on a host, or an IMEX channel between hosts",
       "KV cache of 1130000000 bytes per request, one stream per pair of gangs",
     ]);
   });

@@ -54,10 +54,48 @@ describe("the release window", () => {
     expect(window.stats(0)).toEqual({ pods: 8, waiting: 1 });
   });
 
+  test("a gang whose members return one after another enters with each of them", () => {
+    const window = createReleaseWindow(4, patienceMs);
+    window.request("other", 2, [], 0);
+    expect([1, 2, 3].map((pods) => window.request("running", pods, [], pods))).toEqual([true, true, false]);
+    expect(window.request("later", 1, [], 4)).toBe(false);
+    window.occupy("running", 2, 5);
+    window.occupy("other", 1, 5);
+    expect(window.admit(() => 0, 5)).toEqual(["running"]);
+    expect(window.request("running", 3, [], 5)).toBe(true);
+    window.occupy("running", 0, 6);
+    expect(window.admit(() => 0, 6)).toEqual(["later"]);
+  });
+
   test("after a restart, what was released before counts", () => {
     const window = createReleaseWindow(4, patienceMs);
     window.occupy("before", 3, 0);
     expect(window.request("next", 2, [], 0)).toBe(false);
+  });
+
+  test("gangs that come back again and again to be refused keep no other out", () => {
+    const window = createReleaseWindow(64, patienceMs);
+    const stuck = ["a", "b", "c", "d", "e", "f"];
+    // Let in one after another, refused, and reserved again later: their members were let go the first time.
+    for (const [index, key] of stuck.entries()) {
+      const startMs = index * patienceMs;
+      window.request(key, 64, [], startMs);
+      window.occupy(key, 64, startMs);
+      window.occupy(key, 0, startMs + 15_000);
+    }
+    const nowMs = stuck.length * patienceMs;
+    for (const key of stuck) window.occupy(key, 64, nowMs, true);
+    expect(window.request("young", 64, [], nowMs)).toBe(true);
+  });
+
+  test("of gangs that are alike who stands in line for longest comes first, however old", () => {
+    const window = createReleaseWindow(4, patienceMs);
+    const alike = () => 0;
+    window.request("old", 4, [], 0);
+    window.request("young", 4, [], 1);
+    window.occupy("old", 0, 2);
+    window.request("old", 4, [], 3);
+    expect(window.admit(alike, 3)).toEqual(["young"]);
   });
 
   test("a gang that gives up its place in line holds up nobody", () => {

@@ -66,6 +66,13 @@ test("a pod that names a claim of others is planned, which refuses it, and never
   expect([types(true), types(false)]).toEqual([["plan"], ["releasePod"]]);
 });
 
+test("a pod that waits behind a gate of somebody else has no devices until that is lifted", () => {
+  const { proposal: _, ...waiting } = single(claim());
+  expect(said({ ...waiting, pod: { ...pod, gates: [gangGate, "example.com/quota"] } })).toEqual([]);
+  expect(said({ ...waiting, pod: { ...pod, gates: ["example.com/quota"] } })).toEqual([]);
+  expect(said({ ...waiting, pod: { ...pod, gates: [gangGate] } })).toEqual(["plan"]);
+});
+
 describe("a claim that somebody deletes", () => {
   const gated = { ...pod, gates: [gangGate] };
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Pod } from "../../../src/api/kubernetes.ts";
-import { projectPod } from "../../../src/kube/project.ts";
+import { projectGang, projectPod } from "../../../src/kube/project.ts";
 
 type Resources = NonNullable<Pod["spec"]["containers"][number]["resources"]>;
 
@@ -54,6 +54,14 @@ describe("what a pod takes of a node is what kube-scheduler counts", () => {
       { cpu: 3250 },
     ],
     [
+      "the limit of the whole pod where neither it nor its containers request anything",
+      {
+        containers: [main(cpu("1"))],
+        resources: { limits: { cpu: "4", memory: "1Gi" } },
+      },
+      { cpu: 1000, memory: 2 ** 30 },
+    ],
+    [
       "extended resources as they are, and no marker of kllama's",
       {
         containers: [
@@ -76,5 +84,37 @@ describe("what a pod takes of a node is what kube-scheduler counts", () => {
   test("a quantity that is none is told with the pod's name", () => {
     const pod = { metadata: { name: "p", namespace: "team" }, spec: { containers: [main(cpu("lots"))] } };
     expect(() => projectPod(pod as unknown as Pod)).toThrow(/team\/p: resource cpu/);
+  });
+});
+
+describe("a Gang that was read before", () => {
+  const gang = (spec: object, status?: object) => ({
+    metadata: { name: "g", namespace: "team" },
+    spec,
+    ...(status && { status }),
+  });
+  const podSets = [{ name: "ranks", count: 2 }];
+  const spec = { podSets, topology: "default", scheduleTimeoutSeconds: 600, disruption: "All" };
+  const known = projectGang(gang(spec, { phase: "Pending" }));
+
+  test.for([
+    ["is as it was", gang(spec, { phase: "Pending" })],
+    ["has lost its status", gang(spec)],
+    ["is in another phase", gang(spec, { phase: "Reserved", reservedAt: "2026-01-01T00:00:00Z" })],
+    ["has another spec", gang({ ...spec, podSets: [{ name: "ranks", count: 3 }] }, { phase: "Pending" })],
+    ["has a spec without what defaults say", gang({ podSets }, { phase: "Pending" })],
+  ] as const)("and %s reads as if it was not", ([, raw]) => {
+    expect(projectGang(raw, known)).toEqual(projectGang(raw));
+  });
+
+  test("and cannot be read any more is refused", () => {
+    expect(() => projectGang(gang({ ...spec, podSets: [] }), known)).toThrow();
+    expect(() => projectGang(gang(spec, { phase: "Lost" }), known)).toThrow();
+  });
+
+  test("keeps what is the same in it", () => {
+    const { spec: read, status } = projectGang(gang(spec, { phase: "Pending" }), known);
+    expect(read).toBe(known.spec);
+    expect(status).toBe(known.status);
   });
 });

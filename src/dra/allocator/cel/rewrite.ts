@@ -17,6 +17,8 @@ export interface ParsedNode {
   readonly input: string;
   readonly start: number;
   readonly end: number;
+  /** Of an operator, once it is checked. */
+  handle?: Operate;
   readonly meta: { check: CheckNode; evaluate: EvaluateNode; macro?: unknown; alternate?: unknown };
   clone(op: { name: string; check: CheckNode; evaluate: EvaluateNode }, args: unknown): ParsedNode;
   setMeta(key: string, value: unknown): ParsedNode;
@@ -24,9 +26,9 @@ export interface ParsedNode {
 
 type CheckNode = (checker: unknown, node: ParsedNode, context: unknown) => unknown;
 type EvaluateNode = (evaluator: Evaluator, node: ParsedNode, context: unknown) => unknown;
-interface Evaluator {
-  run(node: ParsedNode, context: unknown): unknown;
-}
+type Evaluator = unknown;
+/** What an operator does with the values of its operands, left and right; node and evaluator follow. */
+type Operate = (left: unknown, right: unknown, ...rest: unknown[]) => unknown;
 
 /** Adapts a tree in place, before it is checked. `parse` makes nodes of small expressions. */
 export function adaptToKubernetes(root: ParsedNode, parse: (text: string) => ParsedNode): void {
@@ -108,30 +110,28 @@ function refuseOverflow(node: ParsedNode, root: ParsedNode): void {
 
 /** Asks the map itself, not its reading of absent keys. */
 function adaptIn(node: ParsedNode): void {
-  const [key, container] = node.args as [ParsedNode, ParsedNode];
-  const { check, evaluate } = node.meta;
-  node.setMeta("macro", {
-    typeCheck: (checker: unknown, _macro: unknown, context: unknown) => check(checker, node, context),
-    evaluate(evaluator: Evaluator, _macro: unknown, context: unknown) {
-      const held = evaluator.run(container, context);
-      return held instanceof Map ? held.has(evaluator.run(key, context)) : evaluate(evaluator, node, context);
-    },
+  adaptOperator(node, (isIn) => (key, container, ...rest) => {
+    return container instanceof Map ? container.has(key) : isIn(key, container, ...rest);
   });
 }
 
 /** The library finds values of different types different; cel-go's version on the left refuses any other type (`!=` does not). */
 function adaptEquality(node: ParsedNode): void {
-  const [left, right] = node.args as [ParsedNode, ParsedNode];
-  const { check, evaluate } = node.meta;
-  node.setMeta("macro", {
-    typeCheck: (checker: unknown, _macro: unknown, context: unknown) => check(checker, node, context),
-    evaluate(evaluator: Evaluator, _macro: unknown, context: unknown) {
-      const comparable = !(evaluator.run(left, context) instanceof Semver);
-      if (!comparable && !(evaluator.run(right, context) instanceof Semver)) {
-        throw new Error('no such overload: a version equals versions only, compare it with semver("1.2.3")');
-      }
-      return evaluate(evaluator, node, context);
-    },
+  adaptOperator(node, (equals) => (left, right, ...rest) => {
+    if (left instanceof Semver && !(right instanceof Semver)) {
+      throw new Error('no such overload: a version equals versions only, compare it with semver("1.2.3")');
+    }
+    return equals(left, right, ...rest);
+  });
+}
+
+/** Wraps what a binary operator does with the values of its operands, which the check of the node decides. */
+function adaptOperator(node: ParsedNode, adapt: (operate: Operate) => Operate): void {
+  const { check } = node.meta;
+  node.setMeta("check", (checker: unknown, self: ParsedNode, context: unknown) => {
+    const type = check(checker, self, context);
+    self.handle = adapt(self.handle!);
+    return type;
   });
 }
 

@@ -115,6 +115,9 @@ function createMemory(timing: Timing): { show(look: Look): Inventory } {
       };
       for (const gpu of gpus) known.set(gpu.uuid, { gpu, troubles: troubles.get(gpu.uuid) ?? [] });
       const present = new Set(gpus.map(({ uuid }) => uuid));
+      // Numbers may change while a board is away: two devices of one name would keep all of the node's from being published.
+      const taken = new Set(gpus.map(gpuName));
+      for (const [uuid, { gpu }] of known) if (!present.has(uuid) && taken.has(gpuName(gpu))) known.delete(uuid);
       const found: Record<string, readonly DeviceTrouble[]> = {};
       const losses: Record<string, { how: "taint"; since: string }> = {};
       for (const [uuid, { gpu, troubles: own }] of known) {

@@ -40,8 +40,10 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
     // Words of a crashed library go to the log of whoever runs the driver.
     const started = fork(program, [library, lockFile], { env, stdio: ["ignore", "ignore", "inherit", "ipc"] });
     started.on("message", (message: NvmlMessage) => {
-      if (message.type === "event") onEvent(message.gpu, message.xid);
-      else if (message.type === "answer") waiting?.resolve(message.answer as never);
+      if (message.type === "event") return onEvent(message.gpu, message.xid);
+      // What was on its way when its process was given up is no answer to what another one is asked.
+      if (child !== started) return;
+      if (message.type === "answer") waiting?.resolve(message.answer as never);
       else waiting?.reject(message.refused ? new BoardRefusal(message.message) : new Error(message.message));
     });
     const ended = (how: string): void => {

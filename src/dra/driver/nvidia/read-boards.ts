@@ -118,6 +118,11 @@ function readClique(nvml: Nvml, device: Handle): string | undefined {
 
 function readMig(nvml: Nvml, device: Handle): MigReading {
   const profiles = readProfiles(nvml, device);
+  // Then nothing can be told of the board's parts, and as a whole it is of no use.
+  if (profiles.length === 0) {
+    const text = "MIG mode is on, and no profile is told; update NVIDIA's driver";
+    throw new NvmlError("nvmlDeviceGetGpuInstanceProfileInfoV", nvmlCodes.notFound, text);
+  }
   return { profiles, instances: readInstances(nvml, device, profiles) };
 }
 

@@ -62,6 +62,21 @@ describe("what cannot be used is named with file, line, object, field and reason
       /ResourceSlice s1: pool gpu\.kllama\.ai\/p: the slices of generation 1 disagree about their number/,
     ],
     [
+      "a slice that reaches nobody",
+      slice("s", { pool, nodeName: undefined }),
+      "ResourceSlice s: spec: needs exactly one of nodeName, nodeSelector, allNodes and perDeviceNodeSelection",
+    ],
+    [
+      "a slice that says twice whom it reaches",
+      slice("s", { pool, allNodes: true }),
+      "ResourceSlice s: spec: needs exactly one of nodeName, nodeSelector, allNodes and perDeviceNodeSelection",
+    ],
+    [
+      "a device's capacity that is none",
+      slice("s", { pool, devices: [{ name: "d", capacity: { memory: { value: "lots" } } }] }),
+      'ResourceSlice s: spec.devices[0].capacity.memory.value: "lots" is no quantity',
+    ],
+    [
       "an old version of DRA",
       slice("s", { pool }).replace("resource.k8s.io/v1", "resource.k8s.io/v1beta1"),
       "apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
@@ -109,6 +124,18 @@ describe("what cannot be used is named with file, line, object, field and reason
   });
 });
 
+test.for([
+  ["none.yaml", "FOLDER/none.yaml", /^none\.yaml: ENOENT/m],
+  ["input.yaml", "FOLDER/input.yaml", /^input\.yaml: (?!.*input\.yaml)./m],
+] as const)("a fleet that cannot be read is one file of the input: %s", async ([, file, message]) => {
+  const { code, stderr, stdout } = await planFiles(
+    { "input.yaml": good },
+    `-f FOLDER/input.yaml --fleet ${file} -o json`,
+  );
+  expect(stderr).toMatch(message);
+  expect([code, places(JSON.parse(stdout))]).toEqual([2, { fine: "good" }]);
+});
+
 describe("a Gang that asks for something impossible is refused with its field", () => {
   const ranks = { name: "ranks", count: 1 };
   test.for([
@@ -148,6 +175,40 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
     expect(output.rejections[0]!.message).toContain(message);
     expect(output.stderr).toContain(`Gang default/bad: ${message}`);
+    expect(output.code).toBe(2);
+  });
+
+  test.for([
+    ["a time that is none", { metadata: { creationTimestamp: "yesterday" } }, "metadata.creationTimestamp: is no time"],
+    ["a label that is no text", { metadata: { labels: { a: 1 } } }, "metadata.labels.a: Invalid input"],
+    ["a phase that is none", { status: { phase: "Odd" } }, 'status.phase: Invalid option: expected one of "Pending"'],
+  ] as const)("%s", async ([, more, message]) => {
+    const whole = { metadata: {}, ...more };
+    const object = {
+      apiVersion: "scheduling.kllama.ai/v1alpha1",
+      kind: "Gang",
+      spec: { podSets: [ranks] },
+      ...whole,
+      metadata: { name: "bad", ...whole.metadata },
+    };
+    const output = await plan(`${good}${json(object)}${pod("bad-0", { gang: "bad", template: "four" })}`);
+    expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
+    expect(output.stderr).toContain(`Gang default/bad: ${message}`);
+    expect(output.code).toBe(2);
+  });
+
+  test.for([
+    ["text", { gang: { minCount: "two" } }, "spec.schedulingPolicy.gang.minCount: Invalid input: expected number"],
+    ["nothing", { gang: { minCount: 0 } }, "spec.schedulingPolicy.gang.minCount: Too small"],
+    ["more than a gang may have", { gang: { minCount: 3000 } }, "spec.podSets[0].count: Too big"],
+    ["no policy", "gang", "spec.schedulingPolicy: Invalid input: expected object"],
+  ] as const)("a PodGroup of another scheduler, too, and its pods wait: %s", async ([, schedulingPolicy, message]) => {
+    const group = { apiVersion: "scheduling.k8s.io/v1alpha2", kind: "PodGroup", metadata: { name: "bad" } };
+    const member = pod("bad-0", { spec: { schedulingGroup: { podGroupName: "bad" } } });
+    const output = await plan(`${good}${json({ ...group, spec: { schedulingPolicy } })}${member}`);
+    expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
+    expect(output.stderr).toMatch(/^input\.yaml:\d+: PodGroup default\/bad: /m);
+    expect(output.stderr).toContain(message);
     expect(output.code).toBe(2);
   });
 

@@ -226,6 +226,20 @@ describe("where things go", () => {
     expect(messageOf("d1")).toBe("PlacementGroup pd: its base set is placed first");
   });
 
+  test.for([
+    [undefined, "is not set"],
+    ["router", "is router, which the group does not have"],
+  ])("a gang that names a group and no role of it is told the roles: %s", async ([role, what]) => {
+    const member = (name: string, its?: string) =>
+      gangOf(name, 1, "four", { placementGroup: "pd", ...(its && { role: its }) });
+    const work = `${template("four", 4)}${member("p", "prefill")}${member("d", "decode")}${member("stray", role)}`;
+    const output = await plan(`${rack("x", 3)}${work}${paired({})}`);
+    expect(places(output)).toMatchObject({ d: "x-0", p: "x-1", stray: "WaitingForPlacementGroup" });
+    expect(output.rejections[0]!.message).toBe(
+      `PlacementGroup pd: the gang's spec.role ${what}; set it to one of prefill, decode`,
+    );
+  });
+
   const paired = (ratios: object, members = [1, 1]) =>
     json({
       apiVersion: "scheduling.kllama.ai/v1alpha1",
@@ -451,6 +465,45 @@ describe("output", () => {
     },
   );
 
+  test("--explain has a single pod of lower priority leave, too", async () => {
+    const results = [0, 1, 2, 3].map((i) => ({ request: "r", driver: "gpu.kllama.ai", pool: "a", device: `gpu-${i}` }));
+    const claim = json({
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name: "its" },
+      spec: {},
+      status: {
+        allocation: { devices: { results } },
+        reservedFor: [{ resource: "pods", name: "low", uid: "u" }],
+      },
+    });
+    const resourceClaims = [{ name: "gpus", resourceClaimName: "its" }];
+    const low = pod("low", { metadata: { uid: "u" }, spec: { nodeName: "a", priority: 1, resourceClaims } });
+    const high = gangOf("high", 1, "four").replaceAll('"containers"', '"priority":10,"containers"');
+    const { rejections } = await plan(`${node("a")}${template("four", 4)}${claim}${low}${high}`);
+    expect(rejections[0]!.counterfactuals).toEqual(["by preemption of pod low", "if 1 node becomes free"]);
+  });
+
+  test("--explain names gangs that run, whether or not their status says so, and tells amounts with their units", async () => {
+    const running = runningGang("low", "a");
+    const [object, member] = running
+      .split("---\n")
+      .slice(1)
+      .map((text) => JSON.parse(text));
+    const cores = { containers: [{ name: "main", resources: { requests: { cpu: 60, memory: "1Gi" } } }] };
+    const files = [
+      node("a"),
+      template("four", 4),
+      json({ ...object, status: undefined }),
+      json({ ...member, spec: { ...member.spec, ...cores } }),
+      gang("high", { podSets: [{ name: "ranks", count: 1 }] }),
+      pod("high-0", { gang: "high", spec: cores }),
+    ];
+    const { stdout } = await planFiles({ "input.yaml": files.join("") }, "-f FOLDER --explain");
+    expect(stdout).toContain("the cluster has room for 0 now for want of cpu\n    cluster: cpu: 60 needed, 0 there\n");
+    expect(stdout).toContain("it would fit if gang low leaves");
+  });
+
   test.for<[string, object, object | undefined, string]>([
     ["allows one", { minAvailable: 0 }, undefined, "by preemption of gang low"],
     ["wants them all", { minAvailable: "100%" }, undefined, "if gang low leaves"],
@@ -479,6 +532,21 @@ describe("output", () => {
     );
     expect(output.stderr).not.toContain("not used");
     expect(output.rejections[0]!.counterfactuals[0]).toBe(first);
+  });
+
+  test("a picture shows what claims hold whose pods are not there as held", async () => {
+    const results = [{ request: "r", driver: "gpu.kllama.ai", pool: "r-0", device: "gpu-1" }];
+    const claim = json({
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name: "lonely" },
+      spec: {},
+      status: { allocation: { devices: { results } } },
+    });
+    const { stdout } = await planFiles({ "a.yaml": `${cluster}${claim}` }, "-f FOLDER -o picture");
+    expect(stdout).toContain("1 in use");
+    expect(stdout).toContain("r-0 [· * · ·]");
+    expect(stdout).toContain("Cells: · free, * held by others.");
   });
 
   test("a picture", async () => {

@@ -1,6 +1,7 @@
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, describe, expect, test, vi } from "vitest";
+import type { ResourceClaim } from "../../../../src/api/kubernetes.ts";
 import { specFile } from "../../../../src/dra/driver/cdi.ts";
 import { watchForeignPartitions } from "../../../../src/dra/driver/foreign-partitions.ts";
 import type { DeviceHealthMessage } from "../../../../src/dra/driver/grpc.ts";
@@ -38,9 +39,13 @@ function rebuild(driver: DriverScene) {
   return rebuildClaims({ cdiFolder, pool: node, machine, readClaim: async (_, name) => claims.get(name) });
 }
 
-function reconciler(driver: DriverScene, timing = createVirtualTiming()) {
-  const { preparation, store, cdiFolder, claims } = driver;
-  const readClaim = async (_: string, name: string) => claims.get(name);
+function reconciler(
+  driver: DriverScene,
+  timing = createVirtualTiming(),
+  read = async (name: string) => driver.claims.get(name),
+) {
+  const { preparation, store, cdiFolder } = driver;
+  const readClaim = (_: string, name: string) => read(name);
   const findForeign = async (): Promise<void> => undefined;
   return createReconciler({
     preparation,
@@ -187,6 +192,30 @@ describe("reconciling", () => {
     await timing.advance(240_000);
     expect((await pass()).undone).toBe(1);
     expect([...driver.store.claims.values()].map(({ name }) => name)).toEqual(["b"]);
+  });
+
+  test("leaves a claim alone that was allocated and prepared anew while the pass that would have undone it was reading", async () => {
+    const driver = await prepared();
+    const [held, part] = [driver.claims.get("a")!, driver.claims.get("b")!];
+    const released = (claim: ResourceClaim): ResourceClaim => ({ ...claim, status: {} });
+    const timing = createVirtualTiming();
+    let whileReading = async (): Promise<void> => undefined;
+    const pass = reconciler(driver, timing, async (name) => {
+      const read = driver.claims.get(name);
+      if (name === "a") await whileReading();
+      return read;
+    });
+    driver.claims.set("a", released(held)).set("b", released(part));
+    expect(await pass()).toEqual({ undone: 0, strays: 0, failures: [] });
+    await timing.advance(300_000);
+    whileReading = async () => {
+      whileReading = async () => undefined;
+      driver.claims.set("a", held);
+      expect((await driver.prepare("a"))["a"]).toHaveLength(1);
+    };
+    expect(await pass()).toEqual({ undone: 1, strays: 0, failures: [] });
+    expect([...driver.store.claims.keys()]).toEqual([held.metadata.uid]);
+    expect(await driver.specs()).toEqual([specFile(held.metadata.uid!)]);
   });
 
   test("writes specs that are missing and removes those of nobody, but no other driver's", async () => {

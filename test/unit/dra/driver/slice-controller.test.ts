@@ -154,6 +154,29 @@ test("a taint changes one slice and no generation; it goes with its cause", asyn
   expect(scene.writes).toHaveLength(7);
 });
 
+test("a taint keeps its time when a driver that was restarted finds the same trouble; once it is gone the next one has its own", async () => {
+  const later = "2026-01-01T00:10:00Z";
+  const trouble = (at: string) => ({
+    losses: { "gpu-3": { how: "taint" as const, since: at } },
+    troubles: { "gpu-5": [{ key: "xid" as const, value: "79", since: at, message: "XID 79" }] },
+  });
+  const times = () =>
+    ["gpu-3", "gpu-5"].map((name) => taintsOf(scene.slices(), name)?.map(({ timeAdded }) => timeAdded));
+  scene.set(trouble(since));
+  scene.start();
+  await scene.wait(5_000);
+  const writes = scene.writes.length;
+  scene.set(trouble(later));
+  await scene.wait(1_000);
+  expect([times(), scene.writes.length]).toEqual([[[since], [since]], writes]);
+  scene.set({ losses: {}, troubles: {} });
+  await scene.wait(1_000);
+  expect(times()).toEqual([undefined, undefined]);
+  scene.set(trouble(later));
+  await scene.wait(1_000);
+  expect(times()).toEqual([[later], [later]]);
+});
+
 describe("a write that fails", () => {
   test("is tried again, ever later, until the pool is whole", async () => {
     const busy = new KubeError("too busy", { status: 500, reason: "InternalError" });

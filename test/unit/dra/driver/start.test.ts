@@ -1,5 +1,7 @@
 import { execFile } from "node:child_process";
-import { readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { afterEach, describe, expect, test } from "vitest";
@@ -40,6 +42,36 @@ describe("a node agent", () => {
     await agent.restart();
     expect([...compiled(agent).keys()].some((name) => name.endsWith("/complete"))).toBe(true);
   }, 60_000);
+
+  test("that was killed has its registration taken away before anything else is done, where nobody answers", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "kllama-start-"));
+    const registry = join(folder, "plugins_registry");
+    mkdirSync(registry);
+    const sockets = ["dead", "living"].map((uid) => [uid, join(registry, `gpu.kllama.ai-${uid}-reg.sock`)] as const);
+    const script = `require("node:net").createServer().listen(process.argv[1], () => process.kill(process.pid, "SIGKILL"))`;
+    await new Promise((resolve) => execFile(process.execPath, ["-e", script, sockets[0]![1]], resolve));
+    const living = createServer().listen(sockets[1]![1]);
+    try {
+      expect(sockets.map(([, path]) => existsSync(path))).toEqual([true, true]);
+      for (const [uid] of sockets) {
+        // Neither of them comes far.
+        const flags = ["--node-name", "n", "--inventory", "simulated:none", "--kubelet-dir", folder, "--pod-uid", uid];
+        const stderr = await new Promise<string>((resolve) =>
+          execFile(
+            process.execPath,
+            ["bin/start.mjs", "node-agent", ...flags, "--state-dir", folder],
+            { env: { ...process.env, NODE_COMPILE_CACHE: join(folder, "cache") } },
+            (_, __, text) => resolve(text),
+          ),
+        );
+        expect(stderr).toContain("has no node type none");
+      }
+      expect(sockets.map(([, path]) => existsSync(path))).toEqual([false, true]);
+    } finally {
+      living.close();
+      rmSync(folder, { recursive: true });
+    }
+  });
 
   test.each([
     "package.json/state",

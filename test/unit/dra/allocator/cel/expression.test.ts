@@ -158,6 +158,13 @@ test("a pattern that would keep a backtracking engine busy for ever costs nothin
   expect(verdictOf(`"${text}".matches("^(a+)+$")`)).toBe(false);
 });
 
+test.each(["==", "in"])("operands of %s are evaluated once, however deep they are nested", (operator) => {
+  const nested = (depth: number): string =>
+    depth === 0 ? `${own}.healthy` : `(${nested(depth - 1)} ${operands[operator]})`;
+  const operands: Record<string, string> = { "==": "== true", in: "in [true]" };
+  expect(verdictOf(nested(20))).toBe(true);
+});
+
 test("a verdict is remembered per device, and not mixed up between drivers", () => {
   const compiled = compileExpression('device.driver == "a.example.com"');
   if ("problem" in compiled) throw new Error(compiled.problem);

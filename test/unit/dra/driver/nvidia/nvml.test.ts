@@ -353,6 +353,19 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
       await vi.waitFor(() => expect([taints(hgx), healths(hgx)["gpu-2"]]).toEqual([[], "HEALTHY"]), soon);
     });
 
+    test("a board in MIG mode of which the driver tells no profile is not published, and the others are", async () => {
+      const { setFaults } = fakeNvmlFiles("mig", folder);
+      setFaults("profiles 0 3");
+      const { machine: mig } = await open("mig", { partitionable: "all" });
+      expect([namesOf(mig).length, namesOf(mig).filter((name) => name.startsWith("gpu-0"))]).toEqual([25, []]);
+      expect(warnings[0]).toContain(
+        "GPU 0: nvmlDeviceGetGpuInstanceProfileInfoV: MIG mode is on, and no profile is told",
+      );
+      for (const { spec } of poolSlices(mig.inventory(), { nodeName: "n", nodeUid: "u", generation: 1 })) {
+        expect(JSON.stringify(spec)).not.toMatch(/Infinity|NaN|undefined/);
+      }
+    });
+
     test("a board that was never read is missed, not taken for gone", async () => {
       const { setFaults } = fakeNvmlFiles("hgx", folder);
       setFaults("broken 7 999");
