@@ -8,6 +8,8 @@ import { defineConfig } from "vitest/config";
 // other.
 export default defineConfig({
   test: {
+    // A run ends, whatever a test left behind.
+    globalSetup: ["test/support/ending.ts"],
     projects: [
       {
         test: {

@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 
 /** Lets one process at a time do its work, for as long as it lives: the kernel unlocks what a killed one held. */
 export interface FileLock {
@@ -6,6 +6,8 @@ export interface FileLock {
   hold<T>(work: () => Promise<T>): Promise<T>;
 }
 
+/** Kept from the garbage collector, which would close them, and so unlock, while work that nothing refers to is under way. */
+const held = new Set<FileHandle>();
 const exclusive = 2;
 const interrupted = 4;
 
@@ -23,6 +25,7 @@ export async function openFileLock(path: string): Promise<FileLock> {
   return {
     async hold(work) {
       const file = await open(path, "a", 0o600);
+      held.add(file);
       try {
         let error = await lock(file.fd);
         while (error === interrupted) error = await lock(file.fd);
@@ -30,6 +33,7 @@ export async function openFileLock(path: string): Promise<FileLock> {
         return await work();
       } finally {
         // Unlocks as well: nobody else has this descriptor.
+        held.delete(file);
         await file.close();
       }
     },

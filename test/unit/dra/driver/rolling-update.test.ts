@@ -2,7 +2,7 @@ import { fork } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, onTestFinished, test } from "vitest";
 import { decodeCheckpoint, encodeCheckpoint } from "../../../../src/dra/driver/checkpoint.ts";
 import { openFileLock } from "../../../../src/dra/driver/file-lock.ts";
 import type { Machine } from "../../../../src/dra/driver/machine.ts";
@@ -173,16 +173,18 @@ describe("the checkpoint", () => {
   });
 });
 
-test("a process that is killed lets go of the lock", async () => {
+test("a process that is killed lets go of the lock, not before, whatever its garbage collector does", async () => {
   const { old, young } = await pair();
   const path = join(old.folder, "serialize.lock");
   const code = `
     import { openFileLock } from ${JSON.stringify(fileURLToPath(new URL("../../../../src/dra/driver/file-lock.ts", import.meta.url)))};
     const lock = await openFileLock(${JSON.stringify(path)});
-    await lock.hold(() => new Promise(() => { process.send("held"); setInterval(() => {}, 1000); }));`;
+    setInterval(() => {}, 1000);
+    await lock.hold(() => new Promise(() => setTimeout(() => { gc(); process.send("held"); }, 50)));`;
   const script = join(old.folder, "holder.mjs");
   await writeFile(script, code);
-  const holder = fork(script);
+  const holder = fork(script, { execArgv: ["--expose-gc"] });
+  onTestFinished(() => void holder.kill("SIGKILL"));
   await new Promise((resolve) => holder.once("message", resolve));
   let got = false;
   const waiting = (await openFileLock(path)).hold(async () => {
