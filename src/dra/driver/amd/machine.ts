@@ -56,23 +56,29 @@ export async function amdCards(host: Host): Promise<number[]> {
   return cards.filter((_, index) => vendors[index] === amdVendor).toSorted((a, b) => a - b);
 }
 
+/** Throws what is said of the first board if none can be read. */
 async function look(host: Host, onWarning: (message: string) => void): Promise<Look> {
   const nodes = await computeNodes(host);
   const driverVersion = semanticVersion(await host.text("/sys/module/amdgpu/version"));
   const gpus: Gpu[] = [];
   const troubles = new Map<string, Omit<DeviceTrouble, "since">[]>();
-  const found = (await Promise.all((await amdCards(host)).map((card) => readCard(host, card, nodes)))).filter(
-    (card) => card !== undefined,
-  );
+  const cards = await Promise.all((await amdCards(host)).map((card) => readCard(host, card, nodes)));
+  const found = cards.filter((card): card is Card => card !== undefined && !("why" in card));
+  const unreadable = cards.filter((card): card is Unreadable => card !== undefined && "why" in card);
+  if (found.length === 0 && unreadable[0] !== undefined) throw new Error(unreadable[0].why);
+  for (const { why } of unreadable) onWarning(why);
   const places = await pciPlaces(
     host,
     found.map(({ pciBusID }) => pciBusID),
   );
-  for (const { partitionMode, errors, ...gpu } of found) {
-    if (partitionMode !== undefined && partitionMode !== "SPX") {
-      onWarning(`GPU ${gpu.pciBusID} is in compute partition mode ${partitionMode} and left out; write SPX to use it`);
+  for (const card of found) {
+    const reason = whyLeftOut(card);
+    if (reason !== undefined) {
+      onWarning(`GPU ${card.pciBusID} ${reason}`);
       continue;
     }
+    const { partitionMode: _, uniqueId, errors, ...rest } = card;
+    const gpu = { ...rest, uuid: `GPU-${uniqueId.toString(16).padStart(16, "0")}` };
     const { nics = [], ...place }: Partial<PciPlace> = places.get(gpu.pciBusID) ?? {};
     const version = driverVersion === undefined ? {} : { driverVersion };
     gpus.push({ ...gpu, ...version, ...place, ...(nics.length === 0 ? {} : { nics }) });
@@ -81,22 +87,40 @@ async function look(host: Host, onWarning: (message: string) => void): Promise<L
       troubles.set(gpu.uuid, [{ key: "ecc", value: "uncorrected", message }]);
     }
   }
-  return { gpus, troubles };
+  return { gpus, troubles, unreadable };
 }
 
-type Card = Omit<Gpu, "pcieRoot" | "numaNode" | "nics"> & { partitionMode?: string; errors: number };
+type Card = Omit<Gpu, "uuid" | "pcieRoot" | "numaNode" | "nics"> & {
+  /** As amdkfd has it: by this number ROCm tells GPUs apart. 0: it has none. */
+  uniqueId: bigint;
+  partitionMode?: string;
+  errors: number;
+};
+interface Unreadable {
+  why: string;
+}
+
+/** undefined: it is not. */
+function whyLeftOut({ partitionMode, uniqueId }: Card): string | undefined {
+  if (partitionMode !== undefined && partitionMode !== "SPX")
+    return `is in compute partition mode ${partitionMode} and left out; write SPX to use it`;
+  // Of the list that a container gets, ROCm heeds nothing from the first name on that it does not know.
+  if (uniqueId === 0n)
+    return "is left out: amdkfd tells no unique_id of it, by which ROCm would show it to a container; update the amdgpu driver";
+  return undefined;
+}
 
 /** undefined: a card that computes nothing, such as a display adapter. */
-async function readCard(
-  host: Host,
-  card: number,
-  nodes: ReadonlyMap<number, ReadonlyMap<string, string>>,
-): Promise<Card | undefined> {
+async function readCard(host: Host, card: number, nodes: ComputeNodes): Promise<Card | Unreadable | undefined> {
   const device = `/sys/class/drm/card${card}/device`;
   const pciBusID = (await host.target(device))?.split("/").at(-1);
   const renderName = (await host.names(`${device}/drm`)).find((name) => name.startsWith("renderD"));
   const renderMinor = Number(renderName?.slice("renderD".length) ?? Number.NaN);
-  const node = nodes.get(renderMinor);
+  const node = nodes.byRenderMinor.get(renderMinor);
+  if (node === undefined && nodes.areSomeHidden && pciBusID !== undefined && renderName !== undefined) {
+    const remedy = "let the node agent open the GPUs (privileged)";
+    return { why: `GPU ${pciBusID}: its node in ${nodesFolder} cannot be read; ${remedy}` };
+  }
   const target = gfxTarget(Number(node?.get("gfx_target_version") ?? 0));
   if (pciBusID === undefined || node === undefined || target === undefined) return undefined;
   const read = (name: string): Promise<string | undefined> => host.text(`${device}/${name}`);
@@ -104,8 +128,9 @@ async function readCard(
   const partitionMode = await read("current_compute_partition");
   return {
     minor: card,
-    uuid: `GPU-${(await read("unique_id")) ?? pciBusID}`,
-    productName: (await read("product_name")) ?? `AMD ${target}`,
+    uniqueId: BigInt(node.get("unique_id") ?? 0),
+    // Boards without a name in their flash have an empty one.
+    productName: (await read("product_name")) || `AMD ${target}`,
     memoryBytes: Number((await read("mem_info_vram_total")) ?? 0),
     pciBusID,
     amd: { target, card, renderMinor, deviceId: (await read("device")) ?? "" },
@@ -116,18 +141,26 @@ async function readCard(
   };
 }
 
-/** amdkfd's nodes by render minor: name → value of each line of their properties. */
-async function computeNodes(host: Host): Promise<ReadonlyMap<number, ReadonlyMap<string, string>>> {
-  const folder = "/sys/class/kfd/kfd/topology/nodes";
-  const nodes = await Promise.all(
-    (await host.names(folder)).map(async (name) => {
-      const lines = ((await host.text(`${folder}/${name}/properties`)) ?? "").split("\n");
-      return new Map(
-        lines.map((line) => [line.slice(0, line.indexOf(" ")), line.slice(line.indexOf(" ") + 1)] as const),
-      );
-    }),
-  );
-  return new Map(nodes.map((node) => [Number(node.get("drm_render_minor") ?? -1), node] as const));
+const nodesFolder = "/sys/class/kfd/kfd/topology/nodes";
+
+interface ComputeNodes {
+  /** Name → value of each line of a node's properties. */
+  byRenderMinor: ReadonlyMap<number, ReadonlyMap<string, string>>;
+  /** The kernel tells of a GPU's node only who may open the GPU (`kfd_devcgroup_check_permission`). */
+  areSomeHidden: boolean;
+}
+
+async function computeNodes(host: Host): Promise<ComputeNodes> {
+  const names = await host.names(nodesFolder);
+  const texts = await Promise.all(names.map((name) => host.text(`${nodesFolder}/${name}/properties`)));
+  const nodes = texts.flatMap((text) => {
+    const lines = text?.split("\n").map((line) => line.split(" ", 2) as [string, string]);
+    return lines === undefined ? [] : [new Map(lines)];
+  });
+  return {
+    byRenderMinor: new Map(nodes.map((node) => [Number(node.get("drm_render_minor") ?? -1), node] as const)),
+    areSomeHidden: nodes.length < names.length,
+  };
 }
 
 /** 90402 → `gfx942`: minor version and stepping are hexadecimal digits. 0 is a CPU. */

@@ -37,12 +37,18 @@ interface Card {
   mode?: string;
   /** Absent: no compute node. */
   target?: number;
+  /** Default: one of its own. */
+  uniqueId?: bigint;
+  /** Of the board's flash; default: MI300X. */
+  product?: string;
 }
+
+const uniqueIdOf = (card: number): bigint => 0x0b0ae2c6d4d2a000n + BigInt(16 * card);
 
 function write(cards: readonly Card[]): void {
   writePciTree(
     root,
-    cards.map(({ card, address, vendor = "0x1002", mode = "SPX" }) => ({
+    cards.map(({ card, address, vendor = "0x1002", mode = "SPX", product = "AMD Instinct MI300X OAM" }) => ({
       address,
       root: `pci${address.slice(0, 7)}`,
       numa: card % 2,
@@ -50,8 +56,7 @@ function write(cards: readonly Card[]): void {
         vendor: `${vendor}\n`,
         device: "0x74a1\n",
         class: "0x120000\n",
-        unique_id: `4b0ae2c6d4d2a0${card}0\n`,
-        product_name: "AMD Instinct MI300X OAM\n",
+        product_name: `${product}\n`,
         mem_info_vram_total: "206141652992\n",
         current_compute_partition: `${mode}\n`,
         [`drm/renderD${128 + card}/dev`]: `226:${128 + card}\n`,
@@ -59,27 +64,35 @@ function write(cards: readonly Card[]): void {
       },
     })),
   );
-  for (const { card, address, target } of cards) {
+  for (const { card, address, target, uniqueId = uniqueIdOf(card) } of cards) {
     link(join(root, "sys/bus/pci/devices", address), join(root, `sys/class/drm/card${card}/device`));
-    if (target !== undefined) writeNode(card + 1, { target, renderMinor: 128 + card, hive: 0x1234 });
+    if (target !== undefined) writeNode(card + 1, { target, renderMinor: 128 + card, hive: 0x1234, uniqueId });
   }
   // Nodes of CPUs come first.
-  writeNode(0, { target: 0, renderMinor: 0, hive: 0 });
+  writeNode(0, { target: 0, renderMinor: 0, hive: 0, uniqueId: 0n });
   mkdirSync(join(root, "sys/module/amdgpu"), { recursive: true });
   writeFileSync(join(root, "sys/module/amdgpu/version"), "6.12.12\n");
 }
 
+const nodeFolder = (number: number): string => join(root, "sys/class/kfd/kfd/topology/nodes", String(number));
+
 function writeNode(
   number: number,
-  { target, renderMinor, hive }: Record<"target" | "renderMinor" | "hive", number>,
+  {
+    target,
+    renderMinor,
+    hive,
+    uniqueId,
+  }: Record<"target" | "renderMinor" | "hive", number> & Record<"uniqueId", bigint>,
 ): void {
-  const folder = join(root, "sys/class/kfd/kfd/topology/nodes", String(number));
+  const folder = nodeFolder(number);
   mkdirSync(folder, { recursive: true });
   const lines = [
     `simd_count 1216`,
     `gfx_target_version ${target}`,
     `drm_render_minor ${renderMinor}`,
     `hive_id ${hive}`,
+    `unique_id ${uniqueId}`,
   ];
   writeFileSync(join(folder, "properties"), `${lines.join("\n")}\n`);
 }
@@ -107,7 +120,7 @@ test("whole GPUs with their target, place and hive", async () => {
     name: "gpu-1",
     attributes: {
       type: { string: "gpu" },
-      uuid: { string: "GPU-4b0ae2c6d4d2a010" },
+      uuid: { string: "GPU-0b0ae2c6d4d2a010" },
       index: { int: 1 },
       productName: { string: "AMD Instinct MI300X OAM" },
       driverVersion: { version: "6.12.12" },
@@ -135,6 +148,52 @@ test("cards of others, cards that compute nothing, and boards in parts are left 
   machine = await open();
   expect(machine.inventory().gpus.map((gpu) => [gpu.minor, gpu.amd?.target])).toEqual([[1, "gfx90a"]]);
   expect(warnings[0]).toContain("GPU 0000:46:00.0 is in compute partition mode CPX");
+});
+
+test("a board without a unique ID is left out: ROCm could not be told of it, nor of those behind it in the list", async () => {
+  write([
+    { card: 1, address: "0000:05:00.0", target: 90402 },
+    { card: 2, address: "0000:26:00.0", target: 100100, uniqueId: 0n },
+  ]);
+  machine = await open();
+  expect(machine.inventory().gpus.map(({ uuid }) => uuid)).toEqual(["GPU-0b0ae2c6d4d2a010"]);
+  expect(warnings).toContain(
+    "GPU 0000:26:00.0 is left out: amdkfd tells no unique_id of it, by which ROCm would show it to a container; update the amdgpu driver",
+  );
+});
+
+test("a board whose flash has no name gets that of its target", async () => {
+  write([{ card: 1, address: "0000:05:00.0", target: 90402, product: "" }]);
+  machine = await open();
+  expect(published(machine)[0]?.attributes?.["productName"]).toEqual({ string: "AMD gfx942" });
+});
+
+// The kernel tells of a GPU's node only who may open the GPU.
+test("boards whose compute node may not be read are an error, and not called lost", async () => {
+  write([
+    { card: 1, address: "0000:05:00.0", target: 90402 },
+    { card: 2, address: "0000:26:00.0", target: 90402 },
+  ]);
+  machine = await open();
+  const hide = (card: number): void => {
+    rmSync(join(nodeFolder(card + 1), "properties"));
+    mkdirSync(join(nodeFolder(card + 1), "properties"));
+  };
+  hide(1);
+  const why =
+    "GPU 0000:05:00.0: its node in /sys/class/kfd/kfd/topology/nodes cannot be read; let the node agent open the GPUs (privileged)";
+  await vi.waitFor(() =>
+    expect(machine!.inventory().troubles?.["gpu-1"]).toMatchObject([
+      { key: "unreadable", message: `cannot be read: ${why}` },
+    ]),
+  );
+  expect(machine.inventory().losses).toEqual({});
+  expect(published(machine)).toHaveLength(2);
+  hide(2);
+  await vi.waitFor(() => expect(machine!.inventory().stale).toBe(why), { timeout: 10_000 });
+  await machine.close();
+  machine = await open();
+  expect(machine.inventory()).toMatchObject({ gpus: [], unread: why });
 });
 
 test("uncorrected memory errors become a taint, a card that goes a lost device", async () => {
