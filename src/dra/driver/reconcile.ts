@@ -1,6 +1,7 @@
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
+import { driverName } from "../../api/names.ts";
 import type { Timing } from "../../kube/timing.ts";
 import { claimOfFile, isHalfWritten } from "./cdi.ts";
 import type { ReadClaim } from "./claim-reads.ts";
@@ -46,8 +47,8 @@ type Attempt = (work: () => Promise<void>) => Promise<boolean>;
 
 /**
  * Makes disk and boards agree with the checkpoint, and the checkpoint with the API server. Claims whose preparation was cut
- * short are undone: the kubelet asks again. A prepared claim that the API server no longer knows is undone when a later pass
- * finds it gone, too. What fails keeps nothing else from being done. Never rejects.
+ * short are undone: the kubelet asks again. A prepared claim that the API server no longer knows, or has allocated without any of
+ * its devices here, is undone when a later pass finds it so, too. What fails keeps nothing else from being done. Never rejects.
  */
 export function createReconciler(options: ReconcilerOptions): () => Promise<Pass> {
   const { preparation, store, timing } = options;
@@ -147,7 +148,12 @@ export function createReconciler(options: ReconcilerOptions): () => Promise<Pass
   }
 }
 
-/** The API server has this very claim, allocated. */
-function holdsDevices(object: ResourceClaim | undefined, { uid }: PreparedClaim): boolean {
-  return object?.metadata.uid === uid && object.status?.allocation !== undefined;
+/** The API server has this very claim, and one of the devices that were prepared for it is still its own. */
+function holdsDevices(object: ResourceClaim | undefined, { uid, devices }: PreparedClaim): boolean {
+  if (object?.metadata.uid !== uid) return false;
+  const results = object.status?.allocation?.devices?.results ?? [];
+  return results.some(
+    ({ driver, pool, device }) =>
+      driver === driverName && devices.some((prepared) => prepared.pool === pool && prepared.device === device),
+  );
 }

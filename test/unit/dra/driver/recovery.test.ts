@@ -194,6 +194,27 @@ describe("reconciling", () => {
     expect([...driver.store.claims.values()].map(({ name }) => name)).toEqual(["b"]);
   });
 
+  // Its pod was deleted by force while the kubelet was down, and the kubelet forgot it.
+  test.for<[string, Parameters<typeof claimObject>[1], { pool?: string }, number]>([
+    ["on another node", ["gpus gpu-1"], { pool: "node-2" }, 1],
+    ["with other devices of this one", ["gpus gpu-2"], {}, 1],
+    ["by another driver", [], {}, 1],
+    ["with one of its devices and another", ["gpus gpu-1", "more gpu-2"], {}, 0],
+  ])(
+    "undoes a prepared claim that was allocated anew %s, after minutes: its devices are nobody's",
+    async ([, results, more, undone]) => {
+      const driver = await prepared();
+      const timing = createVirtualTiming();
+      const pass = reconciler(driver, timing);
+      const { uid } = driver.claims.get("a")!.metadata;
+      driver.claims.set("a", claimObject("a", results, { ...more, uid: uid! }));
+      expect((await pass()).undone).toBe(0);
+      await timing.advance(300_000);
+      expect((await pass()).undone).toBe(undone);
+      expect(driver.store.claims.has(uid!)).toBe(undone === 0);
+    },
+  );
+
   test("leaves a claim alone that was allocated and prepared anew while the pass that would have undone it was reading", async () => {
     const driver = await prepared();
     const [held, part] = [driver.claims.get("a")!, driver.claims.get("b")!];
