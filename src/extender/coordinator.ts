@@ -1,6 +1,5 @@
 import type { GangPhase } from "../api/gang.ts";
 import { claimFinalizer } from "../api/names.ts";
-import { namespaceOf } from "../gang/keys.ts";
 import { isGuard } from "../gang/lifecycle/claims.ts";
 import { createReleaseWindow, type ReleaseWindow } from "../gang/lifecycle/release-window.ts";
 import {
@@ -354,9 +353,17 @@ export function createCoordinator(
       const sibling = other.state.gang;
       if (sibling === undefined || sibling.namespace !== gang.namespace) continue;
       if (groups.of(other.state) === undefined) continue;
-      if (moved && other.state.rejection !== undefined) tell(other.state.key, { type: "groupChanged" });
+      if (moved && other.state.rejection !== undefined) tell(other.state.key, { type: "companionMoved" });
       else dirty.add(other.state.key);
     }
+  }
+
+  /** Gangs that belong to the PlacementGroup as it is known now. */
+  function gangsOf(group: string): string[] {
+    return [...entries.values()].flatMap(({ state }) => {
+      const own = groups.of(state);
+      return own !== undefined && `${own.namespace}/${own.name}` === group ? [state.key] : [];
+    });
   }
 
   function context(): Context {
@@ -602,10 +609,9 @@ export function createCoordinator(
     observeGang,
     observeGangGone,
     observeGroup(key, group) {
+      const before = gangsOf(key);
       groups.set(key, group);
-      for (const gangKey of entries.keys()) {
-        if (namespaceOf(gangKey) === namespaceOf(key)) tell(gangKey, { type: "groupChanged" });
-      }
+      for (const gangKey of new Set([...before, ...gangsOf(key)])) tell(gangKey, { type: "groupChanged" });
     },
     observeInventory() {
       for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);

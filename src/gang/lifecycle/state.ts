@@ -101,8 +101,10 @@ export type LifecycleEvent =
   | { type: "podGone"; uid: string }
   | { type: "claim"; claim: ClaimRecord }
   | { type: "claimGone"; name: string }
-  /** A PlacementGroup came, went or says something else. */
+  /** Its PlacementGroup came, went or says something else. */
   | { type: "groupChanged" }
+  /** Another gang of its PlacementGroup got a place, or lost it. */
+  | { type: "companionMoved" }
   | { type: "planned"; placement: Placement; preempting?: readonly PreemptedUnit[] }
   /** Somebody may be preempted who could not before. */
   | { type: "preemptionPossible" }

@@ -107,12 +107,13 @@ function apply(state: GangState, event: LifecycleEvent, context: Context): void 
     case "claimGone":
       state.claims.delete(event.name);
       return;
-    case "groupChanged":
+    case "companionMoved":
       // What a gang was refused for want of its group is worth another plan, whatever capacity there is.
       if (state.rejection?.reason === "WaitingForPlacementGroup") {
         state.rejection = { ...state.rejection, capacityVersion: -1 };
       }
       return;
+    case "groupChanged":
     case "preemptionPossible":
       if (state.rejection !== undefined) state.rejection = { ...state.rejection, capacityVersion: -1 };
       return;

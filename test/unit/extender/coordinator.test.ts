@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { gangSpec } from "../../../src/api/gang.ts";
 import { gangGate } from "../../../src/api/names.ts";
+import { placementGroupSpec } from "../../../src/api/placement-group.ts";
 import { createCoordinator } from "../../../src/extender/coordinator.ts";
 import type { WriteEffect } from "../../../src/extender/effects.ts";
 import { defaultLimits } from "../../../src/extender/limits.ts";
@@ -122,19 +123,57 @@ test("gangs that are gone are forgotten, although a claim that they named is sti
   expect(coordinator.stats().gangs).toBe(0);
 });
 
-test("a PlacementGroup concerns gangs of its own namespace alone", () => {
-  const { coordinator, pass } = setUp();
-  coordinator.observeGang(gang("mine"));
-  pass(10);
-  const before = coordinator.state("team/mine");
-  const spec = { members: [], constraints: [] } as never;
-  coordinator.observeGroup("other/group", { namespace: "other", name: "group", spec });
-  pass(10);
-  expect(coordinator.state("team/mine")).toBe(before);
-  coordinator.observeGroup("team/group", { namespace: "team", name: "group", spec });
-  pass(10);
-  expect(coordinator.state("team/mine")).not.toBe(before);
+const grouped = (name: string) =>
+  gang(name, {
+    spec: gangSpec.parse({ podSets: [{ name: "ranks", count: 1 }], placementGroup: "group", role: "server" }),
+  });
+
+const groupIn = (namespace: string, spec: object = {}) => ({
+  namespace,
+  name: "group",
+  spec: placementGroupSpec.parse({ members: [{ role: "server", minInstances: 1 }], ...spec }),
 });
+
+test("a PlacementGroup concerns its own gangs alone", () => {
+  const { coordinator, pass } = setUp();
+  coordinator.observeGang(grouped("mine"));
+  coordinator.observeGang(gang("other"));
+  pass(10);
+  const [mine, other] = ["team/mine", "team/other"].map((key) => coordinator.state(key));
+  coordinator.observeGroup("other/group", groupIn("other"));
+  pass(10);
+  expect(coordinator.state("team/mine")).toBe(mine);
+  coordinator.observeGroup("team/group", groupIn("team"));
+  pass(10);
+  expect(coordinator.state("team/mine")).not.toBe(mine);
+  expect(coordinator.state("team/other")).toBe(other);
+});
+
+test.for([
+  ["UnknownLevel", { constraints: [{ level: "aisle" }] }],
+  ["WaitingForPlacementGroup", { members: [{ role: "client", minInstances: 1 }] }],
+  ["NoDomainFits", { constraints: [{ level: "rack" }] }],
+  ["WaitingForPlacementGroup", undefined],
+] as const)(
+  "a gang that was refused with %s of a PlacementGroup is planned when that is corrected, and nothing else happens",
+  ([reason, spec]) => {
+    const { coordinator, writes, pass } = setUp();
+    if (spec !== undefined) coordinator.observeGroup("team/group", groupIn("team", spec));
+    coordinator.observeClaim(claimRecord("shared", [exactly("gpus", 1)], { resourceVersion: "5" }));
+    coordinator.observePod(member("mine", 0, { bindMarker: true }));
+    coordinator.observeGang(grouped("mine"));
+    pass(1_000);
+    expect(coordinator.state("team/mine")?.rejection?.reason).toBe(reason);
+    for (const [effect, owner] of writes.splice(0)) {
+      if (effect.type !== "writeStatus") continue;
+      const written = { ...grouped("mine"), resourceVersion: "20", status: effect.status };
+      coordinator.written(effect, owner, { outcome: { ok: true }, gang: written });
+    }
+    coordinator.observeGroup("team/group", groupIn("team"));
+    pass(1_000);
+    expect(writes.map(([effect]) => effect.type === "writeStatus" && effect.status.phase)).toEqual(["Reserved"]);
+  },
+);
 
 test("a refused gang of higher priority preempts one that was being bound as soon as that one is Scheduled", () => {
   const { coordinator, writes, pass } = setUp();

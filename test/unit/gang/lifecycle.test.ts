@@ -266,13 +266,16 @@ describe("a pending gang", () => {
   });
 
   test.each([
-    ["WaitingForPlacementGroup", ["plan"]],
-    ["InsufficientDevices", []],
-  ] as const)("that was refused with %s says %j when a PlacementGroup changes", (reason, answer) => {
+    ["WaitingForPlacementGroup", "companionMoved", ["plan"]],
+    ["InsufficientDevices", "companionMoved", []],
+    ["WaitingForPlacementGroup", "groupChanged", ["plan"]],
+    ["NoDomainFits", "groupChanged", ["plan"]],
+    ["UnknownLevel", "groupChanged", ["plan"]],
+  ] as const)("that was refused with %s, on %s, says %j", (reason, type, answer) => {
     const asking = step(stateOf(gang(), [pod(0), pod(1)], [claim(0), claim(1)]), [tick], context());
     const refused = step(asking.state, [{ ...noPlace, rejection: { ...noPlace.rejection, reason } }], context());
     const quiet = step(refused.state, written(refused), context());
-    const changed = step(quiet.state, [{ type: "groupChanged" }], context({ nowMs: nowMs + 250 }));
+    const changed = step(quiet.state, [{ type }], context({ nowMs: nowMs + 250 }));
     expect(said(changed)).toEqual(answer);
   });
 
