@@ -79,7 +79,10 @@ export const rejectionReasons = [
 ] as const;
 export type RejectionReason = (typeof rejectionReasons)[number];
 
-/** One thing that blocks: `needed` and `available` count `resource` (a device class, a resource name, `nodes` or `pods`). */
+/**
+ * One thing that blocks: `needed` and `available` count `resource` (a device class, a resource name, `nodes`, `pods`, `gangs`,
+ * `claims`, or one object that is not there by its kind and name).
+ */
 export interface Blocking {
   level: string;
   domain?: string;
@@ -105,9 +108,33 @@ export interface Rejection {
   reason: RejectionReason;
   message: string;
   blocking: Blocking[];
+  /** Nothing is short, and nothing in the cluster would help: what is written is wrong, as the message says. */
+  needsCorrection?: true;
   /** Pods that have no place together. Left out: no search was made, or it used up its budget. */
   conflict?: Conflict;
   counterfactuals: string[];
+}
+
+const correctable: ReadonlySet<RejectionReason> = new Set([
+  "InvalidGang",
+  "UnknownLevel",
+  "UnsupportedClaim",
+  "MixedDrivers",
+  "GangTooLarge",
+]);
+
+/** A refusal that no search was made for, or before it is known what would make room. */
+export function rejectionOf(
+  { namespace, name }: { namespace: string; name: string },
+  { reason, message, blocking = [] }: Pick<Rejection, "reason" | "message"> & { blocking?: readonly Blocking[] },
+): Rejection {
+  const needsCorrection = correctable.has(reason) && { needsCorrection: true as const };
+  return { gang: name, namespace, reason, message, blocking: [...blocking], ...needsCorrection, counterfactuals: [] };
+}
+
+/** Too few objects of a kind, or one that is not there. */
+export function lack(resource: string, needed = 1, available = 0): Blocking {
+  return { level: "cluster", resource, needed, available };
 }
 
 export interface PlanStats {

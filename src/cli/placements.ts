@@ -1,4 +1,5 @@
 import {
+  lack,
   type PlacedClaim,
   type PlacedPod,
   type Placement,
@@ -6,6 +7,7 @@ import {
   type PlanStats,
   type Rejection,
   type RejectionReason,
+  rejectionOf,
   rejectionReasons,
 } from "../api/placement.ts";
 import type { GangRecord } from "../gang/lifecycle/state.ts";
@@ -150,13 +152,13 @@ function closedReason(reason: string | undefined): RejectionReason {
 
 /** @param now what the planner says now: its details belong to the reason only if that is still the same */
 function rejection(
-  { namespace, name }: { namespace: string; name: string },
+  gang: { namespace: string; name: string },
   reason: RejectionReason,
   message: string,
   now?: Rejection,
 ): Rejection {
   const { blocking, counterfactuals } = now?.reason === reason ? now : { blocking: [], counterfactuals: [] };
-  return { gang: name, namespace, reason, message, blocking, counterfactuals };
+  return { ...rejectionOf(gang, { reason, message, blocking }), counterfactuals };
 }
 
 function singleResult(
@@ -177,7 +179,8 @@ function singleResult(
 export function orphanRejection(pod: PodRecord): Rejection {
   const name = pod.gang ?? "";
   const message = `pod ${pod.name} is labelled with Gang ${name}, which does not exist; create it or remove the label`;
-  return rejection({ namespace: pod.namespace, name }, "WaitingForMembers", message);
+  const blocking = [lack(`Gang ${name}`)];
+  return rejectionOf({ namespace: pod.namespace, name }, { reason: "WaitingForMembers", message, blocking });
 }
 
 /** Devices that two claims hold, or one claim twice, as `driver/pool/device`: nobody may ever see one. */

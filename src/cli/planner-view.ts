@@ -1,5 +1,5 @@
-import type { PlacedPod, Placement, Rejection } from "../api/placement.ts";
-import { groupOf, roleIn, unitFor } from "../extender/pending-plans.ts";
+import { type PlacedPod, type Placement, type Rejection, rejectionOf } from "../api/placement.ts";
+import { groupOf, refusalOf, roleIn, unitFor } from "../extender/pending-plans.ts";
 import { type PlacedGang, placementCost, podPlace, sharedDomains } from "../gang/cost.ts";
 import { counterfactualsOf } from "../gang/counterfactuals.ts";
 import { gangStates } from "../gang/lifecycle/gang-states.ts";
@@ -95,7 +95,7 @@ export function createPlannerView(state: ClusterState, managedDrivers?: readonly
       const members = [...gangs.values()].filter((each) => group !== undefined && roleIn(group, each) !== undefined);
       const pending = new Set(members.map(({ key }) => key));
       const answer = unitFor(known, group, members, pending, nodeFits);
-      return "waiting" in answer ? undefined : refused(answer.unit, gang);
+      return "waiting" in answer ? rejectionOf(gang, refusalOf(answer)) : refused(answer.unit, gang);
     },
     refusalOfPod(pod) {
       const { namespace, name, priority, createdAtMs } = pod;

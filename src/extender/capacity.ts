@@ -1,5 +1,5 @@
 import type { CapacityAnswer } from "../api/capacity.ts";
-import type { Placement, Rejection } from "../api/placement.ts";
+import { type Placement, type Rejection, rejectionOf } from "../api/placement.ts";
 import { type Batch, createBatch } from "../gang/batch.ts";
 import { counterfactualsOf } from "../gang/counterfactuals.ts";
 import { gangStates } from "../gang/lifecycle/gang-states.ts";
@@ -10,7 +10,17 @@ import { expectedWorkload } from "../gang/workload.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord, Resources } from "../topology/records.ts";
-import { byQueueOrder, groupOf, lonePod, priorityOf, type Queued, roleIn, unitFor } from "./pending-plans.ts";
+import {
+  byQueueOrder,
+  groupOf,
+  lonePod,
+  priorityOf,
+  type Queued,
+  refusalOf,
+  roleIn,
+  unitFor,
+  type Wait,
+} from "./pending-plans.ts";
 
 /** Something that is to be placed whole, and that does not exist yet: an LLMCluster's gang, a group's, single pods. */
 export interface Question extends Pick<CapacityAnswer, "kind" | "namespace" | "name"> {
@@ -192,7 +202,7 @@ function createTrial(model: ClusterModel, question: Question, { names, budget, i
   };
 
   /** What is planned together with it, or why it has to wait for others of the copy. */
-  function unitOf(each: Waiting, copy: Copy): { unit: PlanUnit } | { waiting: string } {
+  function unitOf(each: Waiting, copy: Copy): { unit: PlanUnit } | Wait {
     if ("pod" in each) return { unit: { gangs: [lonePod(each.pod)] } };
     const group = groupNamed(copy, each.state);
     const all = [...copy.states.values()];
@@ -283,29 +293,20 @@ function groupNamed({ groups }: Copy, state: GangState): PlacementGroupRecord | 
 function faultsOf({ states }: Copy): Rejection[] {
   return [...states.values()].flatMap((state) => {
     const { problems } = assignSlots(state.gang!.spec, [...state.pods.values()], []);
-    return problems.length === 0 ? [] : [rejection(state.gang!, "InvalidGang", problems.join("; "))];
+    return problems.length === 0
+      ? []
+      : [rejectionOf(state.gang!, { reason: "InvalidGang", message: problems.join("; ") })];
   });
 }
 
 /** What waits for its group waits in vain once nobody joins it any more. */
-function stuck(
-  later: readonly Waiting[],
-  unitOf: (each: Waiting) => { unit: PlanUnit } | { waiting: string },
-): Refusal {
+function stuck(later: readonly Waiting[], unitOf: (each: Waiting) => { unit: PlanUnit } | Wait): Refusal {
   const rejections = later.flatMap((each) => {
     const answer = unitOf(each);
     if (!("state" in each) || !("waiting" in answer)) return [];
-    return [rejection(each.state.gang!, "WaitingForPlacementGroup", answer.waiting)];
+    return [rejectionOf(each.state.gang!, refusalOf(answer))];
   });
   return { stoppedBy: "room", rejections };
-}
-
-function rejection(
-  { namespace, name }: { namespace: string; name: string },
-  reason: Rejection["reason"],
-  message: string,
-): Rejection {
-  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
 }
 
 function keyOf({ namespace, name }: Pick<GangRequest, "namespace" | "name">): string {

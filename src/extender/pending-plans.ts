@@ -1,4 +1,5 @@
 import type { GangPhase } from "../api/gang.ts";
+import { type Blocking, lack, type RejectionReason } from "../api/placement.ts";
 import { keptPods, livePods } from "../gang/lifecycle/members.ts";
 import { avoiding } from "../gang/lifecycle/refusals.ts";
 import { type Context, type GangState, heldPods } from "../gang/lifecycle/state.ts";
@@ -10,8 +11,29 @@ import type { PodRecord } from "../topology/records.ts";
 import { type GangSet, oldestSet, type RuledOut, type Seats } from "./gang-sets.ts";
 import { roleCounts } from "./role-counts.ts";
 
-/** Gangs that are planned together, or why the gang cannot be planned yet; `first`: what is planned before it. */
-export type UnitAnswer = GangSet | { waiting: string; first?: GangSet };
+/** Why a gang cannot be planned yet; `first`: what is planned before it. */
+export interface Wait {
+  readonly reason: Extract<RejectionReason, "WaitingForPlacementGroup" | "InvalidGang">;
+  readonly waiting: string;
+  /** What is not there. */
+  readonly blocking: readonly Blocking[];
+  readonly first?: GangSet;
+}
+
+export function refusalOf({ reason, waiting, blocking }: Wait) {
+  return { reason, message: waiting, blocking };
+}
+
+/** Gangs that are planned together, or why the gang cannot be planned yet. */
+export type UnitAnswer = GangSet | Wait;
+
+export function waits(waiting: string, ...blocking: readonly Blocking[]): Wait {
+  return { reason: "WaitingForPlacementGroup", waiting, blocking };
+}
+
+function faulty(waiting: string): Wait {
+  return { reason: "InvalidGang", waiting, blocking: [] };
+}
 
 /** The role that a gang plays in a group: what it says itself, else what the group's selectors say. */
 export function roleIn(group: PlacementGroupRecord, state: GangState): string | undefined {
@@ -51,11 +73,14 @@ export function unitFor(
   if (group === undefined) {
     const name = state.gang?.spec.placementGroup;
     if (name !== undefined)
-      return { waiting: `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}` };
+      return waits(
+        `PlacementGroup ${name} does not exist in namespace ${state.gang?.namespace}`,
+        lack(`PlacementGroup ${name}`),
+      );
     return { unit: { gangs: [requestOf(state, nodeFits)] }, keys: [state.key] };
   }
   const stray = isPlaced(state) ? undefined : strayText(group, state);
-  if (stray !== undefined) return { waiting: stray };
+  if (stray !== undefined) return faulty(stray);
   const roles = new Map(group.spec.members.map(({ role }) => [role, gangsOf(group, role, members, ready)]));
   const base = new Map(
     group.spec.members.map(({ role, minInstances }) => [role, Math.max(minInstances, roles.get(role)!.placed.length)]),
@@ -66,7 +91,11 @@ export function unitFor(
   if (chosen.gangs.has(state)) return setOf(chosen.gangs);
   // The base stands, or is made of others: this one joins it once they are placed.
   if (chosen.gangs.size > 0) {
-    return { waiting: `PlacementGroup ${group.name}: its base set is placed first`, first: setOf(chosen.gangs) };
+    const { size } = chosen.gangs;
+    return {
+      ...waits(`PlacementGroup ${group.name}: its base set is placed first`, lack("gangs", size)),
+      first: setOf(chosen.gangs),
+    };
   }
   // Members beyond those that it needs change no numbers.
   const joined = isPlaced(state) ? { gangs: new Set([state]) } : join(state, group, roles, ruledOut);
@@ -129,11 +158,11 @@ function choose(
   wanted: ReadonlyMap<string, number>,
   ruledOut: readonly RuledOut[],
   first?: GangState,
-): { gangs: Set<GangState> } | { waiting: string } {
+): { gangs: Set<GangState> } | Wait {
   const placed = new Map([...roles].map(([role, gangs]) => [role, gangs.placed.length]));
   const needed = roleCounts(spec, placed, wanted);
   if (needed === undefined) {
-    return { waiting: `PlacementGroup ${name}: the ratios of its pairing contradict each other, no numbers keep them` };
+    return faulty(`PlacementGroup ${name}: the ratios of its pairing contradict each other, no numbers keep them`);
   }
   const seats: Seats[] = [];
   for (const [role, { placed: there, waiting }] of roles) {
@@ -141,8 +170,12 @@ function choose(
     const lacking = Math.max(0, count - there.length);
     if (waiting.length < lacking) {
       const why = needed.because.get(role);
-      const have = `${there.length + waiting.length} of ${count} gangs of role ${role} are complete`;
-      return { waiting: `PlacementGroup ${name}: ${have}${why === undefined ? "" : ` (${why})`}` };
+      const complete = there.length + waiting.length;
+      const have = `${complete} of ${count} gangs of role ${role} are complete`;
+      return waits(
+        `PlacementGroup ${name}: ${have}${why === undefined ? "" : ` (${why})`}`,
+        lack("gangs", count, complete),
+      );
     }
     const others = waiting.filter((gang) => gang !== first);
     const own = waiting.length - others.length;
@@ -150,7 +183,9 @@ function choose(
     seats.push({ waiting: others, count: lacking - own });
   }
   const gangs = oldestSet(seats, ruledOut);
-  return gangs === undefined ? { waiting: `PlacementGroup ${name}: no other gangs of it fit` } : { gangs };
+  if (gangs !== undefined) return { gangs };
+  const wantedNow = seats.reduce((sum, { count }) => sum + count, 0);
+  return waits(`PlacementGroup ${name}: no other gangs of it fit`, lack("gangs", wantedNow));
 }
 
 /** A gang beside those that are placed, with those without which it would break a ratio. */
@@ -159,7 +194,7 @@ function join(
   group: PlacementGroupRecord,
   roles: ReadonlyMap<string, RoleGangs>,
   ruledOut: readonly RuledOut[],
-): { gangs: Set<GangState> } | { waiting: string } {
+): { gangs: Set<GangState> } | Wait {
   const own = roleIn(group, state)!;
   const wanted = new Map([...roles].map(([role, { placed }]) => [role, placed.length + (role === own ? 1 : 0)]));
   return choose(group, roles, wanted, ruledOut, state);

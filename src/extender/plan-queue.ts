@@ -1,5 +1,5 @@
 import type { PreemptedUnit } from "../api/gang.ts";
-import type { PlacedPod, Placement, Rejection, RejectionReason } from "../api/placement.ts";
+import { type PlacedPod, type Placement, type Rejection, type RejectionReason, rejectionOf } from "../api/placement.ts";
 import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
@@ -12,7 +12,7 @@ import type { GangHolds } from "./gang-holds.ts";
 import { firstPlaced, type GangSet, type RefusedSet, type RuledOut, triedText } from "./gang-sets.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
 import type { RefusedUnit } from "./outlooks.ts";
-import { inAnswerOrder, priorityOf, type Queued, unitFor } from "./pending-plans.ts";
+import { inAnswerOrder, priorityOf, type Queued, unitFor, waits } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import type { RoomMaker } from "./room-maker.ts";
 import type { Singles } from "./singles.ts";
@@ -157,13 +157,13 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
   function planOne(state: GangState, turn: Turn): readonly string[] | "later" {
-    const { next, waiting } = setsFor(state);
+    const { next, reason: why, waiting } = setsFor(state);
     const first = next([]);
     wantsPlan.delete(state.key);
     // Whoever has been preempted since it asked has to leave first.
     if (state.gang === undefined || !isOpen(state)) return [];
     if (first === undefined || turn.searched.has(first.keys.join())) {
-      refuse(state, "WaitingForPlacementGroup", waiting);
+      refuse(state, why, waiting);
       return [];
     }
     const startMs = ports.nowMs();
@@ -195,7 +195,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const others = found === undefined ? [] : refused.flatMap(({ keys }) => keys);
     for (const key of new Set([state.key, ...others])) {
       const other = answered.keys.includes(key) ? undefined : stateOf(key);
-      if (other !== undefined) refuse(other, "WaitingForPlacementGroup", waiting);
+      if (other !== undefined) refuse(other, why, waiting);
     }
     return found?.keys ?? [];
   }
@@ -207,7 +207,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const ready = readyAmong(members);
     const answer = unitFor(state, group, members, ready, nodeFits);
     return {
-      waiting: "waiting" in answer ? answer.waiting : `PlacementGroup ${group?.name}: its base set is placed first`,
+      ...("waiting" in answer ? answer : waits(`PlacementGroup ${group?.name}: its base set is placed first`)),
       next(ruledOut: readonly RuledOut[]): GangSet | undefined {
         const set = ruledOut.length === 0 ? answer : unitFor(state, group, members, ready, nodeFits, ruledOut);
         return "waiting" in set ? set.first : set;
@@ -263,7 +263,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     };
     return states.map((state, i) => {
       const { reason, message } = faults[i] ?? other;
-      return rejectionOf(state, reason, message);
+      return refusalOf(state, reason, message);
     });
   }
 
@@ -313,7 +313,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   }
 
   function refuse(state: GangState, reason: RejectionReason, message: string): void {
-    const rejection = rejectionOf(state, reason, message);
+    const rejection = refusalOf(state, reason, message);
     tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
   }
 
@@ -350,9 +350,8 @@ function isCurable({ rejections }: RefusedSet): boolean {
   return rejections.every(({ reason }) => wantsRoom.has(reason));
 }
 
-function rejectionOf({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
-  const { namespace, name } = gang ?? { namespace: "", name: "" };
-  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
+function refusalOf({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
+  return rejectionOf(gang ?? { namespace: "", name: "" }, { reason, message });
 }
 
 /** So much of a turn for who makes room, whatever planning took before: one step per turn would take many turns. */

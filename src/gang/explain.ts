@@ -1,4 +1,4 @@
-import type { Blocking, Rejection, RejectionReason } from "../api/placement.ts";
+import { type Blocking, lack, type Rejection, type RejectionReason, rejectionOf } from "../api/placement.ts";
 import { isAllocationFailure } from "../dra/allocator/allocate.ts";
 import { emptyUsage } from "../topology/inventory.ts";
 import type { ClusterModel, ModelView } from "../topology/model.ts";
@@ -31,7 +31,9 @@ type VerdictOf = (short: readonly string[]) => Verdict;
 
 /** Rejections of a unit of which some gangs cannot even be searched a place for. */
 export function explainObstacles(unit: PlanUnit, obstacles: readonly Obstacle[]): Rejection[] {
-  const verdicts = new Map(obstacles.map(({ gang, reason, message }) => [gang, { reason, message, blocking: [] }]));
+  const verdicts = new Map(
+    obstacles.map(({ gang, ...verdict }) => [gang, { ...verdict, blocking: [...verdict.blocking] }]),
+  );
   return rejectionsOf(unit, verdicts, (gang) => verdicts.has(gang) || gang.pods.length > gang.placed.length);
 }
 
@@ -74,12 +76,11 @@ function rejectionsOf(
   const waiting: Verdict = {
     reason: "WaitingForPlacementGroup",
     message: `is placed together with ${blocked.toSorted(comparePlain).join(", ")}, which cannot be placed now`,
-    blocking: [],
+    blocking: [lack("gangs", unit.gangs.length, unit.gangs.length - blocked.length)],
   };
   return unit.gangs.filter(pending).map((gang) => {
-    const { reason, message, blocking, conflict } = verdicts.get(gang) ?? waiting;
-    const { name, namespace } = gang;
-    return { gang: name, namespace, reason, message, blocking, ...(conflict && { conflict }), counterfactuals: [] };
+    const { conflict, ...verdict } = verdicts.get(gang) ?? waiting;
+    return { ...rejectionOf(gang, verdict), ...(conflict && { conflict }) };
   });
 }
 
@@ -153,7 +154,7 @@ function admissionVerdict(view: ModelView, { shape, admits }: ShapeTable, slot: 
   return {
     reason: "NoNodeMatches",
     message,
-    blocking: [{ level: "cluster", resource: "nodes", needed: 1, available: 0 }],
+    blocking: [lack("nodes")],
   };
 }
 

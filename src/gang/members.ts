@@ -1,7 +1,7 @@
 import type { ClusterTopologySpec, TopologyLevel } from "../api/cluster-topology.ts";
 import type { GangConstraint, GangPodSet, GangSpec } from "../api/gang.ts";
 import { podIndexLabels, podSetLabel } from "../api/names.ts";
-import type { PlacedPod, RejectionReason } from "../api/placement.ts";
+import { type Blocking, lack, type PlacedPod, type RejectionReason } from "../api/placement.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import { compareNatural } from "../topology/natural-order.ts";
 import type { PodRecord } from "../topology/records.ts";
@@ -146,10 +146,28 @@ export function claimsReady(pod: PodRecord, model: Pick<ClusterModel, "claim">):
   );
 }
 
+/** What such pods wait for, in words, and how many of their claims are there. */
+export function lackingClaims(pods: readonly PodRecord[], model: Pick<ClusterModel, "claim">) {
+  const all = pods.flatMap((pod) =>
+    pod.claims.map((reference) => {
+      const claim = reference.claimName === undefined ? undefined : model.claim(pod.namespace, reference.claimName);
+      return { pod, ...reference, claim };
+    }),
+  );
+  const lacking = all.filter(({ claim }) => claim?.deleting !== false);
+  const { pod, name, claimName = name, templateName, claim } = lacking[0]!;
+  const source =
+    templateName === undefined ? "does not exist" : `was not made from ResourceClaimTemplate ${templateName} yet`;
+  const text = `pod ${pod.name}: ResourceClaim ${claimName} ${claim === undefined ? source : "is being deleted"}`;
+  return { text, blocking: lack("claims", all.length, all.length - lacking.length) };
+}
+
 /** One fault of a Gang, with the reason under which it is rejected. */
 export interface GangFault {
   reason: Extract<RejectionReason, "InvalidGang" | "UnknownLevel" | "UnknownTopology">;
   message: string;
+  /** What is not there; left out: the Gang has to be corrected. */
+  blocking?: readonly Blocking[];
 }
 
 /** Faults of a Gang that no cluster can cure, each naming field, value and remedy; empty: none. */
@@ -161,7 +179,7 @@ export function validateGang(spec: GangSpec, topology: ClusterTopologySpec | und
 export function gangFaults(spec: GangSpec, topology: ClusterTopologySpec | undefined): GangFault[] {
   if (!topology) {
     const message = `spec.topology is ${spec.topology}, but there is no ClusterTopology of that name; create it or use default`;
-    return [{ reason: "UnknownTopology", message }];
+    return [{ reason: "UnknownTopology", message, blocking: [lack(`ClusterTopology ${spec.topology}`)] }];
   }
   const { levels } = topology;
   const names = spec.podSets.map(({ name }) => name);

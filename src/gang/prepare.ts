@@ -1,16 +1,24 @@
 import type { GangPodSet } from "../api/gang.ts";
-import type { PlacedPod, RejectionReason } from "../api/placement.ts";
+import { type Blocking, lack, type PlacedPod, type RejectionReason } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
 import { type ClusterModel, holdSlot } from "../topology/model.ts";
-import type { ClaimRecord } from "../topology/records.ts";
+import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 import { type FitCache, fitCache, type ShapeTable } from "./fit.ts";
 import { onlyWaits } from "./keys.ts";
 import { isLeft, tiesToNode } from "./left-claims.ts";
 import { slowestFabric } from "./links.ts";
-import { assignSlots, claimsReady, gangFaults, type MemberSlots, minCountOf, slotKey } from "./members.ts";
+import {
+  assignSlots,
+  claimsReady,
+  gangFaults,
+  lackingClaims,
+  type MemberSlots,
+  minCountOf,
+  slotKey,
+} from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
 import type { OwnHold, Pin, Rule, Slot } from "./problem.ts";
 import { gangRules, placementGroupFaults, placementGroupRules } from "./rules.ts";
@@ -43,6 +51,8 @@ export interface Obstacle {
   readonly gang: GangRequest;
   readonly reason: RejectionReason;
   readonly message: string;
+  /** What is not there; empty: nothing is short, the message says what has to be corrected. */
+  readonly blocking: readonly Blocking[];
 }
 
 /** Checks a unit and brings it into the planner's terms. Gangs come in order of namespace and name, whatever the input. */
@@ -130,7 +140,12 @@ function specObstacle(model: ClusterModel, gang: GangRequest): Obstacle | undefi
   const faults = gangFaults(gang.spec, model.topology(gang.spec.topology));
   if (faults.length === 0) return undefined;
   const reason = faults.find((fault) => fault.reason === "InvalidGang")?.reason ?? faults[0]!.reason;
-  return { gang, reason, message: faults.map(({ message }) => message).join("; ") };
+  return {
+    gang,
+    reason,
+    message: faults.map(({ message }) => message).join("; "),
+    blocking: faults.flatMap(({ blocking }) => blocking ?? []),
+  };
 }
 
 function groupObstacles(
@@ -139,11 +154,15 @@ function groupObstacles(
   group: NonNullable<PlanUnit["placementGroup"]>,
   fabric: Fabric | undefined,
 ): Obstacle[] {
-  const all = (reason: RejectionReason, message: string): Obstacle[] =>
-    requests.map((gang) => ({ gang, reason, message }));
+  const all = (reason: RejectionReason, message: string, ...blocking: Blocking[]): Obstacle[] =>
+    requests.map((gang) => ({ gang, reason, message, blocking }));
   if (!fabric) {
     const remedy = "create that ClusterTopology or use default";
-    return all("UnknownTopology", `PlacementGroup ${group.name} spec.topology is ${group.spec.topology}; ${remedy}`);
+    return all(
+      "UnknownTopology",
+      `PlacementGroup ${group.name} spec.topology is ${group.spec.topology}; ${remedy}`,
+      lack(`ClusterTopology ${group.spec.topology}`),
+    );
   }
   const faults = placementGroupFaults(group.spec, fabric, bandwidthFor(model, group.spec));
   if (faults.length > 0) return all(faults[0]!.reason, faults.map(({ message }) => message).join("; "));
@@ -151,10 +170,10 @@ function groupObstacles(
     const present = requests.filter((gang) => (gang.role ?? gang.spec.role) === role).length;
     if (present >= minInstances) continue;
     const message = `PlacementGroup ${group.name} needs ${minInstances} gangs of role ${role}; ${present} are complete`;
-    return all("WaitingForPlacementGroup", message);
+    return all("WaitingForPlacementGroup", message, lack("gangs", minInstances, present));
   }
   const lost = strandedInGroup(model, requests, group);
-  return lost === undefined ? [] : all("WaitingForPlacementGroup", lost);
+  return lost === undefined ? [] : all("WaitingForPlacementGroup", lost, lack("nodes"));
 }
 
 /**
@@ -213,16 +232,17 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
   const held = ownHolds(model, request);
   const part: MemberPart = { base: [], surplus: [], pins: [] };
   const lacking: string[] = [];
+  const blocking: Blocking[] = [];
   for (const podSet of spec.podSets) {
     part.pins.push(...pinsOf(model, request, podSet, gang));
     const taken = new Set(placesIn(request, podSet).map(({ index }) => index));
     const candidates: Slot[] = [];
-    let unready = 0;
+    const unready: PodRecord[] = [];
     for (let index = 0; index < podSet.count; index++) {
       const pod = slots.get(slotKey(podSet.name, index));
       if (!pod || taken.has(index)) continue;
       if (!claimsReady(pod, model)) {
-        unready++;
+        unready.push(pod);
         continue;
       }
       const claims = pod.claims.map(({ claimName }) => model.claim(pod.namespace, claimName!)!);
@@ -231,15 +251,19 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
     }
     const needed = Math.max(0, minCountOf(podSet) - taken.size);
     if (candidates.length < needed) {
-      const claims = unready > 0 ? `, ${unready} wait for their claims` : "";
-      const present = taken.size + candidates.length + unready;
-      lacking.push(`pod set ${podSet.name} has ${present} of ${minCountOf(podSet)} pods${claims}`);
+      const claims = unready.length > 0 ? lackingClaims(unready, model) : undefined;
+      const unclaimed = claims === undefined ? "" : `, ${unready.length} wait for their claims (${claims.text})`;
+      const present = taken.size + candidates.length + unready.length;
+      const all = minCountOf(podSet);
+      if (present < all) blocking.push(lack("pods", all, present));
+      if (claims !== undefined) blocking.push(claims.blocking);
+      lacking.push(`pod set ${podSet.name} has ${present} of ${minCountOf(podSet)} pods${unclaimed}`);
     }
     part.base.push(...candidates.slice(0, needed));
     part.surplus.push(...inSlices(candidates.slice(needed), podSet.slices?.[0]?.size ?? 1));
   }
   if (lacking.length === 0) return { ...part, ...withBorrowing(part.base, part.surplus, request.placed) };
-  return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; ") };
+  return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; "), blocking };
 }
 
 function placesIn({ placed }: GangRequest, podSet: GangPodSet): PlacedPod[] {
@@ -261,7 +285,9 @@ function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | unde
     podSets.some(({ slices }) => slices !== undefined) || constraints.some(({ mode }) => mode === "required");
   if (!ruled) return undefined;
   const [lost] = strandedPlaces(model, gang);
-  return lost && { gang, reason: "WaitingForMembers", message: strandedText(lost, "the gang") };
+  return (
+    lost && { gang, reason: "WaitingForMembers", message: strandedText(lost, "the gang"), blocking: [lack("nodes")] }
+  );
 }
 
 function strandedPlaces(model: ClusterModel, gang: GangRequest): PlacedPod[] {
@@ -282,7 +308,7 @@ function unequalSchedulers(gang: GangRequest, slots: MemberSlots["slots"]): Obst
   const other = waiting.find(({ schedulerName }) => schedulerName !== waiting[0]!.schedulerName);
   if (other === undefined) return undefined;
   const [one, two] = [waiting[0]!, other].map((pod) => `pod ${pod.name} has spec.schedulerName ${pod.schedulerName}`);
-  return { gang, reason: "InvalidGang", message: `${one}, ${two}; give all members the same` };
+  return { gang, reason: "InvalidGang", message: `${one}, ${two}; give all members the same`, blocking: [] };
 }
 
 function isLoose({ podSet, index }: PlacedPod, loose: GangRequest["loose"]): boolean {
@@ -342,10 +368,10 @@ function slotFault(
   for (const claim of slot.claims) {
     if (isLeft(model, claim)) continue;
     const message = sharingFault(model, slot.pod, claim);
-    if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message };
+    if (message !== undefined) return { gang: request, reason: "UnsupportedClaim", message, blocking: [] };
   }
   const shape = cache.shape(slot.pod, ownClaims(slot), [], islandsOf(fabric));
-  return "reason" in shape ? { gang: request, reason: shape.reason, message: shape.message } : undefined;
+  return "reason" in shape ? { gang: request, ...shape } : undefined;
 }
 
 /** Claims that the slot needs devices for, or has some of. */

@@ -140,7 +140,7 @@ export function shapeOf(
     }
     const compiled = compiler.compile(claim);
     if (isClaimProblem(compiled)) {
-      return { reason: compiled.reason, message: `ResourceClaim ${claim.name}: ${compiled.message}` };
+      return { ...compiled, message: `ResourceClaim ${claim.name}: ${compiled.message}` };
     }
     pending.push(compiled);
   }

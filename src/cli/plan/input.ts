@@ -1,5 +1,5 @@
 import type { Node, Pod, PodDisruptionBudget, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
-import type { Rejection } from "../../api/placement.ts";
+import { type Rejection, rejectionOf } from "../../api/placement.ts";
 import { defined } from "../../kube/defined.ts";
 import type { DocumentProblem, SourceObject } from "../../kube/documents.ts";
 import {
@@ -180,7 +180,7 @@ function withField(path: readonly (string | number)[], reason: string): string {
 
 function invalidGang({ metadata }: KindedObject, message: string): Rejection {
   const { name, namespace = "" } = metadata;
-  return { gang: name, namespace, reason: "InvalidGang", message, blocking: [], counterfactuals: [] };
+  return rejectionOf({ namespace, name }, { reason: "InvalidGang", message });
 }
 
 function withNamespace(object: KindedObject): KindedObject {

@@ -1,4 +1,11 @@
-import type { PlacedPod, Placement, PlanOutput, Rejection, RejectionReason } from "../../api/placement.ts";
+import {
+  lack,
+  type PlacedPod,
+  type Placement,
+  type PlanOutput,
+  type Rejection,
+  rejectionOf,
+} from "../../api/placement.ts";
 import { firstPlaced, type GangSet, type RefusedSet, type RuledOut, triedText } from "../../extender/gang-sets.ts";
 import {
   byQueueOrder,
@@ -7,8 +14,11 @@ import {
   podKey,
   priorityOf,
   type Queued,
+  refusalOf,
   roleIn,
   unitFor,
+  type Wait,
+  waits,
 } from "../../extender/pending-plans.ts";
 import { preemptibleIn } from "../../extender/preemptible.ts";
 import { createBatch } from "../../gang/batch.ts";
@@ -78,7 +88,7 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
   const placements = new Map<string, Placement>();
   const rejections = new Map<string, Rejection>(refused);
   const stats = { planMs: 0, explored: 0, budgetExceeded: false };
-  const waitsFor = new Map<string, string>();
+  const waitsFor = new Map<string, Wait>();
   /** What was refused, to be looked at again when all else has its place. */
   const refusedUnits = new Map<string, PlanUnit>();
   const queue = queueOf(cluster, states, refused, rejections);
@@ -124,13 +134,14 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
 
   function planGang(state: GangState): boolean {
     const problems = problemsOf(state, model);
-    if (problems.length > 0) return settle(reject(state, "InvalidGang", problems.join("; ")));
+    if (problems.length > 0)
+      return settle(rejectionOf(state.gang!, { reason: "InvalidGang", message: problems.join("; ") }));
     const group = groupNamed(cluster.groups, state);
     const members = group === undefined ? [] : [...states.values()].filter((each) => roleIn(group, each) !== undefined);
     const ready = new Set(members.filter((each) => isReady(each, model, nodeFits)).map(({ key }) => key));
     const answer = unitFor(state, group, members, ready, nodeFits);
     if ("waiting" in answer) {
-      waitsFor.set(state.key, answer.waiting);
+      waitsFor.set(state.key, answer);
       return false;
     }
     const refusedSets: RefusedSet[] = [];
@@ -145,7 +156,11 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
       const gang = states.get(key)!;
       if (!placements.has(key)) placements.set(key, unmoved(cluster, gang, keptPods(gang, nodeFits), managedDrivers));
     }
-    waitsFor.set(state.key, `PlacementGroup ${group?.name}: its base set is placed first`);
+    const { length } = placed.keys;
+    waitsFor.set(
+      state.key,
+      waits(`PlacementGroup ${group?.name}: its base set is placed first`, lack("gangs", length)),
+    );
     return placed.keys.includes(state.key);
   }
 
@@ -212,7 +227,7 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
     },
     giveUp(each: Waiting): void {
       if ("state" in each) {
-        settle(reject(each.state, "WaitingForPlacementGroup", waitsFor.get(each.key) ?? "its group is not complete"));
+        settle(rejectionOf(each.state.gang!, refusalOf(waitsFor.get(each.key)!)));
       }
     },
     output(): PlanOutput {
@@ -339,11 +354,6 @@ function isReady(state: GangState, model: ClusterModel, nodeFits: (node: string)
     );
     return claimed.length >= minCountOf(podSet);
   });
-}
-
-function reject({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
-  const { namespace, name } = gang!;
-  return { gang: name, namespace, reason, message, blocking: [], counterfactuals: [] };
 }
 
 /** A gang whose members keep the places that they have. */

@@ -81,7 +81,7 @@ function rounded(milliseconds: number): number {
 }
 
 function rejectionText(
-  { gang, namespace, reason, message, blocking, counterfactuals }: Rejection,
+  { gang, namespace, reason, message, blocking, needsCorrection, counterfactuals }: Rejection,
   { width, explain }: PlanTextOptions,
 ): string {
   const more = explain
@@ -90,6 +90,7 @@ function rejectionText(
           ({ level, domain, resource, needed, available }) =>
             `    ${level}${domain === undefined ? "" : ` ${domain}`}: ${resource}: ${quantity(resource, needed)} needed, ${quantity(resource, available)} there`,
         ),
+        ...(needsCorrection ? ["    nothing is short: what is written has to be corrected"] : []),
         ...outlookSentences(counterfactuals).map((text) => wrap(text, width, "    ")),
       ]
     : [];

@@ -6,7 +6,7 @@ import type {
   ExactDeviceRequest,
   ResourceClaimSpec,
 } from "../../api/kubernetes.ts";
-import type { RejectionReason } from "../../api/placement.ts";
+import { type Blocking, lack, type RejectionReason } from "../../api/placement.ts";
 import type { Consumption } from "../../topology/inventory.ts";
 import { parseNano } from "../../topology/quantity.ts";
 import type { DeviceClassRecord } from "../../topology/records.ts";
@@ -17,6 +17,8 @@ import { foreignDriver } from "./class-drivers.ts";
 export interface ClaimProblem {
   readonly reason: RejectionReason;
   readonly message: string;
+  /** What is not there; empty: the claim, or a class that it names, has to be corrected. */
+  readonly blocking: readonly Blocking[];
 }
 
 /** One way to satisfy a request: `exactly`, or one entry of `firstAvailable`. */
@@ -100,7 +102,7 @@ export function compileClaim(
     const left = requests.some(({ alternatives }) => alternatives.some((a) => a.foreignDriver !== undefined));
     return { shape: shapeOf(requests, constraints), requests, constraints, managedDrivers, left };
   } catch (error) {
-    if (error instanceof Refusal) return { reason: error.reason, message: error.message };
+    if (error instanceof Refusal) return { reason: error.reason, message: error.message, blocking: error.blocking };
     throw error;
   }
 }
@@ -116,10 +118,12 @@ interface Context {
 
 class Refusal extends Error {
   readonly reason: RejectionReason;
+  readonly blocking: readonly Blocking[];
 
-  constructor(reason: RejectionReason, message: string) {
+  constructor(reason: RejectionReason, message: string, blocking: readonly Blocking[] = []) {
     super(message);
     this.reason = reason;
+    this.blocking = blocking;
   }
 }
 
@@ -164,7 +168,7 @@ function compileAlternative(
   const deviceClass = classes.get(wanted.deviceClassName);
   if (deviceClass === undefined) {
     const message = `${path} (request ${name}): DeviceClass ${JSON.stringify(wanted.deviceClassName)} does not exist; create it or name another`;
-    throw new Refusal("NoMatchingDevice", message);
+    throw new Refusal("NoMatchingDevice", message, [lack(wanted.deviceClassName, wanted.count ?? 1)]);
   }
   const mode = wanted.allocationMode ?? "ExactCount";
   if (mode !== "ExactCount" && mode !== "All") {

@@ -151,7 +151,7 @@ test("a PlacementGroup concerns its own gangs alone", () => {
 
 test.for([
   ["UnknownLevel", { constraints: [{ level: "aisle" }] }],
-  ["WaitingForPlacementGroup", { members: [{ role: "client", minInstances: 1 }] }],
+  ["InvalidGang", { members: [{ role: "client", minInstances: 1 }] }],
   ["NoDomainFits", { constraints: [{ level: "rack" }] }],
   ["WaitingForPlacementGroup", undefined],
 ] as const)(

@@ -769,7 +769,8 @@ describe("members", () => {
     const [rejection] = rejectionsOf(plan(model, { gangs: [gang] }));
     expect(rejection).toMatchObject({
       reason: "WaitingForMembers",
-      message: "pod set w has 2 of 2 pods, 1 wait for their claims",
+      message: "pod set w has 2 of 2 pods, 1 wait for their claims (pod g-w-1: ResourceClaim g-w-1-gpu does not exist)",
+      blocking: [{ level: "cluster", resource: "claims", needed: 1, available: 0 }],
     });
   });
 

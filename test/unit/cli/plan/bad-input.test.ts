@@ -235,6 +235,59 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(output.code).toBe(3);
   });
 
+  /** Of a DeviceClass, or with one field more. */
+  const asking = (deviceClassName: string, more: object = {}) => {
+    const requests = [{ name: "r", exactly: { deviceClassName, ...more } }];
+    const spec = { spec: { devices: { requests } } };
+    return json({ apiVersion: "resource.k8s.io/v1", kind: "ResourceClaimTemplate", metadata: { name: "t" }, spec });
+  };
+  const two = { podSets: [{ name: "r", count: 2 }] };
+  const ofGroup = { ...two, placementGroup: "pd", role: "server" };
+  const groupOf = (role: string, spec: object = {}) =>
+    json({
+      apiVersion: "scheduling.kllama.ai/v1alpha1",
+      kind: "PlacementGroup",
+      metadata: { name: "pd" },
+      spec: { members: [{ role, minInstances: 3 }], ...spec },
+    });
+  const member = (template?: string) => pod("bad-0", { gang: "bad", template });
+  const both = `${member()}${pod("bad-1", { gang: "bad" })}`;
+  const lack = (resource: string, needed = 1, available = 0) => ({ level: "cluster", resource, needed, available });
+
+  test.for([
+    ["a DeviceClass", "NoMatchingDevice", `${asking("none", { count: 3 })}${gangOf("bad", 1, "t")}`, lack("none", 3)],
+    ["a topology", "UnknownTopology", gangOf("bad", 1, "four", { topology: "new" }), lack("ClusterTopology new")],
+    ["a Gang", "WaitingForMembers", member("four"), lack("Gang bad")],
+    ["pods", "WaitingForMembers", `${gang("bad", two)}${member("four")}`, lack("pods", 2, 1)],
+    ["claims", "WaitingForMembers", gangOf("bad", 2, "none"), lack("claims", 2)],
+    ["a group", "WaitingForPlacementGroup", `${gang("bad", ofGroup)}${both}`, lack("PlacementGroup pd")],
+    ["gangs", "WaitingForPlacementGroup", `${gang("bad", ofGroup)}${both}${groupOf("server")}`, lack("gangs", 3, 1)],
+  ] as const)("what is not there blocks, and is counted: %s", async ([, reason, work, blocking]) => {
+    const { rejections } = await plan(`${good}${work}`);
+    expect(rejections).toMatchObject([{ gang: "bad", reason, blocking: [blocking] }]);
+    expect(rejections[0]).not.toHaveProperty("needsCorrection");
+    const { stdout } = await planFiles({ "input.yaml": `${good}${work}` }, "-f FOLDER --explain");
+    const { resource, needed, available } = blocking;
+    expect(stdout).toContain(`    cluster: ${resource}: ${needed} needed, ${available} there\n`);
+  });
+
+  test.for([
+    ["a level", "UnknownLevel", gangOf("bad", 1, "four", { constraints: [{ level: "aisle" }] })],
+    ["a field of a claim", "UnsupportedClaim", `${asking("gpu.kllama.ai", { odd: 1 })}${gangOf("bad", 1, "t")}`],
+    ["a role", "InvalidGang", `${gang("bad", ofGroup)}${both}${groupOf("client")}`],
+    [
+      "a level of a group",
+      "UnknownLevel",
+      `${gang("bad", ofGroup)}${both}${groupOf("server", { members: [{ role: "server" }], constraints: [{ level: "aisle" }] })}`,
+    ],
+    ["a pod set", "InvalidGang", `${gang("bad", { podSets: [] })}${member()}`],
+  ] as const)("what is written wrong is said to be, and nothing to be short: %s", async ([, reason, work]) => {
+    const { rejections } = await plan(`${good}${work}`);
+    expect(rejections).toMatchObject([{ gang: "bad", reason, blocking: [], needsCorrection: true }]);
+    const { stdout } = await planFiles({ "input.yaml": `${good}${work}` }, "-f FOLDER --explain");
+    expect(stdout).toContain("    nothing is short: what is written has to be corrected\n");
+  });
+
   test("an LLMCluster as well, under its own name", async () => {
     const cluster = json({
       apiVersion: "serving.ai/v1alpha1",

@@ -234,7 +234,7 @@ describe("where things go", () => {
       gangOf(name, 1, "four", { placementGroup: "pd", ...(its && { role: its }) });
     const work = `${template("four", 4)}${member("p", "prefill")}${member("d", "decode")}${member("stray", role)}`;
     const output = await plan(`${rack("x", 3)}${work}${paired({})}`);
-    expect(places(output)).toMatchObject({ d: "x-0", p: "x-1", stray: "WaitingForPlacementGroup" });
+    expect(places(output)).toMatchObject({ d: "x-0", p: "x-1", stray: "InvalidGang" });
     expect(output.rejections[0]!.message).toBe(
       `PlacementGroup pd: the gang's spec.role ${what}; set it to one of prefill, decode`,
     );
