@@ -1,7 +1,10 @@
-import { execFile } from "node:child_process";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import process from "node:process";
-import { parseArgs, promisify } from "node:util";
+import { text } from "node:stream/consumers";
+import { parseArgs } from "node:util";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { counterfactualSteps } from "../src/gang/counterfactuals.ts";
@@ -76,6 +79,7 @@ export async function planBench(args: string[]): Promise<void> {
       nodes: { type: "string" },
       samples: { type: "string", default: "200" },
       seed: { type: "string", default: "1" },
+      "this-process": { type: "boolean" },
     },
   });
   if (values.help === true) {
@@ -83,8 +87,13 @@ export async function planBench(args: string[]): Promise<void> {
     return;
   }
   const sizes = { samples: positive("samples", values.samples), seed: positive("seed", values.seed) };
-  const rungs =
-    values.nodes === undefined ? await wholeLadder(sizes) : [measureRung(positive("nodes", values.nodes), sizes)];
+  const asked = values.nodes === undefined ? ladder : [positive("nodes", values.nodes)];
+  if (values["this-process"] === true) {
+    process.stdout.write(JSON.stringify(measureRung(asked[0]!, sizes)));
+    return;
+  }
+  const rungs: Rung[] = [];
+  for (const nodes of asked) rungs.push(await rungOf(nodes, sizes));
   report(rungs, sizes);
 }
 
@@ -99,19 +108,21 @@ interface Sizes {
   seed: number;
 }
 
-/** Every rung in a process of its own, so that its memory is its own. */
-async function wholeLadder(sizes: Sizes): Promise<Rung[]> {
-  const rungs: Rung[] = [];
-  for (const nodes of ladder) {
-    process.stderr.write(`${nodes} nodes …\n`);
-    const flags = ["--nodes", `${nodes}`, "--samples", `${sizes.samples}`, "--seed", `${sizes.seed}`];
-    const command = ["--max-old-space-size=12000", process.argv[1]!, "plan", ...flags];
-    const { stdout } = await promisify(execFile)(process.execPath, command, { maxBuffer: 2 ** 24 });
-    const line = stdout.split("\n").find((each) => each.startsWith("RESULT "));
-    if (line === undefined) throw new Error(`the rung of ${nodes} nodes gave no result:\n${stdout}`);
-    rungs.push((JSON.parse(line.slice("RESULT ".length)) as { rungs: Rung[] }).rungs[0]!);
-  }
-  return rungs;
+/** In a process of its own, so that its memory is its own, and V8 is told what `bin/kllama` tells it for the planner. */
+async function rungOf(nodes: number, sizes: Sizes): Promise<Rung> {
+  const flags = ["--nodes", `${nodes}`, "--samples", `${sizes.samples}`, "--seed", `${sizes.seed}`, "--this-process"];
+  const command = [...plannerFlags(), "--max-old-space-size=12000", process.argv[1]!, "plan", ...flags];
+  const child = spawn(process.execPath, command, { stdio: ["ignore", "pipe", "inherit"] });
+  const [output, code] = await Promise.all([text(child.stdout), once(child, "close").then(([status]) => status)]);
+  if (code !== 0) throw new Error(`the rung of ${nodes} nodes ended with exit code ${code}`);
+  return JSON.parse(output) as Rung;
+}
+
+function plannerFlags(): string[] {
+  const script = readFileSync(new URL("../bin/kllama", import.meta.url), "utf8");
+  const command = /^exec "\$node" (--.*?) "\$root/m.exec(script)?.[1];
+  if (command === undefined) throw new Error("bin/kllama has no line that starts Node for the planner");
+  return command.split(" ");
 }
 
 function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
@@ -128,7 +139,7 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
   const warmUpBegun = performance.now();
   warmUp(model.view);
   const warmUpMs = performance.now() - warmUpBegun;
-  const firstPlanMs = bench.once("tp8").ms;
+  const firstPlanMs = bench.planned("tp8").ms;
   bench.giveBack();
   const filler = createFiller(model, createRandom(seed));
   const timings: Rung["timings"] = {};
@@ -193,7 +204,7 @@ function createBench(model: ClusterModel) {
       steps.push({ ms: performance.now() - begun, ownMs: threadCpuMs() - onCore });
     }
   };
-  const once = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
+  const planned = (kind: Kind): { ms: number; ownMs: number; placed: boolean } => {
     const unit = unitOf(model, kind, made++);
     const onCore = threadCpuMs();
     const begun = performance.now();
@@ -206,7 +217,7 @@ function createBench(model: ClusterModel) {
     return { ms, ownMs, placed: "plans" in result };
   };
   return {
-    once,
+    planned,
     unit: (kind: Kind): PlanUnit => unitOf(model, kind, made++),
     giveBack: () => giveBack(0),
     measure(kind: Kind, samples: number): Timing {
@@ -214,12 +225,12 @@ function createBench(model: ClusterModel) {
       const times: number[] = [];
       const ownTimes: number[] = [];
       // The first plans after a change of load meet many changed nodes at once: they are part of no steady state.
-      for (let warm = 0; warm < 3; warm++) once(kind);
+      for (let warm = 0; warm < 3; warm++) planned(kind);
       steps = [];
       for (let sample = 0; sample < samples; sample++) {
         // What cannot be placed changes nothing: something else has to.
-        if (kind === "infeasible" || kind === "explained") once("tp8");
-        const { ms, ownMs, placed: found } = once(kind);
+        if (kind === "infeasible" || kind === "explained") planned("tp8");
+        const { ms, ownMs, placed: found } = planned(kind);
         times.push(ms);
         ownTimes.push(ownMs);
         if (found) placed++;
