@@ -23,17 +23,22 @@ export interface ChoiceTiming {
 
 const priority = 10;
 
-/** @param unitOf a new unit of the kind that does not fit */
+/**
+ * @param unitOf a new unit of the kind that does not fit
+ * @param seconds after which no further choice begins, if one was measured
+ */
 export function measureChoice(
   model: ClusterModel,
   choice: Choice,
   unitOf: () => PlanUnit,
   samples: number,
+  seconds: number,
 ): ChoiceTiming {
+  const end = performance.now() + seconds * 1000;
   const wholes: number[] = [];
   let [stepMostMs, steps, found]: [number, number, number | undefined] = [0, 0, undefined];
   // The first ones meet what was never looked at.
-  for (let sample = -2; sample < samples; sample++) {
+  for (let sample = -2; sample < samples && (sample <= 0 || performance.now() < end); sample++) {
     const unit = urgent(unitOf());
     changeSomething(model);
     const run = choice === "victims" ? victimsFor(model, unit) : roomFor(model, unit);

@@ -16,6 +16,9 @@ import { threadCpuMs } from "./cpu.ts";
 import { type ChoiceTiming, choices, measureChoice } from "./making-room.ts";
 import { createFiller, forgetGang, pendingGang, uniformCluster } from "./scene.ts";
 
+/** Fewer plans give no figure, however long they take. */
+const fewest = 20;
+
 const help = `usage: npm run bench -- plan [FLAGS]
 
 Times plan() on simulated fleets of 8-GPU nodes, 16 to a rack and 8 racks to a block, empty and with 50 % and 95 % of
@@ -33,6 +36,7 @@ may be the last of a turn of its event loop:
 
   --nodes N     one rung of the ladder only (default ${"10,100,1000,5000,20000,100000"})
   --samples N   plans per figure (default 200)
+  --seconds N   how long a figure may take; it rests on ${fewest} plans at least, and says on how many if on fewer than asked (default 30)
   --seed N      decides which nodes are in use (default 1)
 `;
 
@@ -53,6 +57,7 @@ interface Timing {
   ownP50Ms: number;
   ownP99Ms: number;
   placed: boolean;
+  samples: number;
   /** Of `explained`: steps per gang, and how long one takes. */
   steps?: { perGang: number; p50Ms: number; p99Ms: number; mostMs: number; ownMostMs: number };
 }
@@ -78,6 +83,7 @@ export async function planBench(args: string[]): Promise<void> {
       help: { type: "boolean", short: "h" },
       nodes: { type: "string" },
       samples: { type: "string", default: "200" },
+      seconds: { type: "string", default: "30" },
       seed: { type: "string", default: "1" },
       "this-process": { type: "boolean" },
     },
@@ -86,7 +92,8 @@ export async function planBench(args: string[]): Promise<void> {
     process.stdout.write(help);
     return;
   }
-  const sizes = { samples: positive("samples", values.samples), seed: positive("seed", values.seed) };
+  const numbers = (["samples", "seconds", "seed"] as const).map((flag) => [flag, positive(flag, values[flag])]);
+  const sizes = Object.fromEntries(numbers) as Sizes;
   const asked = values.nodes === undefined ? ladder : [positive("nodes", values.nodes)];
   if (values["this-process"] === true) {
     process.stdout.write(JSON.stringify(measureRung(asked[0]!, sizes)));
@@ -105,13 +112,21 @@ function positive(flag: string, text: string): number {
 
 interface Sizes {
   samples: number;
+  seconds: number;
   seed: number;
 }
 
 /** In a process of its own, so that its memory is its own, and V8 is told what `bin/kllama` tells it for the planner. */
 async function rungOf(nodes: number, sizes: Sizes): Promise<Rung> {
-  const flags = ["--nodes", `${nodes}`, "--samples", `${sizes.samples}`, "--seed", `${sizes.seed}`, "--this-process"];
-  const command = [...plannerFlags(), "--max-old-space-size=12000", process.argv[1]!, "plan", ...flags];
+  const flags = Object.entries({ nodes, ...sizes }).flatMap(([flag, value]) => [`--${flag}`, `${value}`]);
+  const command = [
+    ...plannerFlags(),
+    "--max-old-space-size=12000",
+    process.argv[1]!,
+    "plan",
+    ...flags,
+    "--this-process",
+  ];
   const child = spawn(process.execPath, command, { stdio: ["ignore", "pipe", "inherit"] });
   const [output, code] = await Promise.all([text(child.stdout), once(child, "close").then(([status]) => status)]);
   if (code !== 0) throw new Error(`the rung of ${nodes} nodes ended with exit code ${code}`);
@@ -125,7 +140,7 @@ function plannerFlags(): string[] {
   return command.split(" ");
 }
 
-function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
+function measureRung(nodes: number, { samples, seconds, seed }: Sizes): Rung {
   const begun = performance.now();
   const tell = (what: string): void => {
     const seconds = Math.round((performance.now() - begun) / 1000);
@@ -149,7 +164,7 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
     collectGarbage();
     const entries = kinds.map((kind): [Kind, Timing] => {
       tell(`${Math.round(load * 100)} % held, ${kind}`);
-      return [kind, bench.measure(kind, samples)];
+      return [kind, bench.measure(kind, samples, seconds)];
     });
     timings[`${Math.round(load * 100)}`] = Object.fromEntries(entries) as Record<Kind, Timing>;
   }
@@ -159,7 +174,13 @@ function measureRung(nodes: number, { samples, seed }: Sizes): Rung {
   for (const kind of refusedKinds) {
     for (const choice of choices) {
       tell(`all held, ${choice} ${kind}`);
-      makingRoom[`${choice} ${kind}`] = measureChoice(model, choice, () => bench.unit(kind), Math.ceil(samples / 10));
+      makingRoom[`${choice} ${kind}`] = measureChoice(
+        model,
+        choice,
+        () => bench.unit(kind),
+        Math.ceil(samples / 10),
+        seconds,
+      );
     }
   }
   const { heapMb, rssMb } = memory();
@@ -220,14 +241,15 @@ function createBench(model: ClusterModel) {
     planned,
     unit: (kind: Kind): PlanUnit => unitOf(model, kind, made++),
     giveBack: () => giveBack(0),
-    measure(kind: Kind, samples: number): Timing {
+    measure(kind: Kind, asked: number, seconds: number): Timing {
       let placed = 0;
       const times: number[] = [];
       const ownTimes: number[] = [];
       // The first plans after a change of load meet many changed nodes at once: they are part of no steady state.
       for (let warm = 0; warm < 3; warm++) planned(kind);
       steps = [];
-      for (let sample = 0; sample < samples; sample++) {
+      const end = performance.now() + seconds * 1000;
+      while (times.length < asked && (times.length < fewest || performance.now() < end)) {
         // What cannot be placed changes nothing: something else has to.
         if (kind === "infeasible" || kind === "explained") planned("tp8");
         const { ms, ownMs, placed: found } = planned(kind);
@@ -242,8 +264,9 @@ function createBench(model: ClusterModel) {
         p99Ms: quantile(times, 0.99),
         ownP50Ms: quantile(ownTimes, 0.5),
         ownP99Ms: quantile(ownTimes, 0.99),
-        placed: placed === samples,
-        ...(steps.length > 0 && { steps: stepTimes(steps, samples) }),
+        placed: placed === times.length,
+        samples: times.length,
+        ...(steps.length > 0 && { steps: stepTimes(steps, times.length) }),
       };
     },
   };
@@ -315,16 +338,16 @@ function memory(): { heapMb: number; rssMb: number } {
 function report(rungs: readonly Rung[], sizes: Sizes): void {
   const load = loadavg()[0]!.toFixed(1);
   const lines = [
-    `plan() alone, ${sizes.samples} plans per figure; (no): there is no place, the time is that of the verdict`,
+    `plan() alone, ${sizes.samples} plans per figure or "of" fewer; (no): there is no place, the time is that of the verdict`,
     `Node ${process.version}, ${cpus().length} × ${cpus()[0]?.model.trim()}, load of the machine at the end ${load}; seed ${sizes.seed}`,
     "",
     "p50 / p99 in ms by the clock",
     "",
-    ...timeTable(rungs, ({ p50Ms, p99Ms }) => [p50Ms, p99Ms]),
+    ...timeTable(rungs, sizes, ({ p50Ms, p99Ms }) => [p50Ms, p99Ms]),
     "",
     "p50 / p99 in ms that the planner's thread had a core: without its waits, of which other work on the machine makes many",
     "",
-    ...timeTable(rungs, ({ ownP50Ms, ownP99Ms }) => [ownP50Ms, ownP99Ms]),
+    ...timeTable(rungs, sizes, ({ ownP50Ms, ownP99Ms }) => [ownP50Ms, ownP99Ms]),
     "",
     "choosing who makes room, with all GPUs held: the whole choice p50 / most, and its longest step, in ms of the thread's own; in brackets: pods evicted, or nodes drained",
     "",
@@ -374,10 +397,11 @@ function stepRows({ nodes, timings }: Rung): string[] {
   });
 }
 
-function timeTable(rungs: readonly Rung[], times: (timing: Timing) => [number, number]): string[] {
+function timeTable(rungs: readonly Rung[], { samples }: Sizes, times: (timing: Timing) => [number, number]): string[] {
   const cell = (timing: Timing) => {
     const [half, most] = times(timing);
-    return `${half.toFixed(1)} / ${most.toFixed(1)}${timing.placed ? "" : " (no)"}`;
+    const few = timing.samples < samples ? ` of ${timing.samples}` : "";
+    return `${half.toFixed(1)} / ${most.toFixed(1)}${few}${timing.placed ? "" : " (no)"}`;
   };
   return [
     `| nodes × 8 GPUs | held | ${kinds.join(" | ")} |`,
