@@ -107,7 +107,9 @@ function gangResult(
     }
     if (placed.length - before < minCountOf(podSet)) complete = false;
   }
-  return complete ? { gang, pods: placed } : gangRejection(gang, pods, planner);
+  if (complete) return { gang, pods: placed };
+  const orphan = gang.deleting ? pods.find(({ nodeName }) => nodeName === undefined) : undefined;
+  return orphan === undefined ? gangRejection(gang, pods, planner) : orphanRejection(orphan, true);
 }
 
 /** Node and devices of a pod that is bound, or that holds its claims on `reservedNode`. */
@@ -175,10 +177,11 @@ function singleResult(
   return rejection(pod, closedReason(refusal?.reason), message, refusal && planner.refusalOfPod(pod));
 }
 
-/** Why pods wait whose Gang does not exist. */
-export function orphanRejection(pod: PodRecord): Rejection {
+/** Why pods wait whose Gang does not exist, or is being deleted. */
+export function orphanRejection(pod: PodRecord, deleting = false): Rejection {
   const name = pod.gang ?? "";
-  const message = `pod ${pod.name} is labelled with Gang ${name}, which does not exist; create it or remove the label`;
+  const what = deleting ? "is being deleted; create it again when it is gone" : "does not exist; create it";
+  const message = `pod ${pod.name} is labelled with Gang ${name}, which ${what} or remove the label`;
   const blocking = [lack(`Gang ${name}`)];
   return rejectionOf({ namespace: pod.namespace, name }, { reason: "WaitingForMembers", message, blocking });
 }

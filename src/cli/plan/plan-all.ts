@@ -247,7 +247,7 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
   };
 }
 
-/** Everything pending in queue order; pods of Gangs that do not exist are refused at once. */
+/** Everything pending in queue order; pods whose Gang does not exist, or is being deleted, are refused at once. */
 function queueOf(
   { pods }: ClusterState,
   states: ReadonlyMap<string, GangState>,
@@ -265,9 +265,16 @@ function queueOf(
     const key = `${pod.namespace}/${pod.gang}`;
     if (pod.gang === undefined) {
       queue.push({ pod, key: podKey(pod), priority: pod.priority, createdAtMs: pod.createdAtMs });
-    } else if (!states.has(key) && !refused.has(key)) rejections.set(key, orphanRejection(pod));
+    } else if (isOrphan(states.get(key)) && !refused.has(key) && !rejections.has(key)) {
+      rejections.set(key, orphanRejection(pod, states.has(key)));
+    }
   }
   return queue.sort(byQueueOrder);
+}
+
+/** Its pods belong to nobody. */
+function isOrphan(state: GangState | undefined): boolean {
+  return state?.gang === undefined || state.gang.deleting;
 }
 
 function lonePodOf({ pods: [pod] }: GangRequest): PodRecord | undefined {

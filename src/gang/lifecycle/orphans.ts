@@ -33,8 +33,9 @@ function isWaiting(pod: PodRecord): boolean {
 }
 
 function orphanText(state: GangState, { namespace, name }: PodRecord): string {
+  const what = state.gang?.deleting ? "is being deleted: create it again when it is gone" : "does not exist: create it";
   return (
-    `the pod waits for Gang ${state.key}, which does not exist: create it, or correct the pod's label ${gangLabel}, ` +
+    `the pod waits for Gang ${state.key}, which ${what}, or correct the pod's label ${gangLabel}, ` +
     `or let the pod go alone with: kllama release ${name} -n ${namespace}`
   );
 }

@@ -116,6 +116,13 @@ describe("a gang", () => {
   const conditions = (reason: string): GangStatus["conditions"] => [
     { type: "Planned", status: "False", reason, message: "", lastTransitionTime: "2026-01-01T00:00:00Z" },
   ];
+  test("is being deleted: its pods wait for another one", () => {
+    const gangs = [{ ...gangRecord("g", two, { phase: "Scheduled" }), deleting: true }];
+    const waiting = placementsOf(state({ gangs, pods: [member(0, { nodeName: "a" }), member(1)] }));
+    expect(waiting.rejections).toMatchObject([{ gang: "g", reason: "WaitingForMembers" }]);
+    expect(waiting.rejections[0]!.message).toMatch(/Gang g, which is being deleted; create it again when it is gone/);
+  });
+
   test.for([
     {
       name: "refused",

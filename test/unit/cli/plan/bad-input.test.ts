@@ -271,6 +271,20 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(stdout).toContain(`    cluster: ${resource}: ${needed} needed, ${available} there\n`);
   });
 
+  test("pods of a Gang that is being deleted wait for another one of its name", async () => {
+    const going = gang("bad", two, { deletionTimestamp: "2026-01-01T00:00:00Z" });
+    const more = ["bad-1", "bad-2"].map((name) => pod(name, { gang: "bad", template: "four" })).join("");
+    const running = pod("runs", { gang: "ends", spec: { nodeName: "good" } });
+    const ending = gang("ends", two, { deletionTimestamp: "2026-01-01T00:00:00Z" });
+    const output = await plan(`${good}${going}${member("four")}${more}${ending}${running}`);
+    expect(places(output)).toEqual({ fine: "good", bad: "WaitingForMembers" });
+    expect(output.rejections).toMatchObject([{ gang: "bad", namespace: "default", blocking: [lack("Gang bad")] }]);
+    expect(output.rejections[0]!.message).toBe(
+      "pod bad-0 is labelled with Gang bad, which is being deleted; create it again when it is gone or remove the label",
+    );
+    expect(output.code).toBe(3);
+  });
+
   test.for([
     ["a level", "UnknownLevel", gangOf("bad", 1, "four", { constraints: [{ level: "aisle" }] })],
     ["a field of a claim", "UnsupportedClaim", `${asking("gpu.kllama.ai", { odd: 1 })}${gangOf("bad", 1, "t")}`],

@@ -56,6 +56,18 @@ test("the message says what to do, with the pod's names", () => {
   });
 });
 
+test("a Gang that is being deleted is said to be", () => {
+  const state = seen(orphan(), { gang: { ...gang, deleting: true } });
+  const { effects } = step(state, [{ type: "tick" }], lifecycleContext(firstMs + 30_000));
+  expect(effects).toContainEqual(
+    expect.objectContaining({
+      message: expect.stringContaining(
+        "the pod waits for Gang team/g, which is being deleted: create it again when it is gone, or",
+      ),
+    }),
+  );
+});
+
 test("when the Gang comes, a pod that was told so is told that it is over; others are not", () => {
   const state = seen(orphan({ gangCondition: "False" }));
   const came = step(state, [{ type: "gang", gang }], lifecycleContext(firstMs + 60_000));
