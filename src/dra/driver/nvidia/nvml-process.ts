@@ -27,11 +27,14 @@ interface Waiting {
   reject(error: Error): void;
 }
 
+const beingStopped = "the driver is being stopped";
 const program = fileURLToPath(new URL("nvml-child.ts", import.meta.url));
 
 export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
   const { library, lockFile, limitMs, onEvent, env = process.env } = options;
   let child: ChildProcess | undefined;
+  /** Was killed and has not ended: while NVML hangs in the kernel, another process would hang beside it, and the next one, too. */
+  let dying: { pid: number | undefined; exited: Promise<unknown> } | undefined;
   let waiting: Waiting | undefined;
   let last: Promise<unknown> = Promise.resolve();
   let closed = false;
@@ -57,24 +60,45 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
   }
 
   async function once(call: keyof NvmlCalls, question: object): Promise<unknown> {
-    if (closed) throw new Error("the driver is being stopped");
-    child ??= start();
-    const target = child;
+    if (closed) throw new Error(beingStopped);
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise((resolve, reject) => {
-        waiting = { resolve, reject };
-        timer = setTimeout(() => {
-          child = undefined;
-          target.kill("SIGKILL");
-          reject(new Error(`NVML did not answer ${call} within ${limitMs / 1000} s; its process is started again`));
-        }, limitMs);
-        target.send({ call, ...question }, (error) => error !== null && reject(error));
+        waiting = { resolve: resolve as Waiting["resolve"], reject };
+        timer = setTimeout(() => reject(giveUp(call)), limitMs);
+        const own = waiting;
+        const send = (): void => {
+          if (closed || waiting !== own) return;
+          child ??= start();
+          child.send({ call, ...question }, (error) => error !== null && reject(error));
+        };
+        if (dying === undefined) send();
+        else void dying.exited.then(send);
       });
     } finally {
       clearTimeout(timer);
       waiting = undefined;
     }
+  }
+
+  /** NVML cannot be interrupted. */
+  function giveUp(call: string): Error {
+    if (dying !== undefined) {
+      const { pid } = dying;
+      return new Error(
+        `NVML's process ${pid} was killed and does not end: it hangs in the kernel; restart the machine if it stays`,
+      );
+    }
+    const given = child;
+    child = undefined;
+    if (given !== undefined) {
+      const exited = new Promise<void>((resolve) => given.once("exit", resolve)).then(() => {
+        dying = undefined;
+      });
+      dying = { pid: given.pid, exited };
+      given.kill("SIGKILL");
+    }
+    return new Error(`NVML did not answer ${call} within ${limitMs / 1000} s; its process is started again`);
   }
 
   return {
@@ -86,7 +110,7 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
     async close() {
       closed = true;
       const running = child;
-      if (running === undefined) return;
+      if (running === undefined) return waiting?.reject(new Error(beingStopped));
       const exited = new Promise((resolve) => running.once("exit", resolve));
       running.kill("SIGKILL");
       await exited;

@@ -8,7 +8,7 @@ const children: EventEmitter[] = [];
 vi.mock("node:child_process", () => ({
   fork() {
     const send = (_question: object, sent: (error: null) => void): void => sent(null);
-    const child = Object.assign(new EventEmitter(), { send, kill: () => true });
+    const child = Object.assign(new EventEmitter(), { pid: 7, send, kill: () => true });
     children.push(child);
     return child;
   },
@@ -16,7 +16,10 @@ vi.mock("node:child_process", () => ({
 
 const limitMs = 30_000;
 
-beforeEach(() => void vi.useFakeTimers());
+beforeEach(() => {
+  children.length = 0;
+  vi.useFakeTimers();
+});
 afterEach(() => void vi.useRealTimers());
 
 test("an answer that was on its way when its process was given up answers no other question", async () => {
@@ -28,10 +31,39 @@ test("an answer that was on its way when its process was given up answers no oth
   expect(await first).toContain("did not answer instances within 30 s");
   const second = nvml.ask("createGpuInstance", { gpu: "g", profileId: 19, start: 0 });
   await vi.advanceTimersByTimeAsync(0);
+  children[0]?.emit("exit", null, "SIGKILL");
+  await vi.advanceTimersByTimeAsync(0);
   const [old, young] = children;
   old?.emit("message", { type: "event", gpu: "g", xid: 79 });
   old?.emit("message", { type: "answer", answer: [] });
   old?.emit("message", { type: "failed", message: "too late", refused: true });
   young?.emit("message", { type: "answer", answer: 7 });
   expect([await second, heard]).toEqual([7, [79]]);
+});
+
+test("a process that hangs in the kernel, where no signal reaches it, gets no second one beside it", async () => {
+  const nvml = openNvmlProcess({ library: "", lockFile: "", limitMs, onEvent: () => undefined });
+  const told: string[] = [];
+  for (let index = 0; index < 3; index++) {
+    void nvml.ask("read", {}).catch((error: Error) => told.push(error.message));
+    await vi.advanceTimersByTimeAsync(limitMs);
+  }
+  const stuck = "NVML's process 7 was killed and does not end: it hangs in the kernel; restart the machine if it stays";
+  expect(told).toEqual([expect.stringContaining("did not answer read within 30 s"), stuck, stuck]);
+  expect(children).toHaveLength(1);
+  const instances = nvml.ask("instances", { gpu: "g" });
+  children[0]?.emit("exit", null, "SIGKILL");
+  await vi.advanceTimersByTimeAsync(0);
+  children[1]?.emit("message", { type: "answer", answer: [] });
+  expect(await instances).toEqual([]);
+});
+
+test("a driver that ends does not wait for a process that hangs in the kernel", async () => {
+  const nvml = openNvmlProcess({ library: "", lockFile: "", limitMs, onEvent: () => undefined });
+  const told = [nvml.ask("read", {}), nvml.ask("read", {})].map((answer) =>
+    answer.catch((error: Error) => error.message),
+  );
+  await vi.advanceTimersByTimeAsync(limitMs);
+  await nvml.close();
+  expect(await Promise.all(told)).toEqual([expect.stringContaining("did not answer"), "the driver is being stopped"]);
 });
