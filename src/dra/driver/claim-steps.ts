@@ -70,7 +70,10 @@ export function createClaimSteps(
     const taken = users.conflict(devices);
     if (taken !== undefined) {
       const { device, user } = taken;
-      throw new ClaimError(`device ${device.pool}/${device.device} is in use by claim ${user.namespace}/${user.name}`);
+      // The pod's owner reads it, whom the names of other tenants do not concern.
+      const isOwn = user.namespace === wanted.namespace;
+      const who = isOwn ? `claim ${user.namespace}/${user.name}` : `a claim of another namespace, UID ${user.uid}`;
+      throw new ClaimError(`device ${device.pool}/${device.device} is in use by ${who}`);
     }
     const entry: PreparedClaim = { ...wanted, state: "Started", devices };
     users.add(entry);

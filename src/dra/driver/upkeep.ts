@@ -1,4 +1,5 @@
 import type { ResourceClaim } from "../../api/kubernetes.ts";
+import type { KubeError } from "../../kube/client.ts";
 import type { Timing } from "../../kube/timing.ts";
 import type { ReadClaim } from "./claim-reads.ts";
 import type { ClaimStore } from "./claim-store.ts";
@@ -77,7 +78,7 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
         return await rebuild(lost);
       } catch (error) {
         options.onError("recovery", error);
-        rebuilding = `${lost.why}; the last try: ${(error as Error).message}`;
+        rebuilding = `${lost.why}; the last try: ${reasonFor(error as Error)}`;
         await timing.sleep(pauseMs, ended.signal);
       }
     }
@@ -94,4 +95,11 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
     rebuilding = undefined;
     options.onRebuilt(lost, aside);
   }
+}
+
+/** Every pod's owner reads it: requests name claims, which may be another tenant's. */
+function reasonFor(error: Error & Partial<Pick<KubeError, "status" | "reason">>): string {
+  const { status, reason } = error;
+  if (status === undefined) return error.message;
+  return `the API server ${status === 0 ? "did not answer" : `answered ${status}`} (${reason})`;
 }

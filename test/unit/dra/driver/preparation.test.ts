@@ -141,6 +141,18 @@ describe("one device, one claim", () => {
     expect((await driver.prepare("b"))["b"]).toHaveLength(1);
   });
 
+  test("what another tenant's claim is called is told nobody: its UID is, by which an administrator finds it", async () => {
+    const driver = await scene();
+    const secret = claimObject("secret-project", ["gpus gpu-0"]);
+    secret.metadata.namespace = "rivals";
+    driver.claims.set("secret-project", secret);
+    give(driver, "b", "gpu-0");
+    await driver.prepare("secret-project");
+    const { uid } = secret.metadata;
+    const { b } = await driver.prepare("b");
+    expect(b).toBe(`device node-1/gpu-0 is in use by a claim of another namespace, UID ${uid}`);
+  });
+
   test("a claim that was left half done and has other devices by now is in nobody's way", async () => {
     const driver = await scene();
     const uid = give(driver, "a", "gpu-0");

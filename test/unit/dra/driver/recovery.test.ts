@@ -10,6 +10,7 @@ import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
 import { readMemory, rebuildClaims } from "../../../../src/dra/driver/recovery.ts";
 import { poolSlices } from "../../../../src/dra/driver/slices.ts";
 import { startUpkeep } from "../../../../src/dra/driver/upkeep.ts";
+import { KubeError } from "../../../../src/kube/client.ts";
 import { systemTiming } from "../../../../src/kube/timing.ts";
 import { claimObject, type DriverScene, node, openScene } from "../../../support/driver.ts";
 import { awaken } from "../../../support/driver-life.ts";
@@ -101,41 +102,56 @@ describe("a checkpoint that is", () => {
     }
   });
 
-  test("damaged when the API server is away is refused with the reason, kept as it is, and rebuilt later", async () => {
-    const before = await prepared();
-    await writeFile(before.checkpoint, "x");
-    const after = await restarted(before);
-    const { memory, preparation, store, checkpoint, cdiFolder, machine, claims } = after;
-    const timing = createVirtualTiming();
-    let away = true;
-    const rebuilt: unknown[] = [];
-    const upkeep = startUpkeep({
-      ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, pool: node },
-      readClaim: async (_, name) => {
-        if (away) throw new Error("the API server is away");
-        return claims.get(name);
-      },
-      findForeign: async () => undefined,
-      onPresent: () => undefined,
-      onRebuilt: (...what) => rebuilt.push(what),
-      onRepairs: () => undefined,
-      onError: () => undefined,
-    });
-    await vi.waitFor(() =>
-      expect(upkeep.rebuilding()).toBe(
-        "the first line is not that of a checkpoint; the last try: the API server is away",
-      ),
-    );
-    expect(await readFile(checkpoint, "utf8")).toBe("x");
-    away = false;
-    await vi.waitFor(async () => {
-      await timing.advance(2_000);
-      expect(rebuilt).toHaveLength(1);
-    });
-    expect(upkeep.rebuilding()).toBeUndefined();
-    expect(store.claims.size).toBe(2);
-    await upkeep.stop();
-  });
+  test.for<[string, Error, string]>([
+    ["is away", new Error("the API server is away"), "the API server is away"],
+    [
+      "cannot be reached",
+      new KubeError("GET /apis/resource.k8s.io/v1/namespaces/team/resourceclaims/a: refused", {
+        ...{ status: 0, reason: "Unreachable" },
+      }),
+      "the API server did not answer (Unreachable)",
+    ],
+    [
+      "refuses",
+      new KubeError('GET /apis/…: resourceclaims "a" is forbidden', { status: 403, reason: "Forbidden" }),
+      "the API server answered 403 (Forbidden)",
+    ],
+  ])(
+    "damaged when the API server %s is refused with the reason, without names, kept as it is, and rebuilt later",
+    async ([, error, why]) => {
+      const before = await prepared();
+      await writeFile(before.checkpoint, "x");
+      const after = await restarted(before);
+      const { memory, preparation, store, checkpoint, cdiFolder, machine, claims } = after;
+      const timing = createVirtualTiming();
+      let away = true;
+      const rebuilt: unknown[] = [];
+      const upkeep = startUpkeep({
+        ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, pool: node },
+        readClaim: async (_, name) => {
+          if (away) throw error;
+          return claims.get(name);
+        },
+        findForeign: async () => undefined,
+        onPresent: () => undefined,
+        onRebuilt: (...what) => rebuilt.push(what),
+        onRepairs: () => undefined,
+        onError: () => undefined,
+      });
+      await vi.waitFor(() =>
+        expect(upkeep.rebuilding()).toBe(`the first line is not that of a checkpoint; the last try: ${why}`),
+      );
+      expect(await readFile(checkpoint, "utf8")).toBe("x");
+      away = false;
+      await vi.waitFor(async () => {
+        await timing.advance(2_000);
+        expect(rebuilt).toHaveLength(1);
+      });
+      expect(upkeep.rebuilding()).toBeUndefined();
+      expect(store.claims.size).toBe(2);
+      await upkeep.stop();
+    },
+  );
 });
 
 test("rebuilding leaves out claims that are gone, have successors, or lost their partition", async () => {
