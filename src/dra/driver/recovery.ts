@@ -1,6 +1,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { ResourceClaim } from "../../api/kubernetes.ts";
+import { driverName } from "../../api/names.ts";
 import { claimOfFile, claimOfSpec } from "./cdi.ts";
 import { type CheckpointReading, decodeCheckpoint } from "./checkpoint.ts";
 import { allocatedDevices, ClaimError } from "./claim.ts";
@@ -78,8 +79,8 @@ export interface RebuildOptions {
 /**
  * Finds out what is prepared from CDI specs, the API server and the boards: a claim is prepared when its spec is there, the
  * API server says that it holds devices of this node, and its partitions exist. What a board does not tell is taken from the
- * spec: a claim that nobody accounts for would be worse. Rejects while the API server does not answer, or nothing is known of
- * the machine's devices.
+ * spec: a claim that nobody accounts for would be worse. Rejects while the API server does not answer, nothing is known of
+ * the machine's devices, or a claim may hold some of a board that could not be read.
  */
 export async function rebuildClaims(options: RebuildOptions): Promise<PreparedClaim[]> {
   const { unread } = options.machine.inventory();
@@ -104,11 +105,13 @@ async function rebuild(
   claim: ResourceClaim,
   spec: unknown,
 ): Promise<PreparedClaim | undefined> {
-  const { gpus } = machine.inventory();
+  const { gpus, incomplete } = machine.inventory();
+  const table = deviceTable(gpus);
+  if (incomplete === true) refuseMissing(claim, reference, pool, table);
   let allocated: ReturnType<typeof allocatedDevices>;
   try {
     // A device that broke since is still this claim's.
-    allocated = allocatedDevices(claim, reference, pool, { devices: deviceTable(gpus), losses: {} });
+    allocated = allocatedDevices(claim, reference, pool, { devices: table, losses: {} });
   } catch (error) {
     if (error instanceof ClaimError) return undefined;
     throw error;
@@ -126,6 +129,23 @@ async function rebuild(
     if (access.nodes.length + access.references.length > 0) device.access = access;
   }
   return { ...reference, state: "Completed", devices };
+}
+
+/** Throws when the claim may hold a device of a board that could not be read: it would lose what is there. */
+function refuseMissing(
+  { metadata, status }: ResourceClaim,
+  { uid }: ClaimReference,
+  pool: string,
+  devices: ReadonlyMap<string, unknown>,
+): void {
+  const results = metadata.uid === uid ? (status?.allocation?.devices?.results ?? []) : [];
+  const missing = results.find(
+    (result) => result.driver === driverName && result.pool === pool && !devices.has(result.device),
+  );
+  if (missing === undefined) return;
+  throw new Error(
+    `not all boards of node ${pool} could be read, and a prepared claim has device ${missing.device}, which is not among them`,
+  );
 }
 
 /** Fills in what the board says of the partition, which its spec calls `written`; false: it does not exist. */

@@ -164,6 +164,18 @@ test("rebuilding leaves out claims that are gone, have successors, or lost their
   expect(await rebuild(driver)).toEqual([]);
 });
 
+test("rebuilding waits for a board that could not be read and that a claim has: else its partition were nobody's", async () => {
+  const driver = await prepared();
+  const { gpus, ...inventory } = driver.machine.inventory();
+  const partly = { ...inventory, gpus: gpus.filter(({ minor }) => minor !== 0), incomplete: true } as const;
+  const machine = { ...driver.machine, inventory: () => partly };
+  await expect(rebuild({ ...driver, machine })).rejects.toThrow(
+    "not all boards of node node-1 could be read, and a prepared claim has device gpu-0-mig-2g20gb-14-2",
+  );
+  driver.claims.delete("b");
+  expect((await rebuild({ ...driver, machine })).map(({ name }) => name)).toEqual(["a"]);
+});
+
 test("rebuilding keeps claims that are being deleted, and those on devices that broke", async () => {
   const driver = await prepared();
   const a = driver.claims.get("a")!;
