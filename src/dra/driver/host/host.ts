@@ -1,7 +1,10 @@
 import { readdir, readFile, realpath } from "node:fs/promises";
 import { join } from "node:path";
 
-/** What the kernel says about the machine, below a folder that stands for the host's root. */
+/**
+ * What the kernel says about the machine, below a folder that stands for the host's root. Rejects where this process or the system
+ * has come to a limit of its own, which says nothing about the host.
+ */
 export interface Host {
   /** Undefined: no such file, or it cannot be read. Without the white space around it. */
   text(path: string): Promise<string | undefined>;
@@ -27,15 +30,25 @@ export function openHost(root: string): Host {
     text: (path) =>
       readFile(at(path), "utf8").then(
         (text) => text.trim(),
-        () => undefined,
+        (error) => absent(error, undefined),
       ),
-    names: (path) => readdir(at(path)).catch(() => []),
+    names: (path) => readdir(at(path)).catch((error) => absent(error, [])),
     async target(path) {
-      const [base, real] = await Promise.all([realpath(root), realpath(at(path)).catch(() => undefined)]);
+      const [base, real] = await Promise.all([
+        realpath(root),
+        realpath(at(path)).catch((error) => absent(error, undefined)),
+      ]);
       if (real === undefined || !real.startsWith(base)) return undefined;
       return `/${real.slice(base.length).replace(/^\//, "")}`;
     },
   };
+}
+
+const limits: readonly (string | undefined)[] = ["EMFILE", "ENFILE", "ENOMEM"];
+
+function absent<T>(error: NodeJS.ErrnoException, nothing: T): T {
+  if (limits.includes(error.code)) throw error;
+  return nothing;
 }
 
 /** `00000000:1A:00.0`, as NVIDIA writes it → `0000:1a:00.0`, as Linux does. */
