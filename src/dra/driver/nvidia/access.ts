@@ -1,4 +1,4 @@
-import { mpsFolder } from "../cdi.ts";
+import { claimOfFile, mpsFolder } from "../cdi.ts";
 import { ClaimError } from "../claim.ts";
 import type { Host } from "../host/host.ts";
 import type { DeviceAccess, PreparedDevice, PreparedPartition } from "../prepared-claim.ts";
@@ -72,7 +72,8 @@ async function mpsMount(host: Host, device: string): Promise<string> {
 async function toolkitDevices(host: Host): Promise<ReadonlySet<string>> {
   const names = new Set<string>();
   for (const folder of specFolders) {
-    for (const file of (await host.names(folder)).filter((name) => /\.(json|yaml)$/.test(name))) {
+    const files = (await host.names(folder)).filter((name) => /\.(json|yaml)$/.test(name));
+    for (const file of files.filter((name) => claimOfFile(name) === undefined)) {
       const text = await host.text(`${folder}/${file}`);
       if (text?.includes(toolkitKind) !== true) continue;
       const spec = await parseSpec(text, file);
