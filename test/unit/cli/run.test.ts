@@ -2,7 +2,6 @@ import { execFile } from "node:child_process";
 import {
   chmodSync,
   copyFileSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
@@ -15,6 +14,7 @@ import { join, resolve } from "node:path";
 import { Writable } from "node:stream";
 import { afterAll, describe, expect, test } from "vitest";
 import { commands, overview, runCli } from "../../../src/cli/run.ts";
+import { runOnTerminal } from "../../support/terminal.ts";
 
 function sink() {
   const chunks: string[] = [];
@@ -141,17 +141,10 @@ describe("bin/kllama", () => {
     expect(await shell(join(folder, "relative"))).toEqual({ code: 0, stdout: `kllama ${version}\n`, stderr: "" });
   });
 
-  test.skipIf(!existsSync("/usr/bin/script"))("exits with its code on a terminal too", async () => {
-    const onTerminal = (args: string) =>
-      new Promise((done) => {
-        const child = execFile(
-          "/usr/bin/script",
-          ["-qec", `${resolve("bin/kllama")} ${args}`, "/dev/null"],
-          (_, stdout) => done({ code: child.exitCode, stdout }),
-        );
-      });
-    expect(await onTerminal("--version")).toEqual({ code: 0, stdout: `kllama ${version}\r\n` });
-    expect(await onTerminal("nonsense")).toMatchObject({ code: 2 });
+  test("exits with its code on a terminal too", async () => {
+    const program = resolve("bin/kllama");
+    expect(await runOnTerminal(program, ["--version"])).toEqual({ code: 0, shown: `kllama ${version}\r\n` });
+    expect(await runOnTerminal(program, ["nonsense"])).toMatchObject({ code: 2 });
   });
 
   const alone = join(folder, "alone", "bin");
