@@ -1,11 +1,17 @@
-import { fork } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { expect, test } from "vitest";
+import { afterEach, expect, test } from "vitest";
 
 const fixture = fileURLToPath(new URL("service-fixture.ts", import.meta.url));
 
+const started: ChildProcess[] = [];
+afterEach(() => {
+  for (const child of started.splice(0)) child.kill("SIGKILL");
+});
+
 function start(behaviour: string) {
   const child = fork(fixture, [behaviour], { stdio: ["ignore", "ignore", "pipe", "ipc"], execArgv: [] });
+  started.push(child);
   let log = "";
   const waiting = new Set<() => void>();
   child.stderr!.setEncoding("utf8").on("data", (text: string) => {
@@ -90,12 +96,11 @@ test("a start that fails is the caller's error", async () => {
 test("a later signal ends a stop that hangs, one that comes at once does not count", async () => {
   const service = start("hangs");
   await service.ready;
-  service.child.kill("SIGINT");
-  service.child.kill("SIGTERM");
+  // However busy the machine is, both are there when it goes on.
+  for (const signal of ["SIGSTOP", "SIGINT", "SIGTERM", "SIGCONT"] as const) service.child.kill(signal);
   await service.logs("stop was called");
   const again = setInterval(() => service.child.kill("SIGINT"), 100);
-  const startedMs = performance.now();
   expect(await service.ended).toBe(1);
   clearInterval(again);
-  expect(performance.now() - startedMs).toBeLessThan(5_000);
+  expect(service.log()).not.toContain("stopping takes too long");
 });

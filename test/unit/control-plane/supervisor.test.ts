@@ -4,11 +4,16 @@ import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, beforeEach, expect, test } from "vitest";
-import { startSupervisor } from "../../../tools/control-plane/supervisor-client.ts";
+import { afterEach, beforeEach, expect, onTestFinished, test } from "vitest";
+import {
+  type Supervisor,
+  type SupervisorConfiguration,
+  startSupervisor,
+} from "../../../tools/control-plane/supervisor-client.ts";
 
 let root: string;
 let server: Server;
+const supervisors: Supervisor[] = [];
 /** Each process under test calls here first; its connection closes when it is dead, however it died. */
 let calls: AsyncIterator<Socket>;
 
@@ -20,9 +25,20 @@ beforeEach(async () => {
   await new Promise<void>((resolve) => server.listen(join(root, "life.sock"), resolve));
 });
 afterEach(async () => {
+  await Promise.all(supervisors.splice(0).map((supervisor) => supervisor.end()));
   server.close();
   await rm(root, { recursive: true, force: true });
 });
+
+/** Ended with the test, also when that fails. */
+function supervise(more: Partial<SupervisorConfiguration> = {}): Supervisor {
+  const supervisor = startSupervisor({ stopOrder: [], graceMs: longMs, removeDir: null, ...more });
+  supervisors.push(supervisor);
+  return supervisor;
+}
+
+/** For whoever is to be killed; and for whoever is to end by himself, however long a busy machine takes with it. */
+const [shortMs, longMs] = [200, 20_000];
 
 async function* arrivals(from: Server): AsyncGenerator<Socket> {
   const waiting: Socket[] = [];
@@ -58,21 +74,20 @@ const exists = (path: string) =>
   );
 
 test("stop waits for the end, and a deaf process is killed after the grace", async () => {
-  const supervisor = startSupervisor({ stopOrder: [], graceMs: 200, removeDir: null });
-  const polite = await supervisor.start(living("polite"));
+  const [patient, hasty] = [supervise(), supervise({ graceMs: shortMs })];
+  const polite = await patient.start(living("polite"));
   await arrival();
-  const deaf = await supervisor.start(living("deaf", true));
+  const deaf = await hasty.start(living("deaf", true));
   await arrival();
-  await supervisor.stop("polite");
+  await patient.stop("polite");
   expect(await polite.exited).toEqual({ code: null, signal: "SIGTERM" });
-  await supervisor.stop("deaf");
+  await hasty.stop("deaf");
   expect(await deaf.exited).toEqual({ code: null, signal: "SIGKILL" });
-  await supervisor.stop("deaf");
-  await supervisor.end();
+  await hasty.stop("deaf");
 });
 
 test("a name is in use as long as its process runs, and a kill frees it", async () => {
-  const supervisor = startSupervisor({ stopOrder: [], graceMs: 200, removeDir: null });
+  const supervisor = supervise();
   const first = await supervisor.start(living("one"));
   await expect(supervisor.start(living("one"))).rejects.toThrow("one is running already");
   await supervisor.signal("one", "SIGKILL");
@@ -85,7 +100,7 @@ test("a name is in use as long as its process runs, and a kill frees it", async 
 });
 
 test("a command that does not exist, and one that ends at once with its output", async () => {
-  const supervisor = startSupervisor({ stopOrder: [], graceMs: 200, removeDir: null });
+  const supervisor = supervise();
   await expect(supervisor.start({ ...living("x"), command: "/no/such/thing" })).rejects.toThrow("ENOENT");
   const short = await supervisor.start({
     ...living("y"),
@@ -94,11 +109,10 @@ test("a command that does not exist, and one that ends at once with its output",
   });
   expect(await short.exited).toEqual({ code: 3, signal: null });
   expect(await readFile(join(root, "y.log"), "utf8")).toBe("out\nerr\n");
-  await supervisor.end();
 });
 
 test("the groups end one after the other", async () => {
-  const supervisor = startSupervisor({ stopOrder: [["b"], ["a"]], graceMs: 5000, removeDir: null });
+  const supervisor = supervise({ stopOrder: [["b"], ["a"]] });
   const ends: string[] = [];
   for (const name of ["a", "b", "c"]) {
     const run = await supervisor.start(living(name));
@@ -115,20 +129,21 @@ test("after kill -9 of the owner no process is left, and its directory is gone",
   const client = fileURLToPath(new URL("../../../tools/control-plane/supervisor-client.ts", import.meta.url));
   const code = `
     const { startSupervisor } = await import(${JSON.stringify(client)});
-    const supervisor = startSupervisor({ stopOrder: [["a"]], graceMs: 200, removeDir: ${JSON.stringify(data)} });
+    const supervisor = startSupervisor({ stopOrder: [["a"]], graceMs: ${shortMs}, removeDir: ${JSON.stringify(data)} });
     await supervisor.start(${JSON.stringify(living("a"))});
     await supervisor.start(${JSON.stringify(living("b", true))});`;
   const owner = spawn(process.execPath, ["--input-type=module", "-e", code], { stdio: "inherit" });
+  onTestFinished(() => void owner.kill("SIGKILL"));
   const processes = [await arrival(), await arrival()];
   owner.kill("SIGKILL");
   await Promise.all(processes.map(({ dead }) => dead));
-  await expect.poll(() => exists(data), { timeout: 5000, interval: 20 }).toBe(false);
+  await expect.poll(() => exists(data), { timeout: 25_000, interval: 20 }).toBe(false);
 });
 
 test("after kill -9 of the supervisor its owner ends the processes and removes the directory", async () => {
   const data = join(root, "data");
   await mkdir(data);
-  const supervisor = startSupervisor({ stopOrder: [], graceMs: 200, removeDir: data });
+  const supervisor = supervise({ removeDir: data });
   const parent = living("parent");
   // Its parent is the supervisor.
   const run = await supervisor.start({ ...parent, args: ["-e", `console.log(process.ppid); ${parent.args[1]}`] });

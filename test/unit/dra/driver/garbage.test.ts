@@ -150,8 +150,11 @@ async function whileCalled(work: () => Promise<unknown>): Promise<{ calls: numbe
   const args = [program, agent.registrationSocket, agent.draSocket, JSON.stringify(referenceTo(claim))];
   const child = spawn(process.execPath, args, { stdio: ["pipe", "pipe", "inherit"] });
   const printed = text(child.stdout);
-  await work();
-  child.stdin.end();
+  try {
+    await work();
+  } finally {
+    child.stdin.end();
+  }
   const sorted = (JSON.parse(await printed) as number[]).toSorted((a, b) => a - b);
   const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;
   return { calls: sorted.length, p50Ms: at(0.5), p99Ms: at(0.99) };
