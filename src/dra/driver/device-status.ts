@@ -102,7 +102,11 @@ export function createDeviceStatusWriter({ client, timing, onError }: DeviceStat
         kind: "ResourceClaim",
         metadata: { name, namespace, uid },
         status: {
-          devices: devices.map((device) => ({ ...identity(device), conditions: [condition], data: hardware(device) })),
+          devices: each(devices).map((device) => ({
+            ...identity(device),
+            conditions: [condition],
+            data: hardware(device),
+          })),
         },
       },
       signal: ended.signal,
@@ -121,6 +125,11 @@ export function tellsDevices(object: ResourceClaim, claim: PreparedClaim): boole
         (entry.data as { uuid?: string } | undefined)?.uuid === hardware(device).uuid,
     ),
   );
+}
+
+/** A claim may have a device twice, the second time for administration. */
+function each(devices: readonly PreparedDevice[]): PreparedDevice[] {
+  return [...new Map(devices.map((device) => [`${device.pool}/${device.device}`, device])).values()];
 }
 
 function identity({ pool, device }: PreparedDevice): { driver: string; pool: string; device: string } {

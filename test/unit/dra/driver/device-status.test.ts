@@ -116,3 +116,11 @@ test("a claim that tells its devices needs no other write; one with the UUID of 
   expect(tellsDevices(telling("MIG-0") as never, claim("a", part))).toBe(false);
   expect(tellsDevices(object as never, claim("a", part))).toBe(false);
 });
+
+test("a device that two requests of the claim have, one for administration, is told once: the API server refuses it twice", async () => {
+  const { timing, sent, writer } = open([]);
+  writer.push(claim("a", whole, { ...whole, request: "watch", adminAccess: true }, part));
+  await timing.advance(firstMs);
+  const { status } = sent[0]!.options.body as { status: { devices: { device: string }[] } };
+  expect(status.devices.map(({ device }) => device)).toEqual(["gpu-1", "gpu-1-mig-1g10gb-19-0"]);
+});
