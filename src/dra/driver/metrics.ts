@@ -74,13 +74,21 @@ export interface MetricsServer {
   close(): Promise<void>;
 }
 
+/** Prometheus and the kubelet have one each. In a pod anybody may connect, and this process has little memory. */
+const defaultLimits = { connections: 256, patienceMs: 10_000 };
+
 /** Serves `/metrics`, `/healthz` (the process answers) and `/readyz`. Rejects when the address is taken. */
 export async function serveMetrics(
   registry: Registry,
   listen: { host: string; port: number },
   isReady: () => boolean,
+  { connections, patienceMs } = defaultLimits,
 ): Promise<MetricsServer> {
-  const server = createServer((request, response) => {
+  const times = {
+    ...{ headersTimeout: patienceMs, requestTimeout: patienceMs, keepAliveTimeout: patienceMs },
+    connectionsCheckingInterval: patienceMs / 2,
+  };
+  const server = createServer(times, (request, response) => {
     const end = (status: number, text: string): void => void response.writeHead(status).end(text);
     if (request.method !== "GET" && request.method !== "HEAD") end(405, "GET only\n");
     else if (request.url === "/healthz") end(200, "ok\n");
@@ -94,6 +102,7 @@ export async function serveMetrics(
       );
     }
   });
+  server.maxConnections = connections;
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(listen.port, listen.host, resolve);
