@@ -282,7 +282,7 @@ describe("stock kube-scheduler allocates, the simulator prepares, the pod is rea
     // The driver's code has cut them out of simulated boards.
     expect(fleet.stats().partitions).toBe(wish.deviceClassName === "mig.kllama.ai" ? count : 0);
     await remove(name);
-    await expect.poll(() => fleet.stats().partitions).toBe(0);
+    await expect.poll(() => fleet.stats().partitions, { timeout: 20_000 }).toBe(0);
     expect(fleet.violations).toEqual([]);
   });
 

@@ -236,7 +236,7 @@ describe("a call that is given up after any of its steps begins no further one, 
         for (const each of served.splice(0)) await each.close();
       }
     },
-    60_000,
+    300_000,
   );
 });
 

@@ -16,6 +16,8 @@ import { claimObject, type DriverScene, node, openScene } from "../../../support
 import { awaken } from "../../../support/driver-life.ts";
 import { createVirtualTiming } from "../../../support/virtual-timing.ts";
 
+const soon = { timeout: 20_000 };
+
 const opened: DriverScene[] = [];
 
 /** A driver with two prepared claims: `a` on a GPU, `b` on a partition. */
@@ -138,15 +140,16 @@ describe("a checkpoint that is", () => {
         onRepairs: () => undefined,
         onError: () => undefined,
       });
-      await vi.waitFor(() =>
-        expect(upkeep.rebuilding()).toBe(`the first line is not that of a checkpoint; the last try: ${why}`),
+      await vi.waitFor(
+        () => expect(upkeep.rebuilding()).toBe(`the first line is not that of a checkpoint; the last try: ${why}`),
+        soon,
       );
       expect(await readFile(checkpoint, "utf8")).toBe("x");
       away = false;
       await vi.waitFor(async () => {
         await timing.advance(2_000);
         expect(rebuilt).toHaveLength(1);
-      });
+      }, soon);
       expect(upkeep.rebuilding()).toBeUndefined();
       expect(store.claims.size).toBe(2);
       await upkeep.stop();

@@ -19,6 +19,8 @@ import { createVirtualTiming, type VirtualTiming } from "../../../support/virtua
 /** Boards that fall off the bus, a machine that cannot be read, an API server that fails: what of it may not spread. */
 
 const minute = 60_000;
+/** Many times what it takes: it is for the machine to be busy. */
+const soon = { timeout: 20_000 };
 
 let driver: DriverScene;
 let machine: Machine;
@@ -112,13 +114,13 @@ describe("a lost checkpoint", () => {
     await restartWithoutCheckpoint();
     troubles.inventory = { gpus: [], unread: "NVML does not start" };
     const running = start();
-    await vi.waitFor(() => expect(running.rebuilding()).toMatch(/could not be read yet: NVML does not start$/));
+    await vi.waitFor(() => expect(running.rebuilding()).toMatch(/could not be read yet: NVML does not start$/), soon);
     expect([await driver.specs(), await readFile(driver.checkpoint, "utf8")]).toEqual([specs, "damaged"]);
     troubles.inventory = {};
     await vi.waitFor(async () => {
       await timing.advance(2_000);
       expect(running.rebuilding()).toBeUndefined();
-    });
+    }, soon);
     expect(names()).toEqual(["part", "whole"]);
     expect(await driver.specs()).toEqual(specs);
     driver.claims.set("thief", claimObject("thief", ["gpus gpu-1"]));
@@ -133,7 +135,7 @@ describe("a lost checkpoint", () => {
     troubles.noAccess = true;
     troubles.deaf.add(gpu(0));
     const running = start();
-    await vi.waitFor(() => expect(running.rebuilding()).toBeUndefined());
+    await vi.waitFor(() => expect(running.rebuilding()).toBeUndefined(), soon);
     expect(names()).toEqual(["part", "slices", "whole"]);
     // Asked again, all is as it was, to the letter.
     expect(await driver.prepare("whole", "part", "slices")).toEqual(answers);

@@ -12,6 +12,8 @@ import { firstLook, link, writePciTree } from "../../../../support/nvml/fake.ts"
 
 /** A tree of files as amdgpu and amdkfd lay them out (`docs.kernel.org/gpu/amdgpu/driver-misc.html`, KFD's sysfs topology). */
 
+const soon = { timeout: 20_000 };
+
 let root: string;
 let machine: Machine | undefined;
 const warnings: string[] = [];
@@ -182,15 +184,12 @@ test("boards whose compute node may not be read are an error, and not called los
   hide(1);
   const why =
     "GPU 0000:05:00.0: its node in /sys/class/kfd/kfd/topology/nodes cannot be read; let the node agent open the GPUs (privileged)";
-  await vi.waitFor(() =>
-    expect(machine!.inventory().troubles?.["gpu-1"]).toMatchObject([
-      { key: "unreadable", message: `cannot be read: ${why}` },
-    ]),
-  );
+  const trouble = { key: "unreadable", message: `cannot be read: ${why}` };
+  await vi.waitFor(() => expect(machine!.inventory().troubles?.["gpu-1"]).toMatchObject([trouble]), soon);
   expect(machine.inventory().losses).toEqual({});
   expect(published(machine)).toHaveLength(2);
   hide(2);
-  await vi.waitFor(() => expect(machine!.inventory().stale).toBe(why), { timeout: 10_000 });
+  await vi.waitFor(() => expect(machine!.inventory().stale).toBe(why), soon);
   await machine.close();
   machine = await open();
   expect(machine.inventory()).toMatchObject({ gpus: [], unread: why });
@@ -202,9 +201,9 @@ test("uncorrected memory errors become a taint, a card that goes a lost device",
   const device = join(root, "sys/class/drm/card1/device");
   writeFileSync(join(device, "ras/umc_err_count"), "ue: 2\nce: 0\n");
   const taints = () => published(machine!)[0]?.taints?.map(({ key, effect }) => [key, effect]);
-  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/ecc", "NoSchedule"]]), { timeout: 10_000 });
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/ecc", "NoSchedule"]]), soon);
   rmSync(device);
-  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/gpu-lost", "NoExecute"]]), { timeout: 10_000 });
+  await vi.waitFor(() => expect(taints()).toEqual([["gpu.kllama.ai/gpu-lost", "NoExecute"]]), soon);
 });
 
 test("auto finds AMD by its cards, NVIDIA by its boards, and publishes nothing where there is neither", async () => {
