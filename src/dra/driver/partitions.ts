@@ -6,7 +6,7 @@ import type { PreparedDevice, PreparedPartition } from "./prepared-claim.ts";
 
 /**
  * Cuts the device out of its board. `note` puts on the disk what is known so far, after every step. Throws ClaimError when
- * somebody else's GPU instance is in the way: it is not ours to destroy.
+ * somebody else's GPU instance is in the way: it is not ours to destroy; and when the one that an administrator made is gone.
  */
 export async function createPartition(
   boards: Boards,
@@ -14,8 +14,14 @@ export async function createPartition(
   note: () => Promise<void>,
 ): Promise<void> {
   const { gpu, partition } = device;
-  if (partition.standing === true) return;
   const existing = await boards.gpuInstances(gpu.uuid);
+  if (partition.standing === true) {
+    if (existing.some(({ id, uuid }) => id === partition.gpuInstance && uuid === partition.uuid)) return;
+    // Its number may be another one's by now, whose nodes a container would get.
+    throw new ClaimError(
+      `device ${device.device}: ${partition.uuid} is gone from ${gpu.uuid}; delete the claim, or cut the partition again`,
+    );
+  }
   const blocker = existing.find((instance) => intersects(instance, partition));
   if (blocker !== undefined) {
     throw new ClaimError(

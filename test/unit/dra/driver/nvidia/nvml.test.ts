@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import type { DeviceHealthMessage } from "../../../../../src/dra/driver/grpc.ts";
 import { watchHealth } from "../../../../../src/dra/driver/health.ts";
 import { openHost } from "../../../../../src/dra/driver/host/host.ts";
@@ -199,6 +199,25 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
       expect([await mig.gpuInstances(uuid(0)), driver.store.claims.size]).toEqual([[], 0]);
       setFaults();
       expect((await driver.prepare("c"))["c"]).toHaveLength(1);
+    });
+
+    test("that an administrator cut and has cut anew since the last look: the claim gets nothing of what is there now", async () => {
+      const admin = (await open("mig")).machine;
+      onTestFinished(() => admin.close());
+      const cut = async (profileId: number) => {
+        const id = await admin.createGpuInstance(uuid(0), profileId, 2);
+        return { id, uuid: (await admin.createComputeInstance(uuid(0), id)).uuid };
+      };
+      const before = await cut(14);
+      const driver = await driverOf((await open("mig", { refreshMs: 600_000 })).machine);
+      expect((await driver.prepare("c"))["c"]).toHaveLength(1);
+      await driver.unprepare("c");
+      await admin.destroyGpuInstance(uuid(0), before.id);
+      const { c } = await driver.prepare("c");
+      expect(c).toBe(`device ${part}: ${before.uuid} is gone from ${uuid(0)}; delete the claim, or cut the partition again`);
+      expect((await cut(19)).id).toBe(before.id);
+      expect(await driver.prepare("c")).toEqual({ c });
+      expect([driver.store.claims.size, await driver.specs()]).toEqual([0, []]);
     });
 
     test("on a board that fell off the bus: they are unprepared all the same", async () => {
