@@ -77,9 +77,13 @@ export function parseNvidiaSmi(document: string, capabilities: string, topology:
   });
   const driverVersion = tag(document, "driver_version");
   if (driverVersion === "") throw new Error("nvidia-smi -q -x: driver_version is missing");
+  const cuda = tag(document, "cuda_version");
+  if (!/^\d+\.\d+$/.test(cuda)) {
+    throw new Error(`nvidia-smi -q -x: cuda_version is ${JSON.stringify(cuda)}; install NVIDIA's driver with libcuda`);
+  }
   return {
     driverVersion,
-    cudaDriverVersion: `${tag(document, "cuda_version")}.0`,
+    cudaDriverVersion: `${cuda}.0`,
     boards,
     lost: [],
     unreadable: [],
