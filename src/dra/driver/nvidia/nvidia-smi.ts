@@ -8,17 +8,36 @@ import type { BoardReading, LinkReading, Reading } from "./reading.ts";
  * MIG mode are left out.
  */
 
-const run = promisify(execFile);
+const execute = promisify(execFile);
+/** What a program that can be killed takes to end, and more. */
+const dyingMs = 1_000;
+
+/** Why no other program is started: one hangs in the kernel, where the next one would hang beside it. */
+let hanging: Error | undefined;
+
+/** Rejects when the program fails, takes longer than `limitMs`, or is `ended`; whether or not a signal ends it then. */
+async function run(program: string, args: readonly string[], limitMs: number, ended?: AbortSignal): Promise<string> {
+  if (hanging !== undefined) throw hanging;
+  const signal = ended === undefined ? {} : { signal: ended };
+  const limits = { timeout: limitMs, killSignal: "SIGKILL", maxBuffer: 64 * 1024 * 1024, ...signal } as const;
+  const execution = execute(program, args, limits);
+  const hangs = new Error(`${program} was killed after ${limitMs / 1_000} s and does not end: it hangs in the kernel`);
+  return await new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      hanging = hangs;
+      reject(hangs);
+    }, limitMs + dyingMs);
+    const over = (): void => {
+      clearTimeout(timer);
+      if (hanging === hangs) hanging = undefined;
+    };
+    execution.finally(over).then(({ stdout }) => resolve(stdout), reject);
+  });
+}
 
 /** Rejects when the program is not there, fails, takes longer than `limitMs`, or is `ended`. */
 export async function readNvidiaSmi(program: string, limitMs: number, ended?: AbortSignal): Promise<Reading> {
-  const options = {
-    timeout: limitMs,
-    killSignal: "SIGKILL",
-    maxBuffer: 64 * 1024 * 1024,
-    ...(ended === undefined ? {} : { signal: ended }),
-  } as const;
-  const ask = async (...args: string[]): Promise<string> => (await run(program, args, options)).stdout;
+  const ask = (...args: string[]): Promise<string> => run(program, args, limitMs, ended);
   const document = await ask("-q", "-x");
   const capabilities = await ask("--query-gpu=uuid,compute_cap", "--format=csv,noheader");
   // Machines without any link have nothing to show.
@@ -36,7 +55,7 @@ export async function setTimeSlice(
   interval: TimeSlice,
 ): Promise<void> {
   const args = ["compute-policy", "-i", gpuUuid, `--set-timeslice=${timeSlices.indexOf(interval)}`];
-  await run(program, args, { timeout: limitMs, killSignal: "SIGKILL" });
+  await run(program, args, limitMs);
 }
 
 /** `nvidia-smi -q -x`, `--query-gpu=uuid,compute_cap` and `topo -m` → what they say. Throws on anything else. */

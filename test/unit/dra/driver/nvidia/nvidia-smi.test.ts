@@ -78,7 +78,11 @@ describe("nvidia-smi", () => {
   test.for([
     ["an output without a version", "<nvidia_smi_log></nvidia_smi_log>", "driver_version is missing"],
     // Where libcuda is missing. No slice with such a version would be taken.
-    ["a CUDA version that is not told", document([]).replace(/<cuda_version>.*?</, "<cuda_version>N/A<"), "cuda_version"],
+    [
+      "a CUDA version that is not told",
+      document([]).replace(/<cuda_version>.*?</, "<cuda_version>N/A<"),
+      "cuda_version",
+    ],
     [
       "a GPU without a UUID",
       document(['<gpu id="00000000:17:00.0"></gpu>']),

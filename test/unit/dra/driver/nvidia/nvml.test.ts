@@ -214,7 +214,9 @@ describe.skipIf(fakeNvml === undefined)(`NVML${withoutCompiler}`, () => {
       await driver.unprepare("c");
       await admin.destroyGpuInstance(uuid(0), before.id);
       const { c } = await driver.prepare("c");
-      expect(c).toBe(`device ${part}: ${before.uuid} is gone from ${uuid(0)}; delete the claim, or cut the partition again`);
+      expect(c).toBe(
+        `device ${part}: ${before.uuid} is gone from ${uuid(0)}; delete the claim, or cut the partition again`,
+      );
       expect((await cut(19)).id).toBe(before.id);
       expect(await driver.prepare("c")).toEqual({ c });
       expect([driver.store.claims.size, await driver.specs()]).toEqual([0, []]);
