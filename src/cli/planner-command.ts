@@ -109,7 +109,7 @@ export const plannerCommand = defineCommand({
   name: "planner",
   summary: "Run the planner: kube-scheduler's extender that places gangs.",
   description:
-    "Plans gangs and single pods with claims, reserves their devices and nodes, and answers kube-scheduler's filter, prioritize, preempt and bind calls. Several replicas may run: the holder of the Lease kllama-planner plans, the others stand by. A replica that loses the Lease exits with code 1.",
+    "Plans gangs and single pods with claims, reserves their devices and nodes, and answers kube-scheduler's filter, prioritize, preempt and bind calls. Several replicas may run: the holder of the Lease kllama-planner plans, the others stand by. A replica that loses the Lease, or whose PlannerTerm somebody else takes, exits with code 1.",
   flags,
   examples: [
     { what: "On this machine, for a scheduler beside it", command: "kllama planner --kubeconfig planner.kubeconfig" },
@@ -174,7 +174,7 @@ export const plannerCommand = defineCommand({
         plannerLimits,
         preemption: values["no-preemption"] !== true,
         ...(die === undefined ? {} : { onWritten: (effect) => die(effectName(effect)) }),
-        onLost: () => fail("the Lease was lost: another replica plans now; exit, so that a fresh process stands by"),
+        onLost: (why) => fail(`${why}; exit, so that a fresh process begins anew`),
       });
       log.info({ url: planner.url }, "listening");
       return {

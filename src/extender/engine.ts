@@ -39,8 +39,8 @@ export interface EngineOptions {
   /** Namespace of the Lease. */
   namespace: string;
   managedDrivers?: readonly string[];
-  /** Called when the Lease was lost: the process must end, because another replica plans now. */
-  onLost: () => void;
+  /** Called with the reason when the Lease or the term was lost: the process must end, because another one may plan now. */
+  onLost: (why: string) => void;
   /**
    * kube-scheduler gives up a bind call after `httpTimeout` (120 s); we answer before. The first member of a gang must
    * still be held when the last one arrives: a call that ends costs two more writes of the claim and a new cycle.
@@ -196,9 +196,13 @@ export function startEngine(options: EngineOptions): Engine {
     onStoppedLeading: (reason) => {
       leading = false;
       metrics.leader.set(0);
-      if (reason === "lost") options.onLost();
+      if (reason === "lost") options.onLost("the Lease was lost: another replica plans now");
     },
     onError: (error) => log.warn({ error: String(error) }, "lease"),
+  });
+
+  void options.fence?.taken.then((whose) => {
+    if (elector.isLeader()) options.onLost(`PlannerTerm ${plannerName} was taken although the Lease is ours: ${whose}`);
   });
 
   const staleMs = (): ReadonlyMap<string, number> =>

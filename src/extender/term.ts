@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import type { PlannerTermSpec } from "../api/planner-term.ts";
 import type { KubeClient } from "../kube/client.ts";
-import { beginTerm, noTerm, probeTerm, reviveTerm } from "../kube/planner-term.ts";
+import { beginTerm, probeTerm, reviveTerm, type TermFault } from "../kube/planner-term.ts";
 import type { Timing } from "../kube/timing.ts";
 import { whileLeading } from "./while-leading.ts";
 
@@ -12,6 +12,11 @@ export interface Fence {
    * somebody deletes later is begun anew, as long as `leads` says that we still have the Lease. `first`: nobody had it before us.
    */
   raise(signal: AbortSignal, leads: () => boolean, first: boolean): Promise<void>;
+  /**
+   * Resolves once the term that we began is somebody else's, with whose it is. None of our writes passes any more, and none
+   * will: who still leads ends, so that a fresh process begins a term on top and lists what was done meanwhile.
+   */
+  taken: Promise<string>;
   /** Number of our term, which every write has to name; undefined before it has begun. */
   epoch(): number | undefined;
   /** What is wrong with it, undefined while it stands. As of the last probe. */
@@ -45,6 +50,8 @@ const probePeriodMs = 30_000;
 export function createFence({ client, holder, policyFault, log, timing }: FenceOptions): Fence {
   let trouble: string | undefined = "the term has not begun";
   let stands = false;
+  let fault: TermFault | undefined;
+  const taken = Promise.withResolvers<string>();
   let term: PlannerTermSpec | undefined;
 
   /** @returns whether the API server answered */
@@ -52,8 +59,10 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     const before = trouble;
     let answered = true;
     try {
-      trouble = (await probeTerm(client, ours)) ?? (await policyFault?.());
+      fault = await probeTerm(client, ours);
+      trouble = fault?.message ?? (await policyFault?.());
       stands = trouble === undefined;
+      if (fault?.kind === "taken") taken.resolve(fault.message);
     } catch (error) {
       answered = false;
       trouble = `the fence cannot be probed: ${String(error)}`;
@@ -70,7 +79,8 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     const writer = whileLeading(client, leads);
     while (!signal.aborted && leads()) {
       try {
-        return await beginTerm(writer, holder);
+        // The wall clock decides nothing: it is a number that was not there before.
+        return await beginTerm(writer, holder, timing.wallClock().getTime());
       } catch (error) {
         trouble = error instanceof Error ? error.message : String(error);
         log.warn({ trouble }, "fence");
@@ -84,7 +94,7 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
     while (!signal.aborted) {
       await timing.sleep(trouble === undefined ? probePeriodMs : retryMs, signal);
       if (!signal.aborted) await probe(ours);
-      if (!signal.aborted && trouble === noTerm && leads()) await revive(ours);
+      if (!signal.aborted && fault?.kind === "missing" && leads()) await revive(ours);
     }
   }
 
@@ -96,6 +106,7 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
   }
 
   return {
+    taken: taken.promise,
     async raise(signal, leads, first) {
       const begun = await begin(signal, leads);
       if (begun === undefined) return;
@@ -104,7 +115,7 @@ export function createFence({ client, holder, policyFault, log, timing }: FenceO
       let answered = await probe(term);
       while (trouble !== undefined && !signal.aborted) {
         await timing.sleep(answered ? propagationMs : retryMs, signal);
-        if (trouble === noTerm && leads()) await revive(term);
+        if (fault?.kind === "missing" && leads()) await revive(term);
         answered = await probe(term);
       }
       // Where somebody deleted the term nobody knows whose it was.

@@ -38,13 +38,19 @@ export async function readHolder(client: KubeClient): Promise<Holder> {
 
 /**
  * Begins a new term: from the moment the API server has noticed, nobody else's writes pass, nor those of an earlier term.
+ * @param first its epoch where there is no term to succeed: a number that no term had before. Where somebody deleted the
+ *   term of our own pod's last process, that one's writes may be under way still, and must not be of a term that is counted anew.
  * @returns its epoch, and who held the term before (undefined: nobody)
  * Throws KubeError when the kind is not installed or the write is refused.
  */
-export async function beginTerm(client: KubeClient, holder: string): Promise<{ epoch: number; before?: string }> {
+export async function beginTerm(
+  client: KubeClient,
+  holder: string,
+  first: number,
+): Promise<{ epoch: number; before?: string }> {
   for (;;) {
     const known = await readTerm(client);
-    const epoch = (known?.spec.epoch ?? 0) + 1;
+    const epoch = known === undefined ? first : known.spec.epoch + 1;
     const body = { ...kind, metadata: { name: plannerName, ...known?.metadata }, spec: { holder, epoch } };
     try {
       if (known === undefined) await client.request("POST", resourcePath(location), { body });
@@ -57,8 +63,14 @@ export async function beginTerm(client: KubeClient, holder: string): Promise<{ e
   }
 }
 
-/** What `probeTerm` says when somebody has deleted the term, or nobody has begun one. */
-export const noTerm = `there is no PlannerTerm ${plannerName}`;
+/**
+ * Why the fence does not stand. `missing`: somebody has deleted the term, or nobody has begun one; `taken`: the term is not
+ * ours any more, for ever; `open`: the policy does not follow it (yet).
+ */
+export interface TermFault {
+  kind: "missing" | "taken" | "open";
+  message: string;
+}
 
 /**
  * Writes a term that somebody deleted anew, as it was; leaves alone one that is there again. For who leads: without a
@@ -90,19 +102,25 @@ function notInstalled(cause: unknown): Error {
  * Asks by two dry runs whether the fence stands for our term: a write of it passes, one in another's name does not.
  * @returns what is wrong, undefined when it stands
  */
-export async function probeTerm(client: KubeClient, { holder, epoch }: PlannerTermSpec): Promise<string | undefined> {
+export async function probeTerm(
+  client: KubeClient,
+  { holder, epoch }: PlannerTermSpec,
+): Promise<TermFault | undefined> {
   const term = await readTerm(client);
-  if (term === undefined) return noTerm;
-  if (term.spec.holder !== holder) return `term ${term.spec.epoch} is held by ${term.spec.holder}`;
-  if (term.spec.epoch !== epoch) return `term ${term.spec.epoch} of ${holder} is another process's`;
+  if (term === undefined) return { kind: "missing", message: `there is no PlannerTerm ${plannerName}` };
+  const { spec } = term;
+  if (spec.holder !== holder) return { kind: "taken", message: `term ${spec.epoch} is held by ${spec.holder}` };
+  if (spec.epoch !== epoch) {
+    return { kind: "taken", message: `term ${spec.epoch} of ${holder} is another process's` };
+  }
   const writer = inTerm(client, () => epoch);
   const [own, other] = await Promise.all([
     dryRun(writer, term, holder),
     dryRun(writer, term, `not ${holder}`.slice(0, 512)),
   ]);
-  if (own !== undefined) return `policy ${policy} does not know this term yet: ${own}`;
-  if (other === undefined) return `policy ${policy} lets everybody write: apply deploy/policies.yaml`;
-  return undefined;
+  if (own !== undefined) return { kind: "open", message: `policy ${policy} does not know this term yet: ${own}` };
+  if (other !== undefined) return undefined;
+  return { kind: "open", message: `policy ${policy} lets everybody write: apply deploy/policies.yaml` };
 }
 
 /** @returns why the policy refuses a write in that holder's name, undefined when it does not */

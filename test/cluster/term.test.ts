@@ -101,7 +101,10 @@ describe("the fence", () => {
   test("without a PlannerTerm lets both planners write, and says that it does not stand", async () => {
     for (const replica of replicas) {
       expect(await outcomes(replica.client)).toEqual(allPass);
-      expect(await probeTerm(replica.client, replica)).toBe(`there is no PlannerTerm ${plannerName}`);
+      expect(await probeTerm(replica.client, replica)).toEqual({
+        kind: "missing",
+        message: `there is no PlannerTerm ${plannerName}`,
+      });
     }
   });
 
@@ -114,7 +117,10 @@ describe("the fence", () => {
       await standsFor(leader);
       expect(await outcomes(deposed.client)).toEqual(allRefused);
       expect(await outcomes(leader.client)).toEqual(allPass);
-      expect(await probeTerm(deposed.client, deposed)).toBe(`term ${leader.epoch} is held by ${leader.holder}`);
+      expect(await probeTerm(deposed.client, deposed)).toEqual({
+        kind: "taken",
+        message: `term ${leader.epoch} is held by ${leader.holder}`,
+      });
     }
   });
 
@@ -128,9 +134,10 @@ describe("the fence", () => {
       // A deletion cannot say of which term it is.
       disruption: "passes",
     });
-    expect(await probeTerm(planner.client, { ...planner, epoch: planner.epoch - 1 })).toBe(
-      `term ${planner.epoch} of ${planner.holder} is another process's`,
-    );
+    expect(await probeTerm(planner.client, { ...planner, epoch: planner.epoch - 1 })).toEqual({
+      kind: "taken",
+      message: `term ${planner.epoch} of ${planner.holder} is another process's`,
+    });
     expect(await outcomes(planner.client)).toEqual(allPass);
   });
 
@@ -156,7 +163,8 @@ describe("the fence", () => {
     const [first, second] = replicas;
     await eventually(
       "the probe notices",
-      async () => ((await probeTerm(first.client, first))?.includes("lets everybody write") ? undefined : "not"),
+      async () =>
+        (await probeTerm(first.client, first))?.message.includes("lets everybody write") ? undefined : "not",
       { timeoutMs: 30_000 },
     );
     const { name } = policy.metadata;
@@ -259,7 +267,7 @@ describe("the fence", () => {
       { timeoutMs: 30_000 },
     );
     await expect(allocate(admin, "gpu.nvidia.com")).resolves.toBeDefined();
-    await expect(beginTerm(first.client, first.holder)).rejects.toThrow("kind PlannerTerm is not installed");
+    await expect(beginTerm(first.client, first.holder, 1)).rejects.toThrow("kind PlannerTerm is not installed");
     await install(admin);
     await begin(first);
     await standsFor(first);
@@ -337,7 +345,7 @@ describe("who may allocate a claim or take its finalizer off", () => {
   });
 
   test("under another holder's PlannerTerm", async () => {
-    await beginTerm(admin, "somebody-else");
+    await beginTerm(admin, "somebody-else", 1);
     await becomes("under another holder's PlannerTerm");
     await begin(replicas[0]);
     await becomes("installed");
@@ -357,7 +365,7 @@ describe("who may allocate a claim or take its finalizer off", () => {
     const { metadata } = await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`);
     await admin.request("DELETE", `${terms}/${plannerName}`);
     const another = async () =>
-      (await probeTerm(client, leader)) ??
+      (await probeTerm(client, leader))?.message ??
       ((await admin.request<KubernetesObject>("GET", `${terms}/${plannerName}`)).metadata.uid === metadata.uid
         ? "it is the old one"
         : undefined);
@@ -393,9 +401,10 @@ describe("a planner that leads", () => {
     },
   ];
 
-  test("says in /readyz what of its fence is gone, and is ready again once it is back", async () => {
+  test("says in /readyz what of its fence is gone, and is ready again once it is back; it ends when somebody takes its term", async () => {
     const [{ bare: client, holder }] = replicas;
     const { timing, probe } = probesWhenTold();
+    const lost: string[] = [];
     const planner = await startPlanner({
       client,
       log: silent,
@@ -403,7 +412,7 @@ describe("a planner that leads", () => {
       fence: createFence({ client, holder, policyFault: () => policyFault(client, [driverName]), log: silent, timing }),
       namespace: "kllama-system",
       listen: { host: "127.0.0.1", port: 0 },
-      onLost: () => undefined,
+      onLost: (why) => lost.push(why),
     });
     /** Policies are followed a moment after they changed. */
     const becomes = async (status: number, reason: string): Promise<void> =>
@@ -426,6 +435,12 @@ describe("a planner that leads", () => {
         await repair(object);
         await becomes(200, "planning");
       }
+      expect(lost).toEqual([]);
+      const { epoch } = await beginTerm(admin, "somebody-else", 1);
+      await becomes(503, `term ${epoch} is held by somebody-else`);
+      expect(lost).toEqual([
+        expect.stringContaining("PlannerTerm kllama-planner was taken although the Lease is ours"),
+      ]);
     } finally {
       await planner.stop();
     }
@@ -504,11 +519,13 @@ function allocate(client: KubeClient, driver: string): Promise<ResourceClaim> {
 
 /** It writes in this term from now on, which the policy follows a moment later. */
 async function begin(replica: Replica): Promise<void> {
-  replica.epoch = (await beginTerm(replica.client, replica.holder)).epoch;
+  replica.epoch = (await beginTerm(replica.client, replica.holder, 1)).epoch;
 }
 
 async function standsFor(replica: Replica): Promise<void> {
-  await eventually("the fence stands", () => probeTerm(replica.client, replica), { timeoutMs: 30_000 });
+  await eventually("the fence stands", async () => (await probeTerm(replica.client, replica))?.message, {
+    timeoutMs: 30_000,
+  });
 }
 
 /** A claim to allocate, a Gang to write, a gated member to release, and a pod without a gate to bind. */

@@ -298,6 +298,23 @@ describe("split brain", () => {
   });
 });
 
+test("a planner whose term somebody else takes although it leads is not stuck: it ends, and a fresh one begins another", async () => {
+  const lines = await expectRight({
+    sketch: sketch([gang("g0"), gang("g1")]),
+    script: [
+      [1_000, (people) => people.createGang("g0")],
+      [20_000, (people) => people.takeTerm()],
+      [25_000, (people) => people.createGang("g1")],
+      [120_000, () => undefined],
+    ],
+  });
+  const taken = lines.findIndex((line) => line.includes("take the planner's term"));
+  const placed = lines.findIndex((line) => /gangs g1 .*: Scheduled/.test(line));
+  const between = lines.slice(taken, placed);
+  expect(between.filter((line) => /planner-\d ends: PlannerTerm kllama-planner was taken/.test(line))).toHaveLength(1);
+  expect(between.filter((line) => line.includes('"term begun"'))).toHaveLength(1);
+});
+
 test("a reservation that is handled long after its connection broke takes nothing that was given to another", async () => {
   let people: People | undefined;
   const small = { pods: 1, minCount: 1, devices: 4 };

@@ -300,13 +300,14 @@ async function syncPod(
   }
 }
 
-/** The claim that was made for the pod's reference already, or a new one. @returns its name */
+/** The claim that was made for the pod's reference already, be it on its way out, or a new one. @returns its name */
 async function claimFor(parts: Parts, client: KubeClient, pod: Pod, reference: string, template: string) {
   const annotation = "resource.kubernetes.io/pod-claim-name";
   for (const made of parts.api.store.all("resourceclaims").values()) {
     const owner = made.metadata.ownerReferences?.[0];
-    if (owner?.uid !== pod.metadata.uid || made.metadata.annotations?.[annotation] !== reference) continue;
-    if (made.metadata.deletionTimestamp === undefined) return made.metadata.name;
+    if (owner?.uid === pod.metadata.uid && made.metadata.annotations?.[annotation] === reference) {
+      return made.metadata.name;
+    }
   }
   const suffix = parts.random
     .below(36 ** 5)

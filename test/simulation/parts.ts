@@ -105,6 +105,12 @@ export const paths = {
       namespace,
       name,
     }),
+  term: resourcePath({
+    group: "scheduling.kllama.ai",
+    version: "v1alpha1",
+    resource: "plannerterms",
+    name: "kllama-planner",
+  }),
   gang: (name?: string, subresource?: string) =>
     resourcePath({
       group: "scheduling.kllama.ai",

@@ -1,5 +1,7 @@
 import type { Gang } from "../../src/api/gang.ts";
 import type { Node, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
+import { plannerName } from "../../src/api/names.ts";
+import type { PlannerTermSpec } from "../../src/api/planner-term.ts";
 import type { KubeClient } from "../../src/kube/client.ts";
 import type { Cluster, Workload } from "./controller-manager.ts";
 import type { Kubelets } from "./kubelets.ts";
@@ -29,6 +31,8 @@ export interface People {
   deleteMembers(gang: string): void;
   /** A pod without devices, past gate and kube-scheduler: `pinned-1`, `pinned-2`, … */
   pin(node: string, cpu: number): void;
+  /** An administrator, or a planner with a Lease of its own, begins a term above the present one. */
+  takeTerm(): void;
   nodeGone(name: string): void;
   nodeBack(name: string): void;
   /** Is faster than a write that has just come to the API server, and changes what it rests on. */
@@ -324,6 +328,13 @@ export function createPeople(
       wipeRunning(pod);
     },
     pin,
+    takeTerm() {
+      const term = store.get("plannerterms", plannerName) as unknown as { spec: PlannerTermSpec } | undefined;
+      if (term === undefined) throw new Error("no term to take");
+      say("people: take the planner's term");
+      const spec = { holder: "somebody-else", epoch: term.spec.epoch + 1 };
+      api.handle({ user: "admin", method: "PATCH", path: paths.term, body: { spec } });
+    },
     nodeGone,
     nodeBack,
     overtake(path) {

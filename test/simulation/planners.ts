@@ -97,8 +97,8 @@ export function createPlanners(
       plannerLimits: { ...limits, drainAfterMs: parts.drainAfterMs },
       preemption: preempts,
       ...(parts.auditPeriodMs !== undefined && { auditPeriodMs: parts.auditPeriodMs }),
-      onLost: () => {
-        say(`${process.name} lost the Lease`);
+      onLost: (why) => {
+        say(`${process.name} ends: ${why}`);
         remove(process);
         process.kill();
         clock.after(random.between(500, 3_000), () => start(pod));

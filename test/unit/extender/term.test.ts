@@ -59,8 +59,13 @@ function apiServer(world: World, timing: { nowMs(): number }, lagMs = 0): KubeCl
   } as unknown as KubeClient;
 }
 
-function raise(world: World, lagMs?: number, policyFault?: () => Promise<string | undefined>, first = false) {
-  const timing = createVirtualTiming();
+function raise(
+  world: World,
+  lagMs?: number,
+  policyFault?: () => Promise<string | undefined>,
+  first = false,
+  timing = createVirtualTiming(),
+) {
   const client = apiServer(world, timing, lagMs);
   const warnings: string[] = [];
   const log = { info: () => undefined, warn: ({ trouble }: { trouble: string }) => warnings.push(trouble) };
@@ -75,6 +80,13 @@ function raise(world: World, lagMs?: number, policyFault?: () => Promise<string 
       raised.afterMs = timing.nowMs() - startMs;
     });
   return { timing, fence, raised, warnings, closing, lease };
+}
+
+/** What the promise brings, as soon as it does. */
+function heard(promise: Promise<string>): string[] {
+  const all: string[] = [];
+  void promise.then((text) => all.push(text));
+  return all;
 }
 
 describe("the fence of a new leader", () => {
@@ -209,14 +221,54 @@ describe("the fence of a new leader", () => {
     closing.abort();
   });
 
-  test("is not begun anew over somebody else's term", async () => {
+  test("is not begun anew over somebody else's term: it is taken, for good", async () => {
     const world: World = { term: { holder: "me", epoch: 7 }, enforced: "me", kindInstalled: true };
     const { timing, fence, closing } = raise(world);
+    const taken = heard(fence.taken);
     await timing.advance(10_000);
+    expect(taken).toEqual([]);
     world.term = { holder: "successor", epoch: 8 };
-    await timing.advance(60_000);
+    await timing.advance(30_000);
+    expect(taken).toEqual(["term 8 is held by successor"]);
     expect(fence.trouble()).toBe("term 8 is held by successor");
     expect(world.term).toEqual({ holder: "successor", epoch: 8 });
     closing.abort();
+  });
+
+  test("is taken, too, where another process of our own pod begins a term, or somebody does before ours is followed", async () => {
+    const world: World = { term: { holder: "me", epoch: 7 }, enforced: "me", kindInstalled: true };
+    const restarted = raise(world);
+    const taken = heard(restarted.fence.taken);
+    await restarted.timing.advance(10_000);
+    world.term = { holder: "me", epoch: 9 };
+    await restarted.timing.advance(30_000);
+    expect(taken).toEqual(["term 9 of me is another process's"]);
+    restarted.closing.abort();
+
+    const begun: World = { term: { holder: "other", epoch: 4 }, enforced: "other", kindInstalled: true };
+    const { timing, fence, closing } = raise(begun, Number.POSITIVE_INFINITY);
+    const takenSoon = heard(fence.taken);
+    await timing.advance(200);
+    expect(begun.term).toEqual({ holder: "me", epoch: 5 });
+    begun.term = { holder: "other", epoch: 6 };
+    await timing.advance(200);
+    expect(takenSoon).toEqual(["term 6 is held by other"]);
+    closing.abort();
+  });
+
+  test("has a number of its own where somebody deleted the term: what our last process sent is of none that comes", async () => {
+    const world: World = { kindInstalled: true };
+    const timing = createVirtualTiming();
+    const life = async (): Promise<number | undefined> => {
+      const { fence, closing } = raise(world, 0, undefined, false, timing);
+      await timing.advance(1);
+      closing.abort();
+      return fence.epoch();
+    };
+    const [first, second] = [await life(), await life()];
+    expect(second).toBe((first ?? 0) + 1);
+    delete world.term;
+    await timing.advance(1_000);
+    expect(await life()).toBeGreaterThan(second ?? 0);
   });
 });
