@@ -1,4 +1,5 @@
 import { isNotFound, type KubeClient, KubeError } from "./client.ts";
+import { createFairQueue } from "./fair-queue.ts";
 import { resourcePath } from "./paths.ts";
 import { microTime, systemTiming, type Timing } from "./timing.ts";
 
@@ -68,13 +69,14 @@ interface Series {
 
 /**
  * Writes events of events.k8s.io/v1 in the background, one after another: they inform people, so they may neither slow
- * nor fail the work they tell about. A full queue drops the newest; 429 pauses; any other refusal gives the write up.
+ * nor fail the work they tell about. Namespaces take turns; a full queue drops the newest of the one that has most in it; 429
+ * pauses; any other refusal gives the write up.
  */
 export function createEventRecorder(options: EventRecorderOptions): EventRecorder {
   const { client, timing = systemTiming } = options;
   const stats = { written: 0, dropped: 0, failed: 0 };
   const seriesByKey = new Map<string, Series>(); // what makes events alike -> series, least recently seen first
-  const queue: Series[] = [];
+  const queue = createFairQueue<Series>(maxQueued);
   const closing = new AbortController();
   let draining: Promise<void> = Promise.resolve();
   let idle = true;
@@ -107,12 +109,12 @@ export function createEventRecorder(options: EventRecorderOptions): EventRecorde
   }
 
   function enqueue(series: Series): void {
-    if (queue.length >= maxQueued) {
-      stats.dropped += 1;
-      return;
-    }
     series.queued = true;
-    queue.push(series);
+    const displaced = queue.push(namespaceOf(series.input.regarding), series);
+    if (displaced !== undefined) {
+      displaced.queued = false;
+      stats.dropped += 1;
+    }
     if (!idle) return;
     idle = false;
     draining = drain();

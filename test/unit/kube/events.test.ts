@@ -165,6 +165,21 @@ describe("event recorder", () => {
     refusals = [];
   });
 
+  it("drops and delays nobody's events for those of a namespace that floods it", async () => {
+    const { recorder, writes } = setup();
+    const of = (namespace: string, note: string): EventInput => planned(note, { regarding: { ...gang, namespace } });
+    for (let index = 0; index < 3_000; index += 1) recorder.record(of("noisy", `stray ${index}`));
+    for (const note of ["waits", "placed"]) recorder.record(of("quiet", note));
+    await recorder.flush();
+    const quiet = writes.flatMap(({ path, body }, at) => (path.includes("/quiet/") ? [{ at, note: body.note }] : []));
+    // One is under way when the first of these comes; then the namespaces take turns.
+    expect(quiet).toEqual([
+      { at: 2, note: "waits" },
+      { at: 4, note: "placed" },
+    ]);
+    expect(recorder.stats()).toEqual({ written: 1_001, dropped: 2_001, failed: 0 });
+  });
+
   it("drops what does not fit its queue, without waiting", async () => {
     const gate = Promise.withResolvers<void>();
     const { recorder, writes } = setup(() => gate.promise);
