@@ -207,14 +207,14 @@ export function startEngine(options: EngineOptions): Engine {
 
   const staleMs = (): ReadonlyMap<string, number> =>
     new Map([...watches].map(([kind, each]) => [kind, each.staleMs()]));
+  const leads = (): boolean => leading && elector.isLeader();
   const { readWork } = options;
   const capacity = readWork && {
     capacity: createCapacityDesk({
       model,
       readWork,
       // What gangs hold is known to the replica that plans.
-      notReady: () =>
-        leading && elector.isLeader() ? undefined : readiness(leading, elector, watches, options.fence).reason,
+      notReady: () => (leads() ? undefined : readiness(leading, elector, watches, options.fence).reason),
       viewAgeMs: () => Math.max(...staleMs().values()),
       nowMs: timing.nowMs,
     }),
@@ -223,8 +223,9 @@ export function startEngine(options: EngineOptions): Engine {
   return {
     backend: {
       ...capacity,
+      leads,
       bind: (request, signal) => {
-        if (!leading || !elector.isLeader()) return Promise.resolve("this replica of the kllama planner does not lead");
+        if (!leads()) return Promise.resolve("this replica of the kllama planner does not lead");
         return calls.hold(request, signal);
       },
       plannedNode: (podUid) => {

@@ -25,6 +25,8 @@ export interface ExtenderBackend {
   /** The one node that the pod may go to now, or that all nodes are alike to us, or why it has none. */
   plannedNode(podUid: string): { node: string } | { anyNode: true } | { refusal: string };
   ready(): { ready: boolean; reason: string };
+  /** Whether bind calls are of any use here; absent: they are. */
+  leads?(): boolean;
   /** Answers `/capacity`; absent: nobody does. */
   capacity?: CapacityDesk;
 }
@@ -123,9 +125,12 @@ export function buildServer(
   verb(app, metrics, "prioritize", filterArgs, (args) => prioritize(backend, args.pod.metadata.uid, args.nodenames));
   // A veto: no victim frees a device for a gang member, and a member's place is the planner's to choose.
   verb(app, metrics, "preempt", preemptArgs, (): ExtenderPreemptionResult => ({ NodeNameToMetaVictims: {} }));
-  verb(app, metrics, "bind", bindArgs, async (args, signal): Promise<ExtenderBindingResult> => {
+  verb(app, metrics, "bind", bindArgs, async (args, signal, close): Promise<ExtenderBindingResult> => {
     const request = { podName: args.podname, podNamespace: args.podnamespace, podUid: args.poduid, node: args.node };
-    return { Error: (await backend.bind(request, signal)) ?? "" };
+    const error = (await backend.bind(request, signal)) ?? "";
+    // Behind one address kube-scheduler would stay with this replica for ever: its next call may reach the one that plans.
+    if (backend.leads?.() === false) close();
+    return { Error: error };
   });
 
   if (backend.capacity !== undefined) questions(app, metrics, backend.capacity);
@@ -219,7 +224,8 @@ function verb<S extends z.ZodType>(
   metrics: PlannerMetrics,
   path: string,
   schema: S,
-  handle: (args: z.output<S>, signal: AbortSignal) => unknown,
+  /** `close`: the connection is closed after the answer. */
+  handle: (args: z.output<S>, signal: AbortSignal, close: () => void) => unknown,
 ): void {
   app.post(`/${path}`, async (request, reply) => {
     const stop = metrics.requestSeconds.startTimer({ verb: path });
@@ -231,11 +237,18 @@ function verb<S extends z.ZodType>(
     }
     const abort = new AbortController();
     reply.raw.once("close", () => abort.abort("closed"));
-    const answer = await handle(parsed.data, abort.signal);
+    const answer = await handle(parsed.data, abort.signal, () => closeAfter(request, reply));
     metrics.requests.inc({ verb: path, outcome: isRefusal(answer) ? "refused" : "ok" });
     stop();
     await reply.send(answer);
   });
+}
+
+/** What else is under way on the connection is finished. */
+function closeAfter(request: FastifyRequest, reply: FastifyReply): void {
+  const { stream } = request.raw as { stream?: { session?: { close(): void } } };
+  if (stream?.session === undefined) void reply.header("connection", "close");
+  else stream.session.close();
 }
 
 /** GET: what is free; POST: also how often something fits. Nothing is changed. */

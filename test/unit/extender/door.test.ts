@@ -45,7 +45,11 @@ interface Door {
   given: string[];
 }
 
-async function openDoor(names: Partial<ServerTls> = {}, limits: Partial<ConnectionLimits> = {}): Promise<Door> {
+async function openDoor(
+  names: Partial<ServerTls> = {},
+  limits: Partial<ConnectionLimits> = {},
+  leads?: () => boolean,
+): Promise<Door> {
   const asked: string[] = [];
   const held: (() => void)[] = [];
   const given: string[] = [];
@@ -59,6 +63,7 @@ async function openDoor(names: Partial<ServerTls> = {}, limits: Partial<Connecti
       return { node: "n1" };
     },
     ready: () => ({ ready: true, reason: "planning" }),
+    ...(leads === undefined ? {} : { leads }),
   };
   const tls = {
     key: serverCertificate.keyPem,
@@ -91,8 +96,10 @@ const filterBody = JSON.stringify({ Pod: { metadata: { uid: "u" } }, NodeNames: 
 /** One request on a connection of its own, or on `session`. */
 type Call = (port: number, client: string, path: string, body?: string) => Promise<Answer>;
 
-const overHttp1: Call = async (port, client, path, body) => {
-  const agent = new Agent({ ...credentials(client), keepAlive: false });
+const overHttp1: Call = (port, client, path, body) =>
+  callHttp1(new Agent({ ...credentials(client), keepAlive: false }), port, path, body);
+
+async function callHttp1(agent: Agent, port: number, path: string, body?: string): Promise<Answer> {
   const request = httpsRequest({
     host: "127.0.0.1",
     port,
@@ -108,7 +115,7 @@ const overHttp1: Call = async (port, client, path, body) => {
   let text = "";
   for await (const part of response) text += String(part);
   return { status: response.statusCode, headers: response.headers, body: text };
-};
+}
 
 function openSession(port: number, client: string) {
   const session = http2Connect(`https://127.0.0.1:${port}`, credentials(client));
@@ -368,6 +375,45 @@ describe("a barrier of the largest gang", () => {
     await expect.poll(() => given.length, { timeout: 20_000 }).toBe(gang);
     expect((await call(session, "/filter", filterBody)).status).toBe(200);
   }, 30_000);
+});
+
+describe("a replica that stands by, behind an address that it shares with the one that plans", () => {
+  const bindBody = JSON.stringify({ PodName: "p", PodNamespace: "team", PodUID: "u", Node: "n1" });
+
+  /** Answers each bind call as soon as it is held. */
+  async function openStandby(leads: () => boolean): Promise<Door> {
+    const door = await openDoor({ clientNames: [scheduler] }, {}, leads);
+    const push = door.held.push.bind(door.held);
+    door.held.push = (...answers) => {
+      for (const answer of answers) setImmediate(answer);
+      return push(...answers);
+    };
+    return door;
+  }
+
+  test("hands an HTTP/2 connection back with its answer to bind, so that the next call may reach the other; not for filter", async () => {
+    let leading = true;
+    const { port } = await openStandby(() => leading);
+    const session = openSession(port, scheduler);
+    expect((await call(session, "/bind", bindBody)).status).toBe(200);
+    leading = false;
+    expect((await call(session, "/filter", filterBody)).status).toBe(200);
+    expect([session.closed, session.destroyed]).toEqual([false, false]);
+    const left = once(session, "close");
+    expect((await call(session, "/bind", bindBody)).status).toBe(200);
+    await left;
+  });
+
+  test("says over HTTP/1.1 that it closes", async () => {
+    let leading = true;
+    const { port } = await openStandby(() => leading);
+    const agent = new Agent({ ...credentials(scheduler), keepAlive: true });
+    closers.push(() => agent.destroy());
+    expect((await callHttp1(agent, port, "/bind", bindBody)).headers.connection).toBe("keep-alive");
+    leading = false;
+    expect((await callHttp1(agent, port, "/filter", filterBody)).headers.connection).toBe("keep-alive");
+    expect((await callHttp1(agent, port, "/bind", bindBody)).headers.connection).toBe("close");
+  });
 });
 
 describe("closing", () => {
