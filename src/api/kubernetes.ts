@@ -125,7 +125,7 @@ export interface Pod extends KubernetesObject {
   status?: {
     phase?: string;
     nominatedNodeName?: string;
-    conditions?: { type: string; status: string; reason?: string; message?: string }[];
+    conditions?: { type: string; status: string; reason?: string; message?: string; lastTransitionTime?: string }[];
     resourceClaimStatuses?: { name: string; resourceClaimName?: string }[];
   };
 }

@@ -3,9 +3,13 @@ import type { ClusterModel } from "../topology/model.ts";
 import type { ClaimRecord, PodRecord } from "../topology/records.ts";
 
 /**
- * Pods that run with devices which nothing names: somebody emptied or deleted a claim under a running pod. This planner
+ * Pods that run with devices which nothing names: an administrator emptied a claim under a running pod. This planner
  * remembers what it was, and a Gang's places name it; but after a restart, of a pod without a gang, the API tells that it
  * runs and nothing else. Until it ends, nobody gets anything that is free on its node: it may be the pod's.
+ *
+ * Not so of a claim that is gone, or was made under the name of one that is: a user may take away one that holds nothing of
+ * ours at any time, and could keep every device of every node on which a pod of theirs runs from everybody. One that holds
+ * devices of ours stays as long as it does (policy `finalizers`).
  */
 export interface UnknownDevices {
   /** After every change of the pod, of one of its claims, or of what is remembered. */
@@ -40,13 +44,13 @@ export function createUnknownDevices(model: ClusterModel): UnknownDevices {
   }
 
   /** References of the pod to claims of ours that hold nothing, and held nothing for it since this planner knows it. */
-  function lostClaims({ uid, namespace, nodeName, started, terminal, claims }: PodRecord): string[] {
-    if (started !== true || nodeName === undefined || terminal) return [];
-    return claims.flatMap(({ name, claimName }) => {
-      if (claimName === undefined || model.remembersDevices(uid, claimName)) return [];
-      const claim = model.claim(namespace, claimName);
-      if (claim?.allocation !== undefined) return [];
-      return claim !== undefined && isLeft(model, claim) ? [] : [name];
+  function lostClaims(pod: PodRecord): string[] {
+    if (pod.started !== true || pod.nodeName === undefined || pod.terminal) return [];
+    return pod.claims.flatMap(({ name, claimName }) => {
+      if (claimName === undefined || model.remembersDevices(pod.uid, claimName)) return [];
+      const claim = model.claim(pod.namespace, claimName);
+      if (claim === undefined || claim.allocation !== undefined || isYounger(claim, pod)) return [];
+      return isLeft(model, claim) ? [] : [name];
     });
   }
 
@@ -83,6 +87,11 @@ export function createUnknownDevices(model: ClusterModel): UnknownDevices {
       return pods.map((pod) => ({ pod, note: noteOf(pod) }));
     },
   };
+}
+
+/** The pod was bound with another one of its name. Both times are the API server's, in whole seconds. */
+function isYounger({ createdAtMs }: ClaimRecord, { boundAtMs }: PodRecord): boolean {
+  return createdAtMs !== undefined && boundAtMs !== undefined && createdAtMs > boundAtMs;
 }
 
 function noteOf({ nodeName }: PodRecord): string {

@@ -79,6 +79,7 @@ export function projectDeviceClass(raw: DeviceClass): DeviceClassRecord {
 export function projectClaim(raw: ResourceClaim): ClaimRecord {
   const owner = raw.metadata.ownerReferences?.find((o) => o.controller === true && o.kind === "Pod");
   const { allocation } = raw.status ?? {};
+  const { creationTimestamp } = raw.metadata;
   const bindingFailure = bindingFailureOf(raw);
   return {
     uid: raw.metadata.uid ?? "",
@@ -93,6 +94,7 @@ export function projectClaim(raw: ResourceClaim): ClaimRecord {
     finalizers: raw.metadata.finalizers ?? [],
     deleting: raw.metadata.deletionTimestamp !== undefined,
     ...(owner === undefined ? {} : { ownerPodUid: owner.uid }),
+    ...(creationTimestamp === undefined ? {} : { createdAtMs: Date.parse(creationTimestamp) }),
   };
 }
 
@@ -132,6 +134,7 @@ export function projectPod(raw: Pod): PodRecord {
     owner: ownerOf(raw),
     neverPreempts: spec.preemptionPolicy === "Never" ? (true as const) : undefined,
     started: status?.phase === "Running" && spec.resourceClaims !== undefined ? (true as const) : undefined,
+    boundAtMs: spec.resourceClaims === undefined ? undefined : boundAtMs(raw),
     labels: labels[gangLabel] === undefined && spec.resourceClaims === undefined ? undefined : labels,
   };
   return {
@@ -230,6 +233,12 @@ function gangConditionOf(raw: Pod): PodRecord["gangCondition"] {
 function unschedulableMessage(raw: Pod): string | undefined {
   const condition = raw.status?.conditions?.find((c) => c.type === "PodScheduled" && c.status === "False");
   return condition?.reason === "Unschedulable" ? (condition.message ?? "") : undefined;
+}
+
+/** The API server says so itself when it binds a pod, and the kubelet keeps it. */
+function boundAtMs(raw: Pod): number | undefined {
+  const bound = raw.status?.conditions?.find(({ type, status }) => type === "PodScheduled" && status === "True");
+  return bound?.lastTransitionTime === undefined ? undefined : Date.parse(bound.lastTransitionTime);
 }
 
 /** `resourceClaimName: null` in the status means that no claim is needed for the reference. */

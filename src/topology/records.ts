@@ -87,6 +87,8 @@ export interface PodRecord {
   ready: boolean;
   /** Phase Running: its kubelet has prepared its claims. Of pods with claims only. */
   started?: true;
+  /** When the API server bound it. Of pods with claims only. */
+  boundAtMs?: number;
   /** Status of the condition that tells whether its Gang exists; absent: nobody had to be told. */
   gangCondition?: "True" | "False";
   /** Message of `PodScheduled=False`, reason Unschedulable. */
@@ -118,6 +120,8 @@ export interface ClaimRecord {
   deleting: boolean;
   /** The pod that owns a claim made from a template. */
   ownerPodUid?: string;
+  /** Absent offline. */
+  createdAtMs?: number;
 }
 
 /** A PodDisruptionBudget, as the Eviction API reads it. */

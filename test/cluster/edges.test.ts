@@ -201,6 +201,62 @@ describe("a claim that somebody", () => {
   });
 });
 
+describe("a user whose pods run with a claim of nothing, and who takes that away", () => {
+  const nothing: Workload = {
+    apiVersion: "resource.k8s.io/v1",
+    kind: "ResourceClaim",
+    metadata: { name: "nothing" },
+    spec: { devices: {} },
+  };
+
+  function hollow(index: number): Workload {
+    const container = { name: "main", image: "registry.k8s.io/pause:3.10", resources: { claims: [{ name: "none" }] } };
+    return {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: `hollow-${index}`, labels: { hollow: "" } },
+      spec: {
+        terminationGracePeriodSeconds: 0,
+        containers: [container],
+        resourceClaims: [{ name: "none", resourceClaimName: "nothing" }],
+        topologySpreadConstraints: [
+          {
+            maxSkew: 1,
+            topologyKey: "kubernetes.io/hostname",
+            whenUnsatisfiable: "DoNotSchedule",
+            labelSelector: { matchLabels: { hollow: "" } },
+          },
+        ],
+      },
+    };
+  }
+
+  test("keeps the devices of no node from others, be the claim gone or another one of ours, also not after a restart", async () => {
+    await freshNamespace();
+    const hollows = [0, 1, 2, 3].map(hollow);
+    await apply(claimTemplate("eight", 8), nothing, ...hollows);
+    await until("one runs on each node", () => {
+      const running = pods().filter(isReady);
+      return running.length === 4 && new Set(running.map(({ spec }) => spec.nodeName)).size === 4;
+    });
+    await scene.stack.admin.request("PATCH", claimPath("nothing"), { body: { metadata: { finalizers: null } } });
+    await drop(nothing);
+    await until("it is gone", () => claims().length === 0);
+    await scene.stack.planner.kill("SIGKILL");
+    await scene.stack.planner.start();
+    await createGang("all", 4, {}, "eight");
+    await scheduled("all");
+    await drop(gang("all", {}));
+    await Promise.all(membersOf("all").map(({ metadata }) => drop({ ...hollow(0), metadata })));
+    await until("its claims are gone", () => claims().length === 0);
+    const requests = [{ name: "gpus", exactly: { deviceClassName: "gpu.kllama.ai", count: 1 } }];
+    await apply({ ...nothing, spec: { devices: { requests } } });
+    await createGang("again", 4, {}, "eight");
+    await scheduled("again");
+    expect(scene.seen.events().filter(({ reason }) => reason === "DevicesUnknown")).toEqual([]);
+  });
+});
+
 describe("a place that kube-scheduler refuses for something that the planner does not judge", () => {
   /** A host port that the planner knows nothing of: two pods with it cannot be on one node. */
   function withHostPort(pod: Workload): Workload {

@@ -35,14 +35,33 @@ describe("a pod that runs while its claim holds no devices", () => {
     expect(isFree()).toBe(true);
   });
 
-  test("also when the claim is gone; not once it holds devices again", () => {
-    const { model, unknown, running, see, held, isFree } = setUp();
+  test("no longer once it holds devices again", () => {
+    const { model, unknown, running, see, held, empty, isFree } = setUp();
+    see(empty);
     expect(isFree()).toBe(false);
     see(held);
     expect(isFree()).toBe(true);
     model.removeClaim(held.uid);
     unknown.review(running);
-    expect(isFree()).toBe(true); // What it held is remembered.
+    expect(isFree()).toBe(true);
+    expect(model.holdersOf(driver, "a", "gpu-0")).toEqual(["pod:pod-uid-p"]); // What it held is remembered.
+  });
+
+  test("keeps nothing when its claim is gone: users may delete such as held nothing of ours, on any node", () => {
+    const { unknown, isFree } = setUp();
+    expect(isFree()).toBe(true);
+    expect(unknown.news()).toEqual([]);
+  });
+
+  test("keeps nothing when a user made a claim of ours under the name of one that is gone", () => {
+    const boundAtMs = Date.parse("2026-11-20T10:00:00Z");
+    const { empty, see, isFree, unknown } = setUp({ boundAtMs });
+    see({ ...empty, createdAtMs: boundAtMs + 1_000 });
+    expect(isFree()).toBe(true);
+    expect(unknown.news()).toEqual([]);
+    // Made and bound within a second: it may be the pod's.
+    see({ ...empty, createdAtMs: boundAtMs, resourceVersion: "2" });
+    expect(isFree()).toBe(false);
   });
 
   test("keeps only its own devices where they are remembered", () => {
