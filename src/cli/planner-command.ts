@@ -4,7 +4,7 @@ import process from "node:process";
 import { driverName } from "../api/names.ts";
 import type { WriteEffect } from "../extender/effects.ts";
 import { defineCommand, type FlagValues, UsageError } from "./command.ts";
-import { failpoint } from "./failpoint.ts";
+import { failpoint, tellingWrites } from "./failpoint.ts";
 import { parseListen } from "./listen.ts";
 import { createLog, processIdentity, serve, serviceFlags, whenReachable } from "./service.ts";
 
@@ -145,11 +145,12 @@ export const plannerCommand = defineCommand({
         import("../kube/policy-presence.ts"),
         import("../kube/timing.ts"),
       ]);
-      const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
+      const connected = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
         userAgent: "kllama-planner",
         // More than writes can take: the Lease is renewed in time however slow they are.
         maxConnections: 40,
       });
+      const client = die === undefined ? connected : tellingWrites(connected, die);
       const holder = await whenReachable(log, () => readHolder(client));
       const planner = await startPlanner({
         client,

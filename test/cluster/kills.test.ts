@@ -133,4 +133,33 @@ describe("the planner killed with SIGKILL", () => {
     const told = `starts in ms: ${startsMs.map(Math.round).join(" ")}`;
     expect(startsMs[Math.floor(startsMs.length * 0.95)], told).toBeLessThan(readyMs);
   });
+
+  test("between the two writes of one effect, and after it began its term: the gang is whole on the next life", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("four", 4));
+    await scene.stack.planner.kill("SIGKILL");
+    for (const [index, failpoint] of [
+      "PUT/plannerterms:1",
+      "PATCH/pods/status:1",
+      "PATCH/resourceclaims:1",
+    ].entries()) {
+      const name = `halved-${index}`;
+      await createGang(name, size);
+      // A claim that was used before has lost its finalizer, which the planner puts back before it allocates.
+      await until("all have claims", () => claims().length === size * (index + 1));
+      for (const claim of claims().filter(({ status }) => status?.allocation === undefined)) {
+        const path = scene.claimPath(claim.metadata.name);
+        await scene.stack.admin.request("PATCH", path, { body: { metadata: { finalizers: null } } });
+      }
+      const starting = scene.stack.planner.start({ KLLAMA_FAILPOINT: failpoint }).catch(() => undefined);
+      expect(await scene.stack.planner.exited(), failpoint).toEqual({ code: null, signal: "SIGKILL" });
+      await starting;
+      await scene.stack.planner.start();
+      await until(`${name} is whole after ${failpoint}`, () => isWhole(name) && gangs().every(isDone));
+      await scene.stack.planner.kill("SIGKILL");
+    }
+    await scene.stack.planner.start();
+    await Promise.all(gangs().map(dropWhole));
+    await until("nothing is left", () => pods().length + claims().length === 0);
+  }, 240_000);
 });
