@@ -27,7 +27,7 @@ const open: KubeClient[] = [];
 beforeAll(async () => {
   controlPlane = await startControlPlane({ components: ["kube-controller-manager"] });
   admin = await clientOf(controlPlane.admin.path);
-  await installManifests(admin, ["crds", "deploy"]);
+  await installManifests(admin, ["crds", "deploy", "deploy/simulator"]);
   await waitForPolicies(admin);
   await createNamespace("team");
   await createNamespace("injected", { "scheduling.kllama.ai/inject": "enabled" });
@@ -523,7 +523,7 @@ test("installing again changes nothing", async () => {
     return lists.map(({ items }) => items.map(({ metadata }) => `${metadata.uid} ${metadata.generation}`));
   };
   const before = await generations();
-  await installManifests(admin, ["crds", "deploy"]);
+  await installManifests(admin, ["crds", "deploy", "deploy/simulator"]);
   expect(await generations()).toEqual(before);
   expect(before.map(({ length }) => length)).toEqual([6, 3, 5]);
 });

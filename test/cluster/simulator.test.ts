@@ -47,7 +47,8 @@ beforeAll(async () => {
   controlPlane = await startControlPlane();
   const kubectl = (...args: string[]) =>
     promisify(execFile)(controlPlane.binaries.kubectl, ["--kubeconfig", controlPlane.admin.path, ...args]);
-  await kubectl("apply", "--server-side", "-f", "deploy/rbac.yaml", "-f", "deploy/device-classes.yaml");
+  const manifests = ["deploy/rbac.yaml", "deploy/simulator/rbac.yaml", "deploy/device-classes.yaml"];
+  await kubectl("apply", "--server-side", ...manifests.flatMap((file) => ["-f", file]));
   await kubectl("create", "namespace", namespace);
   admin = createClient(await loadConnection({ kubeconfigPath: controlPlane.admin.path }));
   followed.nodes = await follow(admin, resourcePath(core("nodes")));

@@ -85,10 +85,11 @@ export async function startScheduler(controlPlane: ControlPlane, access: Extende
 }
 
 /** What is installed on a cluster, as `kubectl apply -f` would take it: CRDs, accounts, policies, device classes. */
-const manifests = ["crds", "deploy/rbac.yaml", "deploy/policies.yaml", "deploy/device-classes.yaml"];
+const simulator = "deploy/simulator/rbac.yaml";
+const manifests = ["crds", "deploy/rbac.yaml", simulator, "deploy/policies.yaml", "deploy/device-classes.yaml"];
 
 /** What a cluster without kllama needs for simulated nodes: accounts and device classes. */
-const stockManifests = ["deploy/rbac.yaml", "deploy/device-classes.yaml"];
+const stockManifests = ["deploy/rbac.yaml", simulator, "deploy/device-classes.yaml"];
 
 /** Installs as an administrator does. `stock`: for a cluster on which kube-scheduler allocates alone. */
 export async function install(client: KubeClient, { stock = false } = {}): Promise<void> {

@@ -11,6 +11,7 @@ import {
   injectLabel,
   memberMarker,
 } from "../../../src/api/names.ts";
+import { readManifests } from "../../../src/kube/manifests.ts";
 
 type Policy = { kind: string; metadata: { name: string }; spec: Record<string, unknown> };
 
@@ -36,6 +37,15 @@ describe("deploy/policies.yaml", () => {
     const closed = own.filter(({ metadata }) => metadata.name !== "term.scheduling.kllama.ai");
     expect(closed.map(({ spec }) => spec["failurePolicy"])).toEqual(closed.map(() => "Fail"));
   });
+});
+
+test("what is installed on a cluster of real nodes has no account that may speak for every kubelet", async () => {
+  const installed = await readManifests(["deploy"]);
+  const kinds = ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
+  const accounts = installed.filter(({ object }) => kinds.includes(object.kind));
+  expect(accounts.map(({ object }) => object.metadata.name)).toContain("kllama-planner");
+  const text = JSON.stringify(accounts.map(({ object }) => object));
+  for (const right of ["kllama-simulator", "arbitrary-node", "nodes/status"]) expect(text).not.toContain(right);
 });
 
 test("the two extender entries: a short limit and a long one, each with its own marker", () => {
