@@ -35,6 +35,8 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
   let child: ChildProcess | undefined;
   /** Was killed and has not ended: while NVML hangs in the kernel, another process would hang beside it, and the next one, too. */
   let dying: { pid: number | undefined; exited: Promise<unknown> } | undefined;
+  /** A call hung. Whoever has many boards to ask must not wait for each of them, and others meanwhile for him. */
+  let resting: { untilMs: number; why: string } | undefined;
   let waiting: Waiting | undefined;
   let last: Promise<unknown> = Promise.resolve();
   let closed = false;
@@ -61,6 +63,7 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
 
   async function once(call: keyof NvmlCalls, question: object): Promise<unknown> {
     if (closed) throw new Error(beingStopped);
+    refuseInRest();
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise((resolve, reject) => {
@@ -91,6 +94,11 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
     }
     const given = child;
     child = undefined;
+    const restMs = limitMs / 2;
+    resting = {
+      untilMs: performance.now() + restMs,
+      why: `NVML did not answer ${call} within ${limitMs / 1_000} s`,
+    };
     if (given !== undefined) {
       const exited = new Promise<void>((resolve) => given.once("exit", resolve)).then(() => {
         dying = undefined;
@@ -98,7 +106,14 @@ export function openNvmlProcess(options: NvmlProcessOptions): NvmlProcess {
       dying = { pid: given.pid, exited };
       given.kill("SIGKILL");
     }
-    return new Error(`NVML did not answer ${call} within ${limitMs / 1000} s; its process is started again`);
+    return new Error(`${resting.why}; it is asked again in ${restMs / 1_000} s`);
+  }
+
+  function refuseInRest(): void {
+    if (resting === undefined) return;
+    const leftMs = resting.untilMs - performance.now();
+    if (leftMs > 0) throw new Error(`${resting.why}; it is asked again in ${Math.ceil(leftMs / 1_000)} s`);
+    resting = undefined;
   }
 
   return {

@@ -15,6 +15,8 @@ vi.mock("node:child_process", () => ({
 }));
 
 const limitMs = 30_000;
+/** After a call that hung. */
+const restMs = limitMs / 2;
 
 beforeEach(() => {
   children.length = 0;
@@ -29,9 +31,9 @@ test("an answer that was on its way when its process was given up answers no oth
   const first = nvml.ask("instances", { gpu: "g" }).catch((error: Error) => error.message);
   await vi.advanceTimersByTimeAsync(limitMs);
   expect(await first).toContain("did not answer instances within 30 s");
-  const second = nvml.ask("createGpuInstance", { gpu: "g", profileId: 19, start: 0 });
-  await vi.advanceTimersByTimeAsync(0);
   children[0]?.emit("exit", null, "SIGKILL");
+  await vi.advanceTimersByTimeAsync(restMs);
+  const second = nvml.ask("createGpuInstance", { gpu: "g", profileId: 19, start: 0 });
   await vi.advanceTimersByTimeAsync(0);
   const [old, young] = children;
   old?.emit("message", { type: "event", gpu: "g", xid: 79 });
@@ -46,7 +48,7 @@ test("a process that hangs in the kernel, where no signal reaches it, gets no se
   const told: string[] = [];
   for (let index = 0; index < 3; index++) {
     void nvml.ask("read", {}).catch((error: Error) => told.push(error.message));
-    await vi.advanceTimersByTimeAsync(limitMs);
+    await vi.advanceTimersByTimeAsync(limitMs + restMs);
   }
   const stuck = "NVML's process 7 was killed and does not end: it hangs in the kernel; restart the machine if it stays";
   expect(told).toEqual([expect.stringContaining("did not answer read within 30 s"), stuck, stuck]);
@@ -60,10 +62,29 @@ test("a process that hangs in the kernel, where no signal reaches it, gets no se
 
 test("a driver that ends does not wait for a process that hangs in the kernel", async () => {
   const nvml = openNvmlProcess({ library: "", lockFile: "", limitMs, onEvent: () => undefined });
-  const told = [nvml.ask("read", {}), nvml.ask("read", {})].map((answer) =>
-    answer.catch((error: Error) => error.message),
-  );
-  await vi.advanceTimersByTimeAsync(limitMs);
+  const ask = () => nvml.ask("read", {}).catch((error: Error) => error.message);
+  const told = [ask()];
+  await vi.advanceTimersByTimeAsync(limitMs + restMs);
+  told.push(ask());
+  await vi.advanceTimersByTimeAsync(0);
   await nvml.close();
   expect(await Promise.all(told)).toEqual([expect.stringContaining("did not answer"), "the driver is being stopped"]);
+});
+
+test("after a call that hung nothing is asked for a while: whoever has eight boards to ask does not wait for each of them", async () => {
+  const nvml = openNvmlProcess({ library: "", lockFile: "", limitMs, onEvent: () => undefined });
+  const told: string[] = [];
+  const boards = Array.from({ length: 8 }, (_, index) => nvml.ask("instances", { gpu: `g${index}` }));
+  for (const board of boards) board.catch((error: Error) => told.push(error.message));
+  await vi.advanceTimersByTimeAsync(limitMs);
+  const later = "NVML did not answer instances within 30 s; it is asked again in 15 s";
+  expect(told).toEqual(Array(8).fill(later));
+  children[0]?.emit("exit", null, "SIGKILL");
+  await vi.advanceTimersByTimeAsync(restMs - 1);
+  await expect(nvml.ask("instances", { gpu: "g" })).rejects.toThrow("it is asked again in 1 s");
+  await vi.advanceTimersByTimeAsync(1);
+  const instances = nvml.ask("instances", { gpu: "g" });
+  await vi.advanceTimersByTimeAsync(0);
+  children[1]?.emit("message", { type: "answer", answer: [] });
+  expect(await instances).toEqual([]);
 });
