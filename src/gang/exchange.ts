@@ -1,5 +1,6 @@
+import type { Given } from "../dra/allocator/claim.ts";
 import type { PreparedUnit } from "./prepare.ts";
-import type { Problem } from "./problem.ts";
+import type { Problem, Slot } from "./problem.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** Ways of exchanging gangs that are looked at: all of three and four gangs that are alike, and some of more. */
@@ -8,10 +9,16 @@ const most = 144;
 /**
  * For each way of exchanging gangs that differ in nothing but their names, the position of the traffic that each traffic
  * becomes. What can be placed can be placed with such gangs exchanged, at the same cost. The first changes nothing.
+ * @param given what claims of slots are to get
  */
-export function exchanges(unit: PreparedUnit, problem: Problem, traffic: readonly Traffic[]): readonly number[][] {
+export function exchanges(
+  unit: PreparedUnit,
+  problem: Problem,
+  traffic: readonly Traffic[],
+  given: ReadonlyMap<Slot, readonly Given[]>,
+): readonly number[][] {
   const position = new Map(traffic.map((each, t) => [nameOf(each, each.parties), t]));
-  const classes = [...alikeGangs(unit, problem, traffic).values()].filter(({ length }) => length > 1);
+  const classes = [...alikeGangs(unit, problem, traffic, given).values()].filter(({ length }) => length > 1);
   let ways: ReadonlyMap<number, number>[] = [new Map()];
   for (const gangs of classes) {
     const orders = permutations(gangs, Math.floor(most / ways.length));
@@ -44,6 +51,7 @@ function alikeGangs(
   { gangs }: PreparedUnit,
   { slots, tables, pins }: Problem,
   traffic: readonly Traffic[],
+  given: ReadonlyMap<Slot, readonly Given[]>,
 ): Map<string, number[]> {
   const numbers = new Map<unknown, number>();
   const numberOf = (table: unknown): number => {
@@ -52,8 +60,9 @@ function alikeGangs(
     return known;
   };
   const shapes = gangs.map((): unknown[] => []);
-  for (const [i, { gang, podSet, index, own, borrows }] of slots.entries()) {
-    shapes[gang]!.push([podSet, index, numberOf(tables[i]), own || borrows ? i : ""]);
+  for (const [i, slot] of slots.entries()) {
+    const { gang, podSet, index, own, borrows } = slot;
+    shapes[gang]!.push([podSet, index, numberOf(tables[i]), given.get(slot), own || borrows ? i : ""]);
   }
   const twins = [...Map.groupBy(traffic, (each) => each.class).values()].filter(({ length }) => length > 1);
   const unlike = [...pins.map(({ gang }) => gang), ...twins.flatMap((each) => each[0]!.parties)];

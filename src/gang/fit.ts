@@ -1,4 +1,4 @@
-import { type ClaimProblem, type CompiledClaim, compileClaim } from "../dra/allocator/claim.ts";
+import { type ClaimProblem, type CompiledClaim, compileClaim, type Given } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import type { NodeInventory } from "../topology/inventory.ts";
 import { likeness } from "../topology/likeness.ts";
@@ -195,6 +195,7 @@ export interface FitCache {
     claims: readonly ClaimRecord[],
     alone: readonly Alone[],
     islands?: string[],
+    given?: readonly Given[],
   ): Shape | ClaimProblem;
   /** The shape's table, up to date with the model. */
   table(shape: Shape): ShapeTable;
@@ -262,17 +263,17 @@ export function fitCache(model: { readonly view: ModelView; readonly version: nu
       }
       return result;
     },
-    shape(pod, claims, alone, islands) {
+    shape(pod, claims, alone, islands, given) {
       heedClasses();
       const known = shapes.get(pod) ?? [];
-      const asked = JSON.stringify([alone, islands ?? null]);
+      const asked = JSON.stringify([alone, islands ?? null, given]);
       const isSame = (each: KnownShape): boolean =>
         each.asked === asked &&
         each.claims.length === claims.length &&
         each.claims.every((claim, i) => claim === claims[i]);
       const before = known.find(isSame);
       if (before !== undefined) return before.shape;
-      const shape = shapeOf(pod, claims, cache, alone, islands);
+      const shape = shapeOf(pod, claims, cache, alone, islands, given);
       shapes.set(pod, [...known.slice(-7), { claims, asked, shape }]);
       return shape;
     },

@@ -1,6 +1,7 @@
 import type { GangPodSet } from "../api/gang.ts";
 import { type Blocking, lack, type PlacedPod, type RejectionReason } from "../api/placement.ts";
 import type { PlacementGroupSpec } from "../api/placement-group.ts";
+import type { Given } from "../dra/allocator/claim.ts";
 import type { Fabric } from "../topology/fabric.ts";
 import { deviceKey } from "../topology/held.ts";
 import { builtInTopology } from "../topology/levels.ts";
@@ -43,7 +44,8 @@ export interface PreparedUnit {
   readonly rules: readonly Rule[];
   /** Topology of the PlacementGroup, else of the first gang. */
   readonly fabric: Fabric;
-  tableOf(slot: Slot, alone: readonly Alone[]): ShapeTable;
+  /** `given`: what each of its claims is to get of what it asks for. */
+  tableOf(slot: Slot, alone: readonly Alone[], given?: readonly Given[]): ShapeTable;
 }
 
 /** Why a gang cannot even be searched a place for. */
@@ -109,11 +111,11 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
     pins,
     rules,
     fabric: groupFabric ?? gangs[0]!.fabric,
-    tableOf(slot, alone) {
+    tableOf(slot, alone, given) {
       const known = tables.get(slot) ?? new Map<string, ShapeTable>();
       tables.set(slot, known);
-      const key = JSON.stringify(alone);
-      const table = known.get(key) ?? tableFor(slot, gangs[slot.gang]!.fabric, cache, alone);
+      const key = JSON.stringify([alone, given]);
+      const table = known.get(key) ?? tableFor(slot, gangs[slot.gang]!.fabric, cache, alone, given);
       known.set(key, table);
       return table;
     },
@@ -385,8 +387,14 @@ function islandsOf({ spec }: Fabric): string[] | undefined {
   return spec === builtInTopology || attributes.size === 0 ? undefined : [...attributes];
 }
 
-function tableFor(slot: Slot, fabric: Fabric, cache: FitCache, alone: readonly Alone[]): ShapeTable {
-  const shape = cache.shape(slot.pod, ownClaims(slot), alone, islandsOf(fabric));
+function tableFor(
+  slot: Slot,
+  fabric: Fabric,
+  cache: FitCache,
+  alone: readonly Alone[],
+  given?: readonly Given[],
+): ShapeTable {
+  const shape = cache.shape(slot.pod, ownClaims(slot), alone, islandsOf(fabric), given);
   if ("reason" in shape) throw new Error(`claims of pod ${slot.pod.name} were checked before: ${shape.message}`);
   return cache.table(shape);
 }

@@ -5,7 +5,14 @@ import {
   allocateOnNode,
   type DeviceChoice,
 } from "../dra/allocator/allocate.ts";
-import { type ClaimProblem, type CompiledClaim, isClaimProblem } from "../dra/allocator/claim.ts";
+import {
+  asGiven,
+  type ClaimProblem,
+  type CompiledClaim,
+  type Given,
+  isClaimProblem,
+  leavesOpen,
+} from "../dra/allocator/claim.ts";
 import { changeUsage, type NodeInventory, type NodeUsage } from "../topology/inventory.ts";
 import { levelValue } from "../topology/levels.ts";
 import { matchesNodeSelector } from "../topology/node-selector.ts";
@@ -43,6 +50,8 @@ export interface Shape {
   readonly simple: boolean;
   /** Devices of an administrator's access are not held. */
   readonly admin: boolean;
+  /** It depends on the node which alternative of a request, or how many devices, a pod gets. */
+  readonly open: boolean;
 }
 
 /** Devices of one pod share the value of the attribute, except on nodes that have one of the labels. */
@@ -123,6 +132,7 @@ export function chooseDevices(
 /**
  * The shape of a pod whose claims exist. `alone`: what all devices of this one pod have in common.
  * `islands`: attributes that name islands inside a host, broad to narrow; undefined: the allocator's own.
+ * `given`: what each claim that still needs devices is to get of what it asks for; undefined: whatever is there.
  */
 export function shapeOf(
   pod: PodRecord,
@@ -130,6 +140,7 @@ export function shapeOf(
   compiler: { compile(claim: ClaimRecord): CompiledClaim | ClaimProblem },
   alone: readonly Alone[],
   islands: readonly string[] | undefined,
+  given?: readonly Given[],
 ): Shape | ClaimProblem {
   const pending: CompiledClaim[] = [];
   const allocated: ClaimRecord[] = [];
@@ -142,7 +153,7 @@ export function shapeOf(
     if (isClaimProblem(compiled)) {
       return { ...compiled, message: `ResourceClaim ${claim.name}: ${compiled.message}` };
     }
-    pending.push(compiled);
+    pending.push(given ? asGiven(compiled, given[pending.length]!) : compiled);
   }
   const demands = demandsOf(pod);
   const key = JSON.stringify([
@@ -179,7 +190,7 @@ export function shapeOf(
   };
 }
 
-function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin"> {
+function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin" | "open"> {
   const alternativesOf = (some: readonly CompiledClaim[]) =>
     some.flatMap(({ requests }) => requests.flatMap(({ alternatives }) => alternatives));
   const single = (left: boolean) => alternativesOf(claims.filter((claim) => claim.left === left)).length <= 1;
@@ -187,6 +198,7 @@ function kindOf(claims: readonly CompiledClaim[]): Pick<Shape, "simple" | "admin
   return {
     simple: single(false) && single(true) && matching,
     admin: alternativesOf(claims).some(({ adminAccess }) => adminAccess),
+    open: claims.some(leavesOpen),
   };
 }
 

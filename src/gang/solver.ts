@@ -1,4 +1,5 @@
 import type { Wish } from "../api/placement.ts";
+import type { Given } from "../dra/allocator/claim.ts";
 import type { ModelView } from "../topology/model.ts";
 import { exchanges } from "./exchange.ts";
 import { narrow } from "./narrow.ts";
@@ -13,8 +14,9 @@ import { type Traffic, trafficOf } from "./traffic.ts";
 
 /** Finds the best places for some slots of a unit. */
 export interface Solver {
-  /** Best placement of the slots beside what is decided; `limit`: steps at most. */
-  best(slots: readonly Slot[], decided: readonly Decided[], limit: number): Attempt;
+  /** Best placement of the slots; `limit`: steps at most. */
+  best(slots: readonly Slot[], limit: number): Attempt;
+  /** Can they be placed at all? Such questions take half of the budget at most, all together. */
   feasible(slots: readonly Slot[]): SearchResult["kind"];
   /** Can the slots be placed if spreads do not matter? What cannot, cannot with more slots either. */
   feasibleUneven(slots: readonly Slot[]): boolean;
@@ -45,7 +47,29 @@ interface Task {
   readonly unit: PreparedUnit;
   readonly group: PlanUnit["placementGroup"];
   readonly effort: Effort;
+  /** What claims of a slot are to get of what they ask for; slots without an entry: whatever is there. */
+  readonly given: ReadonlyMap<Slot, readonly Given[]>;
   problemOf(slots: readonly Slot[], decided: readonly Decided[], rules: readonly Rule[]): Problem;
+}
+
+type Start = Omit<Task, "given" | "problemOf">;
+
+function taskOf(view: ModelView, start: Start, given: Task["given"]): Task {
+  const { pins, fabric, tableOf } = start.unit;
+  return {
+    ...start,
+    given,
+    problemOf: (slots, decided, rules) =>
+      buildProblem({
+        view,
+        slots,
+        pins,
+        decided,
+        rules,
+        fabric,
+        tableOf: (slot, alone) => tableOf(slot, alone, given.get(slot)),
+      }),
+  };
 }
 
 export function createSolver(
@@ -55,22 +79,20 @@ export function createSolver(
   budget: number,
 ): Solver {
   const effort = createEffort(budget);
-  const { pins, fabric, tableOf } = unit;
-  const problemOf: Task["problemOf"] = (slots, decided, rules) =>
-    buildProblem({ view, slots, pins, decided, rules, fabric, tableOf });
-  const task: Task = { unit, group, effort, problemOf };
+  const task = taskOf(view, { unit, group, effort }, new Map());
+  const { problemOf } = task;
   const required = unit.rules.filter((rule) => rule.required);
   return {
     explored: effort.explored,
-    feasible: (slots) => effort.attempt(problemOf(slots, [], required), wishBudget).kind,
+    feasible: (slots) => effort.attempt(problemOf(slots, [], required), wishBudget, budget / 2).kind,
     feasibleUneven(slots) {
       const monotone = required.filter(({ kind }) => kind !== "spread");
       return effort.attempt(problemOf(slots, [], monotone), wishBudget).kind !== "impossible";
     },
-    best(slots, decided, limit) {
-      const kept = keepMost(unit.rules, (rules) => problemOf(slots, decided, rules), effort, limit);
+    best(slots, limit) {
+      const kept = keepMost(unit.rules, (rules) => problemOf(slots, [], rules), effort, limit);
       if (typeof kept === "string") return { kind: kept };
-      const { found, open } = makeMost(kept.found, slots, decided, task);
+      const { found, open } = makeMost(kept.found, slots, taskOf(view, task, givenIn(kept.found)));
       const places = inRankOrder(found.problem, found.places);
       const { tables } = found.problem;
       return {
@@ -82,9 +104,28 @@ export function createSolver(
   };
 }
 
+/**
+ * What traffic costs can be compared between placements that send the same. So pods keep what they were given: of several
+ * alternatives the one that was taken, and where that was all devices, as many.
+ */
+function givenIn({ problem, places }: Found): Task["given"] {
+  const given = new Map<Slot, readonly Given[]>();
+  for (const [i, slot] of problem.slots.entries()) {
+    if (!problem.tables[i]!.shape.open) continue;
+    const numbers = places[i]!.choice.claims.map(({ devices }) =>
+      Object.fromEntries(
+        [...Map.groupBy(devices, ({ request }) => request)].map(([name, list]) => [name, list.length]),
+      ),
+    );
+    given.set(slot, numbers);
+  }
+  return given;
+}
+
 /** Counts what the searches of one plan take together. */
 interface Effort {
-  attempt(problem: Problem, limit: number): SearchResult;
+  /** `kept`: so much of the budget stays for others. */
+  attempt(problem: Problem, limit: number, kept?: number): SearchResult;
   explored(): number;
   /** Is there budget left? */
   left(): boolean;
@@ -94,8 +135,8 @@ function createEffort(budget: number): Effort {
   let explored = 0;
   let spent = 0;
   return {
-    attempt(problem, limit) {
-      const result = search(problem, Math.min(limit, budget - spent));
+    attempt(problem, limit, kept = 0) {
+      const result = search(problem, Math.min(limit, budget - kept - spent));
       explored += result.explored;
       spent += result.spent;
       return result;
@@ -178,11 +219,10 @@ function attemptsAt(problem: ProblemUnder, effort: Effort, allowed: number): Att
 function makeMost(
   kept: Found,
   slots: readonly Slot[],
-  decided: readonly Decided[],
   task: Task,
 ): { readonly found: Found; readonly open: readonly Wish[] } {
   const { unit, group, effort } = task;
-  const problem: ProblemUnder = (rules) => task.problemOf(slots, decided, rules);
+  const problem: ProblemUnder = (rules) => task.problemOf(slots, [], rules);
   const traffic = trafficOf(unit, group, kept.problem);
   // A good start prunes: but cheaper traffic may be found outside of the domains that it keeps to.
   const compact = narrow(kept, unit, traffic, attemptsAt(problem, effort, wishBudget));
@@ -190,7 +230,7 @@ function makeMost(
   const cheap = cheapest(start, problem, traffic, trafficBudget, task);
   const before = effort.explored();
   const left = () => effort.left() && effort.explored() - before < trafficBudget;
-  const move = (from: Found, gangs: ReadonlySet<number>) => moveGangs(from, gangs, kept, slots, decided, task);
+  const move = (from: Found, gangs: ReadonlySet<number>) => moveGangs(from, gangs, kept, slots, task);
   const polished = cheap.proven ? cheap.found : polish(cheap.found, traffic, move, left);
   const last = narrow(polished, unit, traffic, attemptsAt(problem, effort, wishBudget));
   const traffics = cheap.proven ? [] : ["Traffic" as const];
@@ -202,26 +242,19 @@ function cheapest(
   problem: ProblemUnder,
   traffic: readonly Traffic[],
   allowed: number,
-  { unit, effort }: Task,
+  { unit, effort, given }: Task,
 ) {
-  return optimize(start, traffic, exchanges(unit, start.problem, traffic), attemptsAt(problem, effort, allowed));
+  return optimize(start, traffic, exchanges(unit, start.problem, traffic, given), attemptsAt(problem, effort, allowed));
 }
 
 /** Makes traffic of some gangs cheaper by other places for them alone: everything else counts as decided. */
-function moveGangs(
-  from: Found,
-  gangs: ReadonlySet<number>,
-  kept: Found,
-  slots: readonly Slot[],
-  decided: readonly Decided[],
-  task: Task,
-): Found {
+function moveGangs(from: Found, gangs: ReadonlySet<number>, kept: Found, slots: readonly Slot[], task: Task): Found {
   const moving = [...slots.keys()].filter((i) => gangs.has(slots[i]!.gang));
   const others = slots.flatMap((slot, i) =>
     gangs.has(slot.gang) ? [] : [{ slot, table: from.problem.tables[i]!, place: from.places[i]! }],
   );
   const movingSlots = moving.map((i) => slots[i]!);
-  const part: ProblemUnder = (under) => task.problemOf(movingSlots, [...decided, ...others], under);
+  const part: ProblemUnder = (under) => task.problemOf(movingSlots, others, under);
   const made = part(kept.rules);
   const start = { rules: kept.rules, problem: made, places: moving.map((i) => from.places[i]!) };
   const { places } = cheapest(start, part, trafficOf(task.unit, task.group, made), moveBudget, task).found;

@@ -76,10 +76,16 @@ function judgeWorld(world: CaseWorld, result: PlanResult, { cost, reasons }: Que
   const places = pods.map((pod) => pod.pinned ?? placeOf(world, placed.get(pod.name)!));
   const broken = brokenRule(nodes, pods, places, required);
   if (broken) return { feasible, fault: `breaks ${broken}` };
-  const whole = pods.length === all.length;
-  if (!whole && placementExists(nodes, all, required)) return { feasible, fault: "leaves out surplus that fits" };
-  if (!whole) return { feasible };
-  return { feasible, ...judgeWishes(world, result, pods, places, cost === true) };
+  const forgotten = oneMore(world, pods).find((more) => placementExists(nodes, more, required));
+  if (forgotten) return { feasible, fault: "leaves out surplus that fits" };
+  return { feasible, ...judgeWishes(world, result, pods, places, placed, cost === true) };
+}
+
+/** All pods, where some are left out; these with the next surplus pods of a pod set. */
+function oneMore({ surplus, all }: CaseWorld, pods: readonly OraclePod[]): OraclePod[][] {
+  if (pods.length === all.length) return [];
+  const next = surplus.flatMap((entries) => entries.filter((entry) => !pods.includes(entry[0]!)).slice(0, 1));
+  return [all, ...next.map((more) => all.filter((pod) => pods.includes(pod) || more.includes(pod)))];
 }
 
 /** What is needed alone, and with every number of surplus pods of every pod set. */
@@ -99,6 +105,7 @@ function judgeWishes(
   result: Extract<PlanResult, { plans: unknown }>,
   pods: readonly OraclePod[],
   places: readonly OraclePlace[],
+  placed: ReadonlyMap<string, PlacedPod>,
   withCost: boolean,
 ): Pick<Judgement, "fault" | "cost" | "costTooLarge"> {
   const kept = [...required];
@@ -122,16 +129,32 @@ function judgeWishes(
     const told = result.plans.reduce((sum, { placement }) => sum + placement.cost.totalMs, 0);
     if (Math.abs(told - ours) > costTolerance.milliseconds) return { fault: `says ${told} ms, it is ${ours} ms` };
   }
-  // Which alternative of a request a pod gets, and how many devices all of a node are, is not for the cost of its traffic to say.
-  const choosy = pods.some(({ requests }) =>
-    requests.some(({ alternatives }) => alternatives.length > 1 || alternatives[0]!.count === "all"),
-  );
-  if (!withCost || choosy || !pods.some(isNew)) return {};
+  if (!withCost || !pods.some(isNew)) return {};
   const cost = (all: readonly OraclePlace[]) => predictedCost(nodes, all, traffic, links);
-  const least = unlessTooMuch(() => leastCost(nodes, pods, kept, cost)!);
+  const least = unlessTooMuch(
+    () =>
+      leastCost(
+        nodes,
+        pods.map((pod) => asPlaced(pod, placed.get(pod.name))),
+        kept,
+        cost,
+      )!,
+  );
   if (least === undefined) return { costTooLarge: true };
   if (ours <= least * (1 + costTolerance.relative) + costTolerance.milliseconds) return { cost: { ours, least } };
   return { cost: { ours, least }, fault: `costs ${ours} ms, ${least} ms is possible` };
+}
+
+/** The pod as if it asked for the alternatives that it got, and, where it got all devices, for as many. */
+function asPlaced(pod: OraclePod, answer: PlacedPod | undefined): OraclePod {
+  if (answer === undefined) return pod;
+  const requests = pod.requests.map(({ claim, alternatives }, i): OraclePod["requests"][number] => {
+    const before = pod.requests.slice(0, i).filter((other) => other.claim === claim).length;
+    const given = answer.claims[claim]!.devices.filter(({ request }) => request.split("/")[0] === `r${before}`);
+    const [, name = "a0"] = given[0]!.request.split("/");
+    return { claim, alternatives: [{ ...alternatives[Number(name.slice(1))]!, number: given.length }] };
+  });
+  return { ...pod, requests };
 }
 
 function placeOf({ nodes }: CaseWorld, { node, claims }: PlacedPod): OraclePlace {

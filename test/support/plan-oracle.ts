@@ -60,7 +60,8 @@ export interface OracleNode {
  */
 export interface OracleRequest {
   claim: number;
-  alternatives: { what: string; count: number | "all"; units: number }[];
+  /** `number`: all are as many; left out: however many. */
+  alternatives: { what: string; count: number | "all"; units: number; number?: number }[];
 }
 
 export interface OraclePod {
@@ -357,12 +358,12 @@ export function deviceSets(node: OracleNode, left: Left, pod: OraclePod): number
       return;
     }
     if (alternative < 0) {
-      for (const [i, { what, count }] of alternatives.entries()) {
+      for (const [i, { what, count, number }] of alternatives.entries()) {
         const all = selectedOn(node, pod, what).length;
         // All means all: where one may not be given, there is no such set.
         const there = node.devices.filter((device) => wanted(device, what)).length;
         if (count !== "all") next(request, i, count, 0);
-        else if (all > 0 && all === there) next(request, i, all, 0);
+        else if (all > 0 && all === there && all === (number ?? all)) next(request, i, all, 0);
       }
       return;
     }

@@ -27,7 +27,7 @@ export interface CompiledAlternative {
   readonly name: string;
   readonly className: string;
   readonly mode: "ExactCount" | "All";
-  /** Devices wanted; 0 with mode `All`. */
+  /** Devices wanted; with mode `All` how many these have to be, 0: any number. */
   readonly count: number;
   /** Administrator's access: devices may be in use, and are not held. */
   readonly adminAccess: boolean;
@@ -200,6 +200,29 @@ function compileAlternative(
     selectionKey,
     ...(foreign === undefined ? {} : { foreignDriver: foreign }),
   };
+}
+
+/** How many devices each alternative of a claim was given, by its name. */
+export type Given = Readonly<Record<string, number>>;
+
+/** Does it depend on the node which alternative of a request, or how many devices, the claim gets? */
+export function leavesOpen({ left, requests }: CompiledClaim): boolean {
+  return !left && requests.some(({ alternatives: [first, ...others] }) => others.length > 0 || first!.mode === "All");
+}
+
+/** The claim as if it asked for what it was given: the alternatives taken, and where that was all devices, for as many. */
+export function asGiven(claim: CompiledClaim, given: Given): CompiledClaim {
+  if (!leavesOpen(claim)) return claim;
+  const taken = claim.requests.map(({ alternatives }) => alternatives.findIndex(({ name }) => name in given));
+  const requests = claim.requests.map(({ name, alternatives }, i): CompiledRequest => {
+    const alternative = alternatives[taken[i]!]!;
+    const { mode, count } = alternative;
+    return { name, alternatives: [{ ...alternative, count: mode === "All" ? given[alternative.name]! : count }] };
+  });
+  const constraints = claim.constraints.map((constraint): CompiledConstraint => {
+    return { ...constraint, covers: constraint.covers.map((covered, i) => [covered[taken[i]!]!]) };
+  });
+  return { ...claim, shape: shapeOf(requests, constraints), requests, constraints };
 }
 
 function compileSelectors(selectors: readonly DeviceSelector[], path: string): DeviceExpression[] {

@@ -25,7 +25,7 @@ export interface StepChoice {
   readonly candidates: Candidates;
   /** Devices it chooses from; with mode `All`, those it needs. */
   readonly eligible: readonly number[];
-  /** Mode `All`: what "all" is cannot be told, or not all of it can be given. */
+  /** Mode `All`: what "all" is cannot be told, or not all of it can be given, or it is another number than it has to be. */
   readonly unknowable: boolean;
   /** Constraints that cover the devices of this choice. */
   readonly rules: readonly Rule[];
@@ -166,7 +166,7 @@ function stepsOf(
 function eligibility(
   inventory: NodeInventory,
   usage: NodeUsage,
-  { mode }: CompiledAlternative,
+  { mode, count }: CompiledAlternative,
   candidates: Candidates,
 ) {
   const { usable, withheld, shares, foreign, error } = candidates;
@@ -174,7 +174,8 @@ function eligibility(
   const hasRoom = (device: number) => !shares.has(device) || sharesFit(inventory, usage, device, shares.get(device)!);
   const eligible = shares.size === 0 ? usable : usable.filter(hasRoom);
   const blocked = withheld.some(({ device }) => hasRoom(device)) || foreign > 0 || error !== undefined;
-  return { eligible, unknowable: blocked || eligible.length === 0 };
+  const another = count > 0 && eligible.length !== count;
+  return { eligible, unknowable: blocked || another || eligible.length === 0 };
 }
 
 /**

@@ -24,7 +24,7 @@ function scene(kinds: readonly string[], running: readonly number[] = [], sliced
       traffic.push({ parties: [gang], label, class: `${gang}/ranks` } as unknown as Traffic);
     }
   }
-  return { ways: exchanges(unit, problem, traffic), traffic };
+  return { ways: exchanges(unit, problem, traffic, new Map()), traffic };
 }
 
 describe("gangs that are alike", () => {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { GangConstraint } from "../../../src/api/gang.ts";
+import type { DeviceRequest } from "../../../src/api/kubernetes.ts";
 import type { PlacementGroupSpec } from "../../../src/api/placement-group.ts";
 import { budgetExceededFor, type GangRequest, type PlanResult, plan, singlePodGang } from "../../../src/gang/plan.ts";
 import { builtInTopology } from "../../../src/topology/levels.ts";
@@ -726,6 +727,29 @@ describe("members", () => {
     expect(Object.keys(nodesOf(plan(model, { gangs: [gang] })))).toHaveLength(4);
   });
 
+  test("surplus of one pod set is placed where it leaves room for that of another", () => {
+    const limited = (name: string, rack: string, gpus: number, pods: number): NodeSketch => {
+      return { name, zone: "z", rack, gpus, more: { allocatable: { cpu: 64_000, pods } } };
+    };
+    const model = clusterOf([limited("a-0", "a", 4, 1), limited("a-1", "a", 0, 1), limited("b-0", "b", 0, 2)]);
+    addNode(model, limited("c-0", "c", 4, 1));
+    const podSets = { router: { count: 3, minCount: 1 }, worker: { count: 2, minCount: 1, gpus: 4 } };
+    const constraints = [together("rack", { podSets: ["router"] })];
+    const placed = nodesOf(plan(model, { gangs: [gangIn(model, "g", podSets, { constraints })] }));
+    expect(placed).toEqual({ "g-router-0": "b-0", "g-router-1": "b-0", "g-worker-0": "a-0", "g-worker-1": "c-0" });
+  });
+
+  test("those that are needed are placed with surplus in mind, though not all of it fits", () => {
+    const model = clusterOf([...racks({ r: 1 }), { name: "tight", rack: "t", gpus: 4 }]);
+    for (const name of ["s-0", "s-1"])
+      addNode(model, { name, rack: "s", gpus: 8, more: { labels: { kind: "other" } } });
+    const other = { count: 3, minCount: 1, gpus: 8, more: { nodeSelector: { kind: "other" } } };
+    const gang = gangIn(model, "g", { other, worker: { count: 2, minCount: 1, gpus: 4 } });
+    const { "g-worker-0": first, "g-worker-1": second, ...others } = nodesOf(plan(model, { gangs: [gang] }));
+    expect([first, second]).toEqual(["r-0", "r-0"]);
+    expect(others).toEqual({ "g-other-0": "s-0", "g-other-1": "s-1" });
+  });
+
   test("running pods pin the domain of those to come", () => {
     const model = clusterOf(racks({ a: 2, b: 2 }));
     model.upsertClaim(allocatedClaim("mine", "b-0", ["gpu-0"], []));
@@ -858,6 +882,24 @@ describe("traffic", () => {
     for (const slice of migSlices("n", [migBoard(0)])) model.upsertSlice(slice);
     const gang = gangIn(model, "g", { w: { count: 1, requests: [partition("p", "2g", 2)] } });
     expect(parts(plansOf(plan(model, { gangs: [gang] }))[0]!.placement.cost)).toEqual(["host"]);
+  });
+
+  test("is no reason to give a pod another alternative, or fewer devices where it asks for all", () => {
+    const joined = `device.attributes["gpu.kllama.ai"].nvlinkDomain.startsWith("x")`;
+    const two: NodeSketch = { name: "two", rack: "r", gpus: 2, nvlink: (gpu) => `x${gpu}` };
+    const one: NodeSketch = { name: "one", rack: "r", gpus: 8, nvlink: (gpu) => (gpu === 0 ? "x" : "y") };
+    const given = (nodes: NodeSketch[], request: DeviceRequest) => {
+      const model = pairs(nodes);
+      const gang = gangIn(model, "g", { w: { count: 1, requests: [request] } });
+      return picture(plan(model, { gangs: [gang] }));
+    };
+    const { exactly: single } = exactly("one", 1, {}, joined);
+    const firstAvailable = [
+      { ...single!, name: "two", count: 2 },
+      { ...single!, name: "one" },
+    ];
+    expect(given([two], { name: "either", firstAvailable })).toEqual(["g-w-0@two[0,1]"]);
+    expect(given([one, two], exactly("all", 0, { allocationMode: "All" }, joined))).toEqual(["g-w-0@two[0,1]"]);
   });
 
   test("without figures in the ClusterTopology those of the GPUs' product are assumed, and said to be", () => {
