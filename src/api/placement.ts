@@ -35,6 +35,8 @@ export interface PlacementCost {
   totalMs: number;
   byLink: { from: string; to: string; level: string; milliseconds: number }[];
   assumes: string[];
+  /** Traffic that is not in `totalMs`, and why. Left out: there is none. */
+  unpriced?: string[];
 }
 
 /**

@@ -101,8 +101,18 @@ export function ringMilliseconds(link: Link, ranks: number): number | undefined 
 
 /** The tensor-parallel group of a pod within its gang: its narrowest slice, else its pod set. */
 export function ringOf(spec: GangSpec, { podSet, index }: Pick<PodPlace, "podSet" | "index">): string {
-  const size = spec.podSets.find(({ name }) => name === podSet)?.slices?.at(-1)?.size;
+  const size = podSetOf(spec, podSet)?.slices?.at(-1)?.size;
   return size === undefined ? podSet : `${podSet}[${Math.floor(index / size)}]`;
+}
+
+/** Pods of a tensor-parallel group; 0: the spec does not have the pod set any more. */
+function ringSize(spec: GangSpec, name: string): number {
+  const podSet = podSetOf(spec, name);
+  return podSet?.slices?.at(-1)?.size ?? podSet?.count ?? 0;
+}
+
+function podSetOf({ podSets }: GangSpec, name: string) {
+  return podSets.find((podSet) => podSet.name === name);
 }
 
 /** Level → path of the domain that holds all pods; levels at which they are in several, or in none, are left out. */
@@ -145,11 +155,25 @@ function deviceValues(view: ModelView, attribute: string, pods: readonly PodPlac
   return [...new Set(values)];
 }
 
-/** Tensor-parallel groups of a gang that have several devices. */
-function parallelGroups(spec: GangSpec, pods: readonly PodPlace[]): { name: string; pods: PodPlace[] }[] {
+interface ParallelGroup {
+  readonly name: string;
+  readonly pods: readonly PodPlace[];
+  /** Pods that it has when all of the gang is placed. */
+  readonly size: number;
+}
+
+/** Tensor-parallel groups of a gang that have several devices, as far as they are placed. */
+function parallelGroups(spec: GangSpec, pods: readonly PodPlace[]): ParallelGroup[] {
   return [...Map.groupBy(pods, (pod) => ringOf(spec, pod))]
-    .map(([name, members]) => ({ name, pods: members }))
+    .map(([name, members]) => ({ name, pods: members, size: ringSize(spec, members[0]!.podSet) }))
     .filter((group) => group.pods.reduce((sum, { devices }) => sum + devices.length, 0) > 1);
+}
+
+/** Where surplus waits, a group is summed over the pods that it has. */
+function assumeWhole(groups: readonly ParallelGroup[]): string[] {
+  const parts = groups.filter(({ pods, size }) => pods.length < size);
+  const texts = parts.map(({ name, pods, size }) => `${name} with ${pods.length} of ${size} pods`);
+  return texts.length === 0 ? [] : [`groups that are not whole as far as they are placed: ${texts.join(", ")}`];
 }
 
 /** A gang and where all of its pods are. */
@@ -180,20 +204,47 @@ export function placementCost(view: ModelView, gang: PlacedGang, group: PlacedGr
 
 /** The sums inside each tensor-parallel group: a ring all-reduce over the slowest link. */
 function gangCost(view: ModelView, { fabric, spec, pods }: PlacedGang): PlacementCost {
+  const what = `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`;
+  const bill = createBill(fabric, what);
+  const groups = parallelGroups(spec, pods);
+  for (const { name, pods: members } of groups) {
+    const ranks = members.reduce((sum, { devices }) => sum + devices.length, 0);
+    const found = narrowestLink(view, fabric, members);
+    bill.add(name, name, found, ringMilliseconds(found.link, ranks), members.length > 1);
+  }
+  return bill.total(assumeWhole(groups));
+}
+
+/** Sums up what traffic costs, and what that rests on. */
+function createBill(fabric: Fabric, what: string) {
   const byLink: PlacementCost["byLink"] = [];
   const links: LevelLink[] = [];
   const peers = new Set<string>();
-  for (const group of parallelGroups(spec, pods)) {
-    const ranks = group.pods.reduce((sum, { devices }) => sum + devices.length, 0);
-    const found = narrowestLink(view, fabric, group.pods);
-    const milliseconds = ringMilliseconds(found.link, ranks);
-    if (milliseconds === undefined) continue;
-    links.push(found);
-    if (group.pods.length > 1) assumePeers(peers, found);
-    byLink.push({ from: group.name, to: group.name, level: levelName(found), milliseconds: round(milliseconds) });
-  }
-  const what = `one ring all-reduce of ${allReduceBytes / 1024 / 1024} MiB per tensor-parallel group over the narrowest level that its devices share`;
-  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links), ...peers] : []);
+  const unpriced: string[] = [];
+  return {
+    /** `apart`: several pods take part. */
+    add(from: string, to: string, found: LevelLink, milliseconds: number | undefined, apart: boolean): void {
+      const level = levelName(found);
+      if (milliseconds === undefined) {
+        const where = level === "beyond" ? "spec.beyond" : `level ${level} or a broader one`;
+        unpriced.push(`${trafficName(from, to)}: nobody tells the bandwidth; give ${where} gigabytesPerSecond`);
+        return;
+      }
+      links.push(found);
+      if (apart) assumePeers(peers, found);
+      byLink.push({ from, to, level, milliseconds: round(milliseconds) });
+    },
+    leaveOut(from: string, to: string, why: string): void {
+      unpriced.push(`${trafficName(from, to)}: ${why}`);
+    },
+    total(assumes: readonly string[]): PlacementCost {
+      return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links), ...peers, ...assumes] : [], unpriced);
+    },
+  };
+}
+
+function trafficName(from: string, to: string): string {
+  return from === to ? from : `${from} → ${to}`;
 }
 
 /** Nothing in the API tells whether one pod may reach another's GPUs: containers do not by themselves. */
@@ -213,19 +264,16 @@ function pairingCost(
   receivers: readonly PlacedGang[],
 ): PlacementCost {
   const bytes = pairing.bytesPerRequest ?? defaultKvBytes;
-  const byLink: PlacementCost["byLink"] = [];
-  const links: LevelLink[] = [];
-  const peers = new Set<string>();
+  const bill = createBill(fabric, `KV cache of ${bytes} bytes per request, one stream per pair of gangs`);
   for (const to of receivers) {
+    if (to.pods.length === 0) {
+      bill.leaveOut(from.name, to.name, `no pod of ${to.name} has a place`);
+      continue;
+    }
     const found = narrowestLink(view, fabric, [...atEnd(0, from.pods), ...atEnd(1, to.pods)]);
-    const milliseconds = linkMilliseconds(found.link, bytes);
-    if (milliseconds === undefined) continue;
-    links.push(found);
-    assumePeers(peers, found);
-    byLink.push({ from: from.name, to: to.name, level: levelName(found), milliseconds: round(milliseconds) });
+    bill.add(from.name, to.name, found, linkMilliseconds(found.link, bytes), true);
   }
-  const what = `KV cache of ${bytes} bytes per request, one stream per pair of gangs`;
-  return total(byLink, byLink.length > 0 ? [what, ...basis(fabric, links), ...peers] : []);
+  return bill.total([]);
 }
 
 function atEnd(end: number, pods: readonly PodPlace[]): PodPlace[] {
@@ -247,11 +295,13 @@ function basis(fabric: Fabric, links: readonly LevelLink[]): string[] {
 }
 
 function addCosts(a: PlacementCost, b: PlacementCost): PlacementCost {
-  return total([...a.byLink, ...b.byLink], [...new Set([...a.assumes, ...b.assumes])]);
+  const unpriced = [...(a.unpriced ?? []), ...(b.unpriced ?? [])];
+  return total([...a.byLink, ...b.byLink], [...new Set([...a.assumes, ...b.assumes])], unpriced);
 }
 
-function total(byLink: PlacementCost["byLink"], assumes: string[]): PlacementCost {
-  return { totalMs: round(byLink.reduce((sum, { milliseconds }) => sum + milliseconds, 0)), byLink, assumes };
+function total(byLink: PlacementCost["byLink"], assumes: string[], unpriced: string[]): PlacementCost {
+  const totalMs = round(byLink.reduce((sum, { milliseconds }) => sum + milliseconds, 0));
+  return { totalMs, byLink, assumes, ...(unpriced.length > 0 && { unpriced }) };
 }
 
 /** Microseconds are more than the assumptions carry. */

@@ -72,6 +72,7 @@ function costLines({ cost, domains, budgetExceeded = [] }: Placement): string[] 
       (link) => `      ${link.from} → ${link.to} over ${link.level}: ${rounded(link.milliseconds)} ms`,
     ),
     ...cost.assumes.map((assumption) => `      assumes ${assumption}`),
+    ...(cost.unpriced ?? []).map((traffic) => `      not priced: ${traffic}`),
     ...budgetExceeded.map((wish) => `    the search used up its budget before it knew whether ${better[wish]}`),
   ];
 }

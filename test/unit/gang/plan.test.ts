@@ -902,6 +902,24 @@ describe("traffic", () => {
     expect(given([one, two], exactly("all", 0, { allocationMode: "All" }, joined))).toEqual(["g-w-0@two[0,1]"]);
   });
 
+  test("that nobody can price is named with the reason, and groups that are not whole are said not to be", () => {
+    const untold = {
+      levels: [
+        { name: "rack", nodeLabels: ["rack"] },
+        { name: "host", nodeLabels: ["kubernetes.io/hostname"], gigabytesPerSecond: 64 },
+      ],
+    };
+    const model = clusterOf(racks({ a: 3 }, 2), untold);
+    const slices = [{ size: 2, level: "rack" }];
+    const gang = gangIn(model, "g", { w: { count: 4, minCount: 3, gpus: 2, slices } });
+    const { cost } = plansOf(plan(model, { gangs: [gang] }))[0]!.placement;
+    expect(cost.byLink.map(({ from, level }) => [from, level])).toEqual([["w[1]", "host"]]);
+    expect(cost.assumes.at(-1)).toBe("groups that are not whole as far as they are placed: w[1] with 1 of 2 pods");
+    expect(cost.unpriced).toEqual([
+      "w[0]: nobody tells the bandwidth; give level rack or a broader one gigabytesPerSecond",
+    ]);
+  });
+
   test("without figures in the ClusterTopology those of the GPUs' product are assumed, and said to be", () => {
     const levels = [{ name: "nvlink", deviceAttribute: "gpu.kllama.ai/nvlinkDomain" }];
     const cost = (product: string) => {

@@ -443,6 +443,19 @@ describe("output", () => {
     );
   });
 
+  test("--explain says of what nobody can predict the cost, and why", async () => {
+    const levels = [{ name: "host", nodeLabels: ["kubernetes.io/hostname"], microseconds: 5 }];
+    const kind = { apiVersion: "scheduling.kllama.ai/v1alpha1", kind: "ClusterTopology" };
+    const topology = json({ ...kind, metadata: { name: "default" }, spec: { levels } });
+    const { stdout } = await planFiles(
+      { "a.yaml": `${cluster}${topology}${gangOf("g", 1, "four")}` },
+      "-f FOLDER --explain",
+    );
+    expect(stdout).toContain(
+      "      not priced: ranks: nobody tells the bandwidth; give level host or a broader one gigabytesPerSecond\n",
+    );
+  });
+
   test.for([
     [10, "PreemptLowerPriority", "by preemption of gang low"],
     [10, "Never", undefined],
