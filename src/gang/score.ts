@@ -170,7 +170,7 @@ export function compactNodes(region: Region, count: number): number[] {
       count,
     );
   const { fabric, table } = region;
-  // Fragmentation is known for one pod at a time.
+  // Counted for all pods that go to the node it left less room for others: see bench/README.md, openb.
   const first = count === 1 && table.growth ? "growth" : "slots";
   const single = table.tightest(fabric, { least: count, first }).at(0);
   if (single !== undefined) return [single];

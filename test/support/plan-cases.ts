@@ -772,11 +772,12 @@ function trafficOf({ gangs, kvBytes }: Case, pods: readonly OraclePod[]): Oracle
     rings.set(key, [...(rings.get(key) ?? []), i]);
   }
   const traffic: OracleTraffic[] = [...rings.values()].map((list) => {
-    return { pods: list, ends: list.map(() => ""), bytes: 2 ** 24, ring: true };
+    return { gang: pods[list[0]!]!.gang, pods: list, ends: list.map(() => ""), bytes: 2 ** 24, ring: true };
   });
   const ends = [...pods.keys()].filter((i) => pods[i]!.role === "r0" || pods[i]!.role === "r1");
-  if (kvBytes > 0 && gangs.length > 1) {
-    traffic.push({ pods: ends, ends: ends.map((i) => pods[i]!.gang), bytes: kvBytes, ring: false });
+  const sender = pods.find(({ role }) => role === "r0");
+  if (kvBytes > 0 && gangs.length > 1 && sender) {
+    traffic.push({ gang: sender.gang, pods: ends, ends: ends.map((i) => pods[i]!.gang), bytes: kvBytes, ring: false });
   }
   return traffic;
 }

@@ -482,6 +482,8 @@ export type OracleLinks = Partial<Record<OracleLevel | "beyond", readonly [gigab
 
 /** Pods that talk to one another: `ring` sums over all their devices, else bytes go from some to others. */
 export interface OracleTraffic {
+  /** Gang that it is charged to. */
+  gang: string;
   pods: readonly number[];
   /** Who a pod belongs to, parallel to `pods`: without a GPU at every end there is no way over NVLink. */
   ends: readonly string[];
