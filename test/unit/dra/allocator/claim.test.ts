@@ -236,7 +236,9 @@ describe("a claim is refused by name:", () => {
   ];
 
   test.each(problems)("%s", (_, spec, reason, message) => {
-    expect(compile(spec)).toEqual({ reason, message: expect.stringContaining(message) });
+    const blocking =
+      reason === "NoMatchingDevice" ? [{ level: "cluster", resource: "none", needed: 1, available: 0 }] : [];
+    expect(compile(spec)).toEqual({ reason, message: expect.stringContaining(message), blocking });
   });
 });
 
