@@ -57,8 +57,10 @@ export interface Coordinator {
   observeGroup(key: string, group: PlacementGroupRecord | undefined): void;
   /** A PodDisruptionBudget; undefined: it is gone. */
   observeBudget(key: string, budget: BudgetRecord | undefined): void;
-  /** Topology, device classes or slices changed in the model. */
+  /** Device classes or slices changed in the model. */
   observeInventory(): void;
+  /** A ClusterTopology changed in the model: Gangs may be right, or wrong, that were not. */
+  observeTopology(): void;
   written(
     effect: WriteEffect,
     owner: string,
@@ -613,7 +615,8 @@ export function createCoordinator(
       groups.set(key, group);
       for (const gangKey of new Set([...before, ...gangsOf(key)])) tell(gangKey, { type: "groupChanged" });
     },
-    observeInventory() {
+    observeInventory: () => touch(),
+    observeTopology() {
       for (const { state } of entries.values()) if (state.gang !== undefined) revalidate(state.gang);
       touch();
     },

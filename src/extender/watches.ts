@@ -94,8 +94,14 @@ export function createWatches(
   watch(
     ours("clustertopologies"),
     projectTopology,
-    inventory(({ name, spec }: { name: string; spec: ClusterTopologySpec }) => model.upsertTopology(name, spec)),
-    inventory(({ name }) => model.removeTopology(name)),
+    ({ name, spec }: { name: string; spec: ClusterTopologySpec }) => {
+      model.upsertTopology(name, spec);
+      coordinator.observeTopology();
+    },
+    ({ name }) => {
+      model.removeTopology(name);
+      coordinator.observeTopology();
+    },
   );
   watch(
     core("pods"),

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { gangSpec } from "../../../src/api/gang.ts";
 import { gangGate } from "../../../src/api/names.ts";
 import { placementGroupSpec } from "../../../src/api/placement-group.ts";
@@ -39,6 +39,7 @@ function setUp({ leads = true } = {}) {
   if (leads) coordinator.activate();
   return {
     coordinator,
+    model,
     writes,
     /** Whatever is to be done in that time is done. @returns in how many turns */
     pass(ms: number): number {
@@ -75,6 +76,25 @@ const member = (name: string, index: number, more: Partial<PodRecord> = {}): Pod
     resourceVersion: "11",
     ...more,
   });
+
+test("gangs are validated anew when a topology changes, and not for every slice of devices: thousands of them cost seconds of a start", () => {
+  const { coordinator, model, writes, pass } = setUp();
+  const asked = vi.spyOn(model.view, "fabric");
+  const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: 2 }], topology: "late" });
+  coordinator.observeGang(gang("g", { spec }));
+  pass(5_000);
+  const said = () => writes.flatMap(([effect]) => (effect.type === "writeStatus" ? [effect.status.explanation] : []));
+  expect(said()).toEqual([expect.stringContaining("there is no ClusterTopology late")]);
+  asked.mockClear();
+  coordinator.observeInventory();
+  expect(asked).not.toHaveBeenCalled();
+  model.upsertTopology("late", model.topology("default")!);
+  coordinator.observeTopology();
+  expect(asked).toHaveBeenCalledWith("late");
+  expect(coordinator.state("team/g")?.gang?.problems).toHaveLength(1);
+  pass(5_000);
+  expect(coordinator.state("team/g")?.gang?.problems).toEqual([]);
+});
 
 test("a replica that stands by keeps what is, not what was", () => {
   const { coordinator, pass } = setUp({ leads: false });
