@@ -18,9 +18,18 @@ export interface ClaimStore {
   removeSpec(claimUid: string): Promise<void>;
   /**
    * Takes over what another process of this driver has written meanwhile. Rejects, and keeps what it has, when that cannot
-   * be used.
+   * be used: with CheckpointDamaged if it has to be rebuilt.
    */
   reload(): Promise<void>;
+}
+
+/** Somebody damaged the checkpoint while processes of this driver share it. */
+export class CheckpointDamaged extends Error {
+  readonly why: string;
+  constructor(checkpoint: string, why: string) {
+    super(`checkpoint ${checkpoint}: ${why}; it is rebuilt within five minutes`);
+    this.why = why;
+  }
 }
 
 export interface StoreOptions {
@@ -77,7 +86,8 @@ export function createClaimStore(options: StoreOptions, claims: readonly Prepare
       if (bytes === undefined || content === undefined || content === known) return;
       const reading = decodeCheckpoint(bytes);
       if (reading.kind !== "sound") {
-        // Not put aside: that is for a process that starts, whose sockets are not open yet.
+        if (reading.kind === "corrupt") throw new CheckpointDamaged(checkpoint, reading.why);
+        // Who wrote it goes on with it.
         throw new Error(`checkpoint ${checkpoint}: ${reading.why}; restart the node agent that is to stay`);
       }
       // From before the last boot: nobody has written since.

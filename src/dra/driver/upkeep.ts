@@ -2,7 +2,7 @@ import type { ResourceClaim } from "../../api/kubernetes.ts";
 import type { KubeError } from "../../kube/client.ts";
 import type { Timing } from "../../kube/timing.ts";
 import type { ReadClaim } from "./claim-reads.ts";
-import type { ClaimStore } from "./claim-store.ts";
+import { CheckpointDamaged, type ClaimStore } from "./claim-store.ts";
 import type { Machine } from "./machine.ts";
 import type { Preparation } from "./preparation.ts";
 import type { PreparedClaim } from "./prepared-claim.ts";
@@ -38,7 +38,7 @@ const reconcileMs = 300_000;
 /** After a failure: doubled each time. */
 const retryMs = { first: 2_000, mostOfRecovery: 30_000 } as const;
 
-/** Rebuilds a checkpoint that was lost, then reconciles at once and every five minutes. */
+/** Rebuilds a checkpoint that was lost, also while it runs; reconciles at once and every five minutes. */
 export function startUpkeep(options: UpkeepOptions): Upkeep {
   const { store, timing, memory } = options;
   const ended = new AbortController();
@@ -62,6 +62,11 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
       const { failures, ...repairs } = await reconcile();
       for (const error of failures) options.onError("reconcile", error);
       options.onRepairs(repairs);
+      const damaged = failures.find((error) => error instanceof CheckpointDamaged);
+      if (damaged !== undefined) {
+        await untilRebuilt({ kind: "corrupt", why: damaged.why });
+        continue;
+      }
       if (failures.length === 0) pauseMs = retryMs.first;
       await timing.sleep(failures.length === 0 ? reconcileMs : pauseMs, ended.signal);
       if (failures.length > 0) pauseMs = Math.min(2 * pauseMs, reconcileMs);
@@ -69,6 +74,8 @@ export function startUpkeep(options: UpkeepOptions): Upkeep {
   }
 
   async function untilRebuilt(lost: Lost): Promise<void> {
+    rebuilding = lost.why;
+    aside = undefined;
     for (
       let pauseMs: number = retryMs.first;
       !ended.signal.aborted;

@@ -2,15 +2,19 @@ import { fork } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, describe, expect, onTestFinished, test } from "vitest";
+import { afterEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { decodeCheckpoint, encodeCheckpoint } from "../../../../src/dra/driver/checkpoint.ts";
 import { openFileLock } from "../../../../src/dra/driver/file-lock.ts";
 import type { Machine } from "../../../../src/dra/driver/machine.ts";
 import { createReconciler } from "../../../../src/dra/driver/reconcile.ts";
+import { startUpkeep } from "../../../../src/dra/driver/upkeep.ts";
 import { systemTiming } from "../../../../src/kube/timing.ts";
-import { claimObject, type DriverScene, openScene, referenceTo } from "../../../support/driver.ts";
+import { claimObject, type DriverScene, node, openScene, referenceTo } from "../../../support/driver.ts";
+import { createVirtualTiming } from "../../../support/virtual-timing.ts";
 
 /** Two processes of the driver on one node, as while its pod is replaced: one folder, one lock, two memories. */
+
+const soon = { timeout: 20_000 };
 
 const opened: DriverScene[] = [];
 afterEach(async () => {
@@ -146,6 +150,42 @@ describe("the checkpoint", () => {
     expect(await old.unprepare("a")).toEqual({ a: refusal });
     await expect(old.preparation.exclusively(async () => undefined)).rejects.toThrow("version 9");
     expect(await readFile(old.checkpoint, "utf8")).toBe(newer);
+  });
+
+  test("that is damaged while they run is kept aside and rebuilt when the reconciler comes: nobody has to restart them", async () => {
+    const both = await pair();
+    const { old, young } = both;
+    allocate(both, "a", "gpus gpu-0");
+    allocate(both, "b", "gpus gpu-1");
+    await old.prepare("a");
+    const timing = createVirtualTiming();
+    const rebuilt: unknown[] = [];
+    const passes: unknown[] = [];
+    const { memory, preparation, store, machine, checkpoint, cdiFolder, claims } = old;
+    const upkeep = startUpkeep({
+      ...{ memory, preparation, store, machine, checkpoint, cdiFolder, timing, pool: node },
+      readClaim: async (_, name) => claims.get(name),
+      findForeign: async () => undefined,
+      onPresent: () => undefined,
+      onRebuilt: ({ why }, aside) => rebuilt.push([why, aside]),
+      onRepairs: (repairs) => passes.push(repairs),
+      onError: () => undefined,
+    });
+    onTestFinished(() => upkeep.stop());
+    await vi.waitFor(() => expect(passes).toHaveLength(1), soon);
+    await writeFile(checkpoint, "damaged");
+    const refusal = expect.stringMatching(/first line is not that of a checkpoint; it is rebuilt within five minutes/);
+    expect(await young.prepare("b")).toEqual({ b: refusal });
+    expect(await old.unprepare("a")).toEqual({ a: refusal });
+    await vi.waitFor(async () => {
+      await timing.advance(300_000);
+      expect(rebuilt).toHaveLength(1);
+    }, soon);
+    expect(rebuilt).toEqual([["the first line is not that of a checkpoint", `${checkpoint}.corrupt-1`]]);
+    expect(upkeep.rebuilding()).toBeUndefined();
+    expect(await young.prepare("b")).toEqual({ b: [expect.any(String)] });
+    expect(await old.unprepare("a")).toEqual({ a: "" });
+    expect(await inCheckpoint(young)).toEqual(["b Completed"]);
   });
 
   test("from before the last boot says nothing", async () => {
