@@ -200,6 +200,11 @@ export interface ResourceSlice extends KubernetesObject {
   };
 }
 
+/** `resource.k8s.io/v1` from Kubernetes 1.37 on; `v1beta2` of 1.36 is the same. */
+export interface DeviceTaintRule extends KubernetesObject {
+  spec: { deviceSelector?: { driver?: string; pool?: string; device?: string }; taint: DeviceTaint };
+}
+
 export interface DeviceSelector {
   cel?: { expression: string };
 }

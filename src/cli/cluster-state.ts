@@ -11,6 +11,7 @@ import type {
   NodeRecord,
   PodRecord,
   SliceRecord,
+  TaintRuleRecord,
 } from "../topology/records.ts";
 import { createSliceIndex } from "../topology/slice-index.ts";
 
@@ -23,6 +24,7 @@ export interface ClusterState {
   claims: readonly ClaimRecord[];
   nodes: readonly NodeRecord[];
   slices: readonly SliceRecord[];
+  taintRules: readonly TaintRuleRecord[];
   deviceClasses: readonly DeviceClassRecord[];
   topologies: readonly { name: string; spec: ClusterTopologySpec }[];
 }
@@ -38,6 +40,7 @@ export function modelOf(
   for (const deviceClass of state.deviceClasses) model.upsertDeviceClass(deviceClass);
   for (const node of state.nodes) model.upsertNode(node);
   for (const slice of state.slices) model.upsertSlice(slice);
+  for (const rule of state.taintRules) model.upsertTaintRule(rule);
   for (const pod of state.pods) model.upsertPod(pod);
   for (const claim of state.claims) model.upsertClaim(claim);
   for (const gang of gangs.values()) holdGang(model, gang);
@@ -55,8 +58,11 @@ export function holdGang(model: ClusterModel, gang: GangState): void {
 }
 
 /** Node name → the devices that it can use, of its own slices and of those that several nodes reach. */
-export function nodeInventories(state: Pick<ClusterState, "nodes" | "slices">): ReadonlyMap<string, NodeInventory> {
+export function nodeInventories(
+  state: Pick<ClusterState, "nodes" | "slices"> & Partial<Pick<ClusterState, "taintRules">>,
+): ReadonlyMap<string, NodeInventory> {
   const slices = createSliceIndex();
   for (const slice of state.slices) slices.set(slice);
+  for (const rule of state.taintRules ?? []) slices.setRule(rule);
   return new Map(state.nodes.map((node) => [node.name, assembleInventory(node, slices.of(node.name))]));
 }

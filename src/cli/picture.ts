@@ -26,7 +26,7 @@ export interface PictureOptions {
  * are counted, not drawn.
  */
 export function drawPlacements(
-  state: Pick<ClusterState, "nodes" | "slices"> & Partial<Pick<ClusterState, "claims">>,
+  state: Pick<ClusterState, "nodes" | "slices"> & Partial<Pick<ClusterState, "taintRules" | "claims">>,
   output: PlanOutput,
   options: PictureOptions,
 ): string {

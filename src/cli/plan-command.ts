@@ -8,7 +8,7 @@ export const planCommand = defineCommand({
   name: "plan",
   summary: "Plan without a cluster: where what files describe would go, and why not.",
   description:
-    "Reads a cluster and its work from YAML or JSON files and prints where everything pending would be placed, in queue order: priority, then age, then name. Nodes, ResourceSlices, DeviceClasses, ClusterTopologies, and what bound pods and allocated claims use make the cluster; Pods, Gangs, PlacementGroups, LLMClusters, StatefulSets, Deployments and PodGroups (scheduling.k8s.io, coscheduling, Volcano, KAI) are the work. PodDisruptionBudgets say who cannot be preempted. A pod without a claim gets one from its template. Other kinds are left out. Nothing is asked of a cluster and nothing is changed.\n\nExit codes: 0 all is placed, 3 something is not, 2 some input could not be used: stderr names file, line and reason, and the rest is planned all the same.",
+    "Reads a cluster and its work from YAML or JSON files and prints where everything pending would be placed, in queue order: priority, then age, then name. Nodes, ResourceSlices, DeviceTaintRules, DeviceClasses, ClusterTopologies, and what bound pods and allocated claims use make the cluster; Pods, Gangs, PlacementGroups, LLMClusters, StatefulSets, Deployments and PodGroups (scheduling.k8s.io, coscheduling, Volcano, KAI) are the work. PodDisruptionBudgets say who cannot be preempted. A pod without a claim gets one from its template. Other kinds are left out. Nothing is asked of a cluster and nothing is changed.\n\nExit codes: 0 all is placed, 3 something is not, 2 some input could not be used: stderr names file, line and reason, and the rest is planned all the same.",
   operand: "PATH",
   manyOperands: true,
   flags: {

@@ -6,7 +6,7 @@ export const snapshotCommand = defineCommand({
   name: "snapshot",
   summary: "Dump what the planner sees of a live cluster, for plan --snapshot.",
   description:
-    "Writes nodes, slices, device classes, topologies, groups, gangs, pods, claims and PodDisruptionBudgets of a live cluster, all as they were at one instant, as a List of objects in JSON: kllama plan --snapshot makes of it what the planner would have made of the cluster then, and kubectl can read it. Only what plans rest on is kept: no environment, arguments, volumes, annotations or managed fields, and no Secrets. Works with the caller's own rights, which must allow to list those kinds.",
+    "Writes nodes, slices, device taint rules, device classes, topologies, groups, gangs, pods, claims and PodDisruptionBudgets of a live cluster, all as they were at one instant, as a List of objects in JSON: kllama plan --snapshot makes of it what the planner would have made of the cluster then, and kubectl can read it. Only what plans rest on is kept: no environment, arguments, volumes, annotations or managed fields, and no Secrets. Works with the caller's own rights, which must allow to list those kinds.",
   flags: {
     kubeconfig: serviceFlags.kubeconfig,
     output: {

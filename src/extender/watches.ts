@@ -14,9 +14,17 @@ import {
   projectPlacementGroup,
   projectPod,
   projectSlice,
+  projectTaintRule,
   projectTopology,
 } from "../kube/project.ts";
-import { createReflector, type InvalidObject, promptPauseMs, type Reflector } from "../kube/reflector.ts";
+import {
+  createReflector,
+  type InvalidObject,
+  promptPauseMs,
+  type Reflector,
+  type ReflectorOptions,
+} from "../kube/reflector.ts";
+import { deviceTaintRules, findServed } from "../kube/served.ts";
 import type { Timing } from "../kube/timing.ts";
 import type { ClusterModel } from "../topology/model.ts";
 import type {
@@ -26,6 +34,7 @@ import type {
   NodeRecord,
   PodRecord,
   SliceRecord,
+  TaintRuleRecord,
 } from "../topology/records.ts";
 import type { Coordinator } from "./coordinator.ts";
 
@@ -51,10 +60,19 @@ export function createWatches(
     changed: (value: T, key: string) => void,
     deleted: (previous: T, key: string) => void,
   ): void {
-    const kind = location.resource;
+    watchAt(location.resource, resourcePath(location), project, changed, deleted);
+  }
+
+  function watchAt<R, T>(
+    kind: string,
+    path: ReflectorOptions<R, T>["path"],
+    project: (raw: R) => T,
+    changed: (value: T, key: string) => void,
+    deleted: (previous: T, key: string) => void,
+  ): void {
     const reflector = createReflector<R, T>({
       client,
-      path: resourcePath(location),
+      path,
       name: kind,
       longestPauseMs: promptPauseMs,
       project,
@@ -84,6 +102,16 @@ export function createWatches(
     projectSlice,
     inventory((slice: SliceRecord) => model.upsertSlice(slice)),
     inventory((slice) => model.removeSlice(slice.name)),
+  );
+  watchAt(
+    deviceTaintRules.resource,
+    async (signal) => {
+      const location = await findServed(client, deviceTaintRules, signal);
+      return location && resourcePath(location);
+    },
+    projectTaintRule,
+    inventory((rule: TaintRuleRecord) => model.upsertTaintRule(rule)),
+    inventory((rule) => model.removeTaintRule(rule.name)),
   );
   watch(
     dra("deviceclasses"),
@@ -139,8 +167,10 @@ export function createWatches(
 
   function inventory<T>(apply: (value: T) => void): (value: T) => void {
     return (value) => {
+      const { version } = model;
       apply(value);
-      coordinator.observeInventory();
+      // While pods are evicted for a rule, its status counts them.
+      if (model.version !== version) coordinator.observeInventory();
     };
   }
 }

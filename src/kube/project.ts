@@ -3,6 +3,7 @@ import { gangSpec, gangStatus } from "../api/gang.ts";
 import type {
   Container,
   DeviceClass,
+  DeviceTaintRule,
   KubernetesObject,
   Node,
   Pod,
@@ -23,6 +24,7 @@ import type {
   PodRecord,
   Resources,
   SliceRecord,
+  TaintRuleRecord,
 } from "../topology/records.ts";
 import { defined } from "./defined.ts";
 import { isPlanner } from "./field-manager.ts";
@@ -65,6 +67,12 @@ export function projectSlice(raw: ResourceSlice): SliceRecord {
     devices: spec.devices ?? [],
     sharedCounters: spec.sharedCounters ?? [],
   };
+}
+
+/** Without its status, in which the eviction controller counts. */
+export function projectTaintRule({ metadata, spec }: DeviceTaintRule): TaintRuleRecord {
+  const { name } = metadata;
+  return { name, taint: spec.taint, ...(spec.deviceSelector === undefined ? {} : { selector: spec.deviceSelector }) };
 }
 
 export function projectDeviceClass(raw: DeviceClass): DeviceClassRecord {

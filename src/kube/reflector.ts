@@ -1,4 +1,4 @@
-import { type KubeClient, KubeError } from "./client.ts";
+import { isNotFound, type KubeClient, KubeError } from "./client.ts";
 import { systemTiming, type Timing } from "./timing.ts";
 import { type Change, createWatchCache, type InvalidObject, isGone, type Step } from "./watch-cache.ts";
 
@@ -6,8 +6,11 @@ export type { Change, InvalidObject } from "./watch-cache.ts";
 
 export interface ReflectorOptions<R, T> {
   client: KubeClient;
-  /** Path of the collection, from `resourcePath`. */
-  path: string;
+  /**
+   * Path of the collection, from `resourcePath`; or, for a kind that not every server has, how to find it. Without one
+   * (undefined) the collection is empty, until the server has it: that is looked up once a minute.
+   */
+  path: string | ((signal: AbortSignal) => Promise<string | undefined>);
   query?: { labelSelector?: string; fieldSelector?: string };
   /**
    * Raw object → the small record that is kept. Throws when the object cannot be read: it is then skipped, counted and
@@ -80,6 +83,8 @@ const watchSeconds = { least: 300, most: 600 };
 const firstPauseMs = 800;
 /** client-go's rule: a watch that ends sooner, without a word, was refused rather than closed. */
 const shortWatchMs = 1_000;
+/** Time between two looks for a kind that the server does not have. */
+const absentMs = 60_000;
 /** Heard this long after its start, a watch was a success: back-off begins anew. */
 const healthyWatchMs = 5_000;
 
@@ -95,7 +100,7 @@ class CallbackError extends Error {}
  * can, so that only one raw object is in memory at a time; else it comes in pages of 500.
  */
 export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflector<T> {
-  const { client, path, onChange, name, longestPauseMs = 30_000, timing = systemTiming } = options;
+  const { client, onChange, name, longestPauseMs = 30_000, timing = systemTiming } = options;
   const cache = createWatchCache(options.project);
   const stats: ReflectorStats = {
     lists: 0,
@@ -117,6 +122,7 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   let pagesNext = false; // of one list
   let heardAtMs = Number.NEGATIVE_INFINITY;
   let progressed = false; // since the last malformed line
+  let path = typeof options.path === "string" ? options.path : "";
 
   function deliver(changes: Change<T>[], invalid: InvalidObject[]): void {
     // No callback after `stop`, and none after one of them failed.
@@ -155,6 +161,22 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
       token = page.metadata.continue || undefined;
     } while (token !== undefined);
     completed(cache.completeList(version), invalid);
+  }
+
+  /** @returns whether the server has the collection; if not, after it was empty for some time */
+  async function find(signal: AbortSignal): Promise<boolean> {
+    if (typeof options.path === "string") return true;
+    const found = await options.path(signal);
+    signal.throwIfAborted();
+    if (found !== undefined) {
+      path = found;
+      return true;
+    }
+    cache.beginList();
+    completed(cache.completeList(""), []);
+    cache.forget();
+    await timing.sleep(absentMs, signal);
+    return false;
   }
 
   function watchQuery(): Record<string, string | number | boolean> {
@@ -226,6 +248,7 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
   async function attempt(signal: AbortSignal): Promise<Ending> {
     const listing = cache.resourceVersion() === undefined;
     try {
+      if (listing && !(await find(signal))) return { kind: "closed" };
       const inPages = pagesNext || !streamedLists;
       pagesNext = false;
       if (listing && inPages) await listPages(signal);
@@ -237,9 +260,11 @@ export function createReflector<R, T>(options: ReflectorOptions<R, T>): Reflecto
         streamedLists = false;
         return attempt(signal);
       }
-      if (!(error instanceof KubeError && isGone(error))) return { kind: "failed", error };
-      cache.forget();
-      return { kind: "gone", error };
+      const gone = error instanceof KubeError && isGone(error);
+      // A server of another version, which may have the kind elsewhere or not at all.
+      const moved = typeof options.path !== "string" && isNotFound(error);
+      if (gone || moved) cache.forget();
+      return { kind: gone ? "gone" : "failed", error };
     }
   }
 

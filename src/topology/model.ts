@@ -8,7 +8,15 @@ import type { NodeInventory, NodeUsage } from "./inventory.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import { createNodeTable, type NodeState, type NodeTable } from "./node-table.ts";
 import { createPodTable } from "./pod-table.ts";
-import type { ClaimRecord, DeviceClassRecord, NodeRecord, PodRecord, Resources, SliceRecord } from "./records.ts";
+import type {
+  ClaimRecord,
+  DeviceClassRecord,
+  NodeRecord,
+  PodRecord,
+  Resources,
+  SliceRecord,
+  TaintRuleRecord,
+} from "./records.ts";
 
 /** One slot of a gang that is held: the place it was promised and what it asks of the node. */
 export interface HeldPod {
@@ -30,6 +38,9 @@ export interface ClusterModel {
   removeNode(name: string): void;
   upsertSlice(slice: SliceRecord): void;
   removeSlice(name: string): void;
+  /** An administrator's taint on devices, whatever their slices say. */
+  upsertTaintRule(rule: TaintRuleRecord): void;
+  removeTaintRule(name: string): void;
   upsertDeviceClass(deviceClass: DeviceClassRecord): void;
   removeDeviceClass(name: string): void;
   upsertTopology(name: string, spec: ClusterTopologySpec): void;
@@ -118,13 +129,15 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
   const pods = createPodTable(clock, nodes, ledger);
   const holds = createHolds(nodes, ledger);
   const classes = createDeviceClasses(clock);
-  const { upsertNode, removeNode, upsertSlice, removeSlice, upsertTopology, removeTopology, setUnknown } = nodes;
+  const { upsertNode, removeNode, upsertTopology, removeTopology, setUnknown } = nodes;
   return {
     setUnknown,
     upsertNode,
     removeNode,
-    upsertSlice,
-    removeSlice,
+    upsertSlice: nodes.upsertSlice,
+    removeSlice: nodes.removeSlice,
+    upsertTaintRule: nodes.upsertTaintRule,
+    removeTaintRule: nodes.removeTaintRule,
     upsertTopology,
     removeTopology,
     upsertDeviceClass: classes.upsert,

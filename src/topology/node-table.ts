@@ -13,7 +13,7 @@ import {
 } from "./inventory.ts";
 import { builtInTopology } from "./levels.ts";
 import { createNodeLoad, type LoadChange, type NodeLoad } from "./node-load.ts";
-import type { NodeRecord, SliceRecord } from "./records.ts";
+import type { NodeRecord, SliceRecord, TaintRuleRecord } from "./records.ts";
 import { createSliceIndex } from "./slice-index.ts";
 
 /** A node as the planner sees it. */
@@ -42,6 +42,8 @@ export interface NodeTable {
   removeNode(name: string): void;
   upsertSlice(slice: SliceRecord): void;
   removeSlice(name: string): void;
+  upsertTaintRule(rule: TaintRuleRecord): void;
+  removeTaintRule(name: string): void;
   upsertTopology(name: string, spec: ClusterTopologySpec): void;
   removeTopology(name: string): void;
   /** A device, or a share of one, got its first holder or lost its last. */
@@ -159,12 +161,21 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
       const before = slices.get(slice.name);
       if (equalJson(before, slice)) return;
       const left = before ? slices.remove(before) : [];
-      const right = slices.set(slice);
-      slicesChanged(left === undefined || right === undefined ? undefined : new Set([...left, ...right]));
+      slicesChanged(union(left, slices.set(slice)));
     },
     removeSlice(name) {
       const before = slices.get(name);
       if (before) slicesChanged(slices.remove(before));
+    },
+    upsertTaintRule(rule) {
+      const before = slices.rule(rule.name);
+      if (equalJson(before, rule)) return;
+      const left = before ? slices.removeRule(before) : [];
+      slicesChanged(union(left, slices.setRule(rule)));
+    },
+    removeTaintRule(name) {
+      const before = slices.rule(name);
+      if (before) slicesChanged(slices.removeRule(before));
     },
     upsertTopology(name, spec) {
       if (!equalJson(fabrics.get(name)?.spec, spec)) setFabric(name, spec);
@@ -203,6 +214,11 @@ export function createNodeTable(clock: ChangeClock, heldOf: (device: string) => 
       if (changed) touch(index, freed);
     },
   };
+}
+
+/** Nodes of either; undefined: any node. */
+function union(left: Iterable<string> | undefined, right: Iterable<string> | undefined): Iterable<string> | undefined {
+  return left === undefined || right === undefined ? undefined : new Set([...left, ...right]);
 }
 
 /** What is consumed of a device that is held in shares; undefined: all of it is held. */

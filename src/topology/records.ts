@@ -2,6 +2,7 @@ import type {
   AllocationResult,
   Device,
   DeviceSelector,
+  DeviceTaint,
   NodeSelector,
   OpaqueConfiguration,
   ResourceClaimConsumer,
@@ -41,6 +42,14 @@ export interface SliceRecord {
   perDeviceNodeSelection?: boolean;
   devices: readonly Device[];
   sharedCounters: readonly { name: string; counters: Readonly<Record<string, { value: string }>> }[];
+}
+
+/** A DeviceTaintRule: an administrator's taint on all devices that it selects. */
+export interface TaintRuleRecord {
+  name: string;
+  /** Every field that is there has to be the device's; empty: all devices, absent: none. */
+  selector?: { readonly driver?: string; readonly pool?: string; readonly device?: string };
+  taint: DeviceTaint;
 }
 
 export interface DeviceClassRecord {

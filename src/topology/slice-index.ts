@@ -1,14 +1,18 @@
-import type { SliceRecord } from "./records.ts";
+import type { SliceRecord, TaintRuleRecord } from "./records.ts";
+import { concerns, createTaintRules } from "./taint-rules.ts";
 
 /**
- * Slices by name and by pool, with the nodes that each pool concerns. `set` and `remove` return the nodes whose devices
- * may differ now; undefined: those of any node.
+ * Slices by name and by pool, with the nodes that each pool concerns, and the DeviceTaintRules over them. What changes
+ * something returns the nodes whose devices may differ now; undefined: those of any node.
  */
 export interface SliceIndex {
   get(name: string): SliceRecord | undefined;
   set(slice: SliceRecord): Iterable<string> | undefined;
   remove(slice: SliceRecord): Iterable<string> | undefined;
-  /** Every slice of each pool that may concern the node. */
+  rule(name: string): TaintRuleRecord | undefined;
+  setRule(rule: TaintRuleRecord): Iterable<string> | undefined;
+  removeRule(rule: TaintRuleRecord): Iterable<string> | undefined;
+  /** Every slice of each pool that may concern the node, with the taints of the rules. */
   of(node: string): SliceRecord[];
 }
 
@@ -28,6 +32,7 @@ export function createSliceIndex(): SliceIndex {
   const byNode = new Map<string, Set<Pool>>();
   /** Pools with slices that any node may use. */
   const open = new Set<Pool>();
+  const rules = createTaintRules();
 
   const count = (pool: Pool, { nodeName = "" }: SliceRecord, by: 1 | -1) => {
     if (nodeName === "") {
@@ -48,6 +53,15 @@ export function createSliceIndex(): SliceIndex {
     if (ofNode.size === 0) byNode.delete(nodeName);
   };
   const concerned = (pool: Pool): Iterable<string> | undefined => (pool.open > 0 ? undefined : [...pool.nodes.keys()]);
+  const selected = (rule: TaintRuleRecord): Iterable<string> | undefined => {
+    const nodes = new Set<string>();
+    for (const pool of pools.values()) {
+      if (![...pool.slices.values()].some((slice) => concerns(rule, slice))) continue;
+      if (pool.open > 0) return undefined;
+      for (const node of pool.nodes.keys()) nodes.add(node);
+    }
+    return nodes;
+  };
   return {
     get: (name) => byName.get(name),
     set(slice) {
@@ -68,9 +82,18 @@ export function createSliceIndex(): SliceIndex {
       if (pool.slices.size === 0) pools.delete(pool.key);
       return before;
     },
+    rule: rules.get,
+    setRule(rule) {
+      rules.set(rule);
+      return selected(rule);
+    },
+    removeRule(rule) {
+      rules.delete(rule.name);
+      return selected(rule);
+    },
     of(node) {
       const own = byNode.get(node) ?? [];
-      return [...new Set([...own, ...open])].flatMap((pool) => [...pool.slices.values()]);
+      return [...new Set([...own, ...open])].flatMap((pool) => [...pool.slices.values()].map(rules.applied));
     },
   };
 }

@@ -59,7 +59,7 @@ export const accountRights: AccountRights[] = [
     account: "kllama-planner",
     may: [
       ...rights(anywhere, "", "nodes pods"),
-      ...rights(anywhere, dra, "resourceslices resourceclaims deviceclasses"),
+      ...rights(anywhere, dra, "resourceslices resourceclaims deviceclasses devicetaintrules"),
       ...rights(anywhere, scheduling, "gangs placementgroups clustertopologies"),
       ...rights("update", scheduling, "gangs/status"),
       ...rights("update patch", dra, "resourceclaims/status resourceclaims/binding"),
@@ -88,7 +88,7 @@ export const accountRights: AccountRights[] = [
       ...rights(write, scheduling, "gangs"),
       ...rights("update patch", scheduling, "placementgroups/status clustertopologies/status"),
       ...rights("create update delete", dra, "resourceclaims"),
-      ...rights(write, dra, "resourceslices resourceclaimtemplates"),
+      ...rights(write, dra, "resourceslices resourceclaimtemplates devicetaintrules"),
       ...rights("update patch", dra, "resourceclaims/driver", { name: "gpu.kllama.ai" }),
       ...rights("create", "coordination.k8s.io", "leases", { namespace: "kube-system" }),
       ...rights("get update", "coordination.k8s.io", "leases", { namespace: "kube-system", name: "kube-scheduler" }),

@@ -738,7 +738,7 @@ const httpMethods: Record<string, "GET" | "POST" | "PUT" | "PATCH" | "DELETE"> =
 };
 
 const clusterScoped =
-  /^(nodes|resourceslices|deviceclasses|clustertopologies|plannerterms|clusterroles|clusterrolebindings|validatingadmissionpolicies|validatingadmissionpolicybindings|mutatingadmissionpolicies|customresourcedefinitions)$/;
+  /^(nodes|resourceslices|deviceclasses|devicetaintrules|clustertopologies|plannerterms|clusterroles|clusterrolebindings|validatingadmissionpolicies|validatingadmissionpolicybindings|mutatingadmissionpolicies|customresourcedefinitions)$/;
 
 /** Does what the client's user must not. @returns what the API server did not answer with 403 */
 async function notForbidden(client: KubeClient, rights: readonly Right[]): Promise<string[]> {

@@ -1,11 +1,14 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
+import type { Node } from "../../src/api/kubernetes.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import { claimTemplate, gang, member } from "../support/workloads.ts";
 
 /** The same on the second version that is kept green: four nodes with eight GPUs each. See gang.test.ts for the rest. */
 const scene = useScene({ version: "1.37.1", fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, pods, pod, claims, gangs, until, membersOf, scheduled, devicesOf, createGang } = scene;
+const { freshNamespace, apply, pods, pod, claims, gangs, status, until } = scene;
+const { membersOf, scheduled, devicesOf, createGang } = scene;
 
 describe("on Kubernetes 1.37.1", () => {
   test("the API server is of that version", async () => {
@@ -68,6 +71,40 @@ describe("on Kubernetes 1.37.1", () => {
     expect(bound.filter((count) => count === 2)).toHaveLength(2);
     expect(bound.filter((count) => count === 0)).toHaveLength(4);
     expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(4);
+  });
+
+  test("a gang goes elsewhere than to devices that a DeviceTaintRule taints, and to them when it is gone", async () => {
+    await freshNamespace();
+    await apply(claimTemplate("eight", 8));
+    const { admin } = scene.stack;
+    const { items: nodes } = await admin.request<{ items: Node[] }>("GET", "/api/v1/nodes");
+    const node = nodes[0]!.metadata.name;
+    const rules = "/apis/resource.k8s.io/v1/devicetaintrules";
+    const gone = async () => void (await admin.request("DELETE", `${rules}/drain`).catch(() => undefined));
+    onTestFinished(gone);
+    const taint = { key: "drain", effect: "NoExecute" };
+    const spec = { deviceSelector: { driver: "gpu.kllama.ai", pool: node }, taint };
+    const rule = { apiVersion: "resource.k8s.io/v1", kind: "DeviceTaintRule", metadata: { name: "drain" }, spec };
+    await admin.request("POST", rules, { body: rule });
+    await eventually(
+      "the planner knows of it",
+      async () => {
+        const free = await scene.metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
+        return free === 24 ? undefined : `${free} devices are free`;
+      },
+      { timeoutMs: 20_000 },
+    );
+    await createGang("elsewhere", 3, {}, "eight");
+    await scheduled("elsewhere");
+    await createGang("waits", 1, {}, "eight");
+    await until("there is no room for another", () =>
+      status("waits")?.conditions?.some((c) => c.type === "Planned" && c.reason === "InsufficientDevices"),
+    );
+    const nodesOf = (name: string) => status(name)?.placement?.pods.map((placed) => placed.node);
+    expect(new Set(nodesOf("elsewhere"))).toEqual(new Set(nodes.slice(1).map(({ metadata }) => metadata.name)));
+    await gone();
+    await scheduled("waits");
+    expect(nodesOf("waits")).toEqual([node]);
   });
 
   test("a single pod with a claim in an injected namespace is placed alone", async () => {

@@ -2,16 +2,22 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Agent, request } from "undici";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { kllama } from "../support/cli.ts";
 import { isBound, useScene } from "../support/scene.ts";
 import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
 
 /** Racks of 6 and 5 nodes would be two sizes: three racks of 4, for gangs of 2, 3, 4 and 3 that each want one. */
-const scene = useScene({ fleet: uniformFleet({ nodes: 12, nodesPerRack: 4, gpusPerNode: 4 }) });
+const scene = useScene({
+  fleet: uniformFleet({ nodes: 12, nodesPerRack: 4, gpusPerNode: 4 }),
+  // What an administrator of 1.36 turns on for DeviceTaintRules; in 1.37 they are there anyway.
+  featureGates: { DRADeviceTaintRules: true },
+  extraArgs: { "kube-apiserver": ["--runtime-config=resource.k8s.io/v1beta2=true"] },
+});
 const { freshNamespace, apply, until, pods, claims, gangs, createGang, scheduled } = scene;
 
 let folder: string;
@@ -128,6 +134,59 @@ test("as many as capacity says are placed, and not one more", async () => {
     "four are scheduled and one waits",
     () => phases().join() === "Pending,Scheduled,Scheduled,Scheduled,Scheduled,Scheduled",
   );
+});
+
+test("devices that a DeviceTaintRule taints are nobody's until it is gone; who has them keeps them", async () => {
+  await freshNamespace();
+  await apply(claimTemplate("four", 4));
+  const inRack = { constraints: [{ level: "rack" }] };
+  await createGang("before", 2, inRack);
+  await scheduled("before");
+  const running = () => scene.membersOf("before").map(({ metadata, spec }) => [metadata.uid, spec.nodeName]);
+  const before = running();
+
+  const rules = "/apis/resource.k8s.io/v1beta2/devicetaintrules";
+  const gone = async () => void (await scene.stack.admin.request("DELETE", `${rules}/drain`).catch(() => undefined));
+  onTestFinished(gone);
+  await scene.stack.admin.request("POST", rules, {
+    body: {
+      apiVersion: "resource.k8s.io/v1beta2",
+      kind: "DeviceTaintRule",
+      metadata: { name: "drain" },
+      spec: {
+        deviceSelector: { driver: "gpu.kllama.ai", device: "gpu-0" },
+        taint: { key: "drain", value: "yes", effect: "NoSchedule" },
+      },
+    },
+  });
+  // One of four on each of the ten nodes that are free.
+  await eventually(
+    "the planner knows of it",
+    async () => {
+      const free = await scene.metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
+      return free === 30 ? undefined : `${free} devices are free`;
+    },
+    { timeoutMs: 20_000 },
+  );
+  await createGang("after", 2, inRack);
+  const refusal = await until("the next gang is refused", () =>
+    scene.status("after")?.conditions?.find(({ type, status }) => type === "Planned" && status === "False"),
+  );
+  expect(refusal).toMatchObject({ reason: "NoMatchingDevice" });
+
+  const cluster = ["--kubeconfig", scene.stack.plane.admin.path];
+  const live = JSON.parse((await kllama("capacity", ...cluster, "-o", "json")).stdout) as CapacityOutput;
+  expect(live.free[0]).toMatchObject({ deviceClass: "gpu.kllama.ai", total: 48, free: 30, nodesByFree: { 3: 10 } });
+  const file = join(folder, "tainted.json");
+  await kllama("snapshot", ...cluster, "-o", file);
+  const replayed = JSON.parse((await kllama("plan", "--snapshot", file, "-o", "json")).stdout) as PlanOutput;
+  expect(replayed.rejections.map(({ gang: name, reason }) => [name, reason])).toEqual([["after", "NoMatchingDevice"]]);
+  expect(claims().filter(({ status }) => status?.allocation !== undefined)).toHaveLength(2);
+
+  await gone();
+  await scheduled("after");
+  expect(scene.status("before")?.phase).toBe("Scheduled");
+  expect([before.length, running()]).toEqual([2, before]);
 });
 
 /** What the running planner says, asked as kube-scheduler would. */

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { access, mkdir, readFile, rename } from "node:fs/promises";
+import { access, mkdir, readdir, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { cacheFolder, goObjection } from "../../tools/control-plane/build.ts";
@@ -16,7 +16,8 @@ const run = promisify(execFile);
  */
 export async function buildGoProgram(folder: string, refusal: string, module = "go"): Promise<string> {
   const hash = createHash("sha256").update(process.platform + process.arch);
-  for (const file of [`${module}.mod`, `${module}.sum`, "main.go"]) hash.update(await readFile(join(folder, file)));
+  const sources = (await readdir(folder)).filter((file) => file.endsWith(".go")).sort();
+  for (const file of [`${module}.mod`, `${module}.sum`, ...sources]) hash.update(await readFile(join(folder, file)));
   const entry = join(cacheFolder(process.env), "judge", hash.digest("hex").slice(0, 16));
   const program = join(entry, "judge");
   if (await exists(program)) return program;

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { expect, test } from "vitest";
 import { assembleInventory } from "../../src/topology/inventory.ts";
 import { type ClusterModel, createClusterModel, type HeldPod } from "../../src/topology/model.ts";
-import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord } from "../../src/topology/records.ts";
+import type { ClaimRecord, NodeRecord, PodRecord, SliceRecord, TaintRuleRecord } from "../../src/topology/records.ts";
 import { driver, migBoard, migSlices, nodeRecord, podRecord } from "../builders.ts";
 import { allocatedClaim } from "../support/cluster.ts";
 
@@ -18,6 +18,7 @@ const devices = migBoard(0, ["1g", "3g"]).devices.map(({ name }) => name);
 interface Naive {
   nodes: Map<string, NodeRecord>;
   slices: Map<string, SliceRecord>;
+  rules: Map<string, TaintRuleRecord>;
   pods: Map<string, PodRecord>;
   claims: Map<string, ClaimRecord>;
   holds: Map<string, readonly HeldPod[]>;
@@ -58,6 +59,32 @@ const removeSlice = sliceName.map(
       const key = `${name}-${"ab"[part]}`;
       model.removeSlice(key);
       naive.slices.delete(key);
+    },
+);
+const ruleName = fc.constantFrom("r0", "r1");
+const selector = fc.record(
+  {
+    driver: fc.constantFrom(driver, "net.example.com"),
+    pool: node,
+    device: fc.constantFrom(...devices),
+  },
+  { requiredKeys: [] },
+);
+const upsertRule = fc
+  .record({ name: ruleName, selector: fc.option(selector, { nil: undefined }) })
+  .map((sample): Event => {
+    const taint = { key: sample.name, effect: "NoSchedule" as const };
+    const record: TaintRuleRecord = { name: sample.name, taint, ...(sample.selector && { selector: sample.selector }) };
+    return (model, naive) => {
+      model.upsertTaintRule(record);
+      naive.rules.set(record.name, record);
+    };
+  });
+const removeRule = ruleName.map(
+  (name): Event =>
+    (model, naive) => {
+      model.removeTaintRule(name);
+      naive.rules.delete(name);
     },
 );
 const claimEvent = fc
@@ -163,6 +190,9 @@ const event = fc.oneof(
   upsertSlice,
   upsertSlice,
   removeSlice,
+  upsertRule,
+  upsertRule,
+  removeRule,
   claimEvent,
   claimEvent,
   removeClaim,
@@ -196,6 +226,15 @@ function open(naive: Naive, pod: PodRecord): void {
       for (const device of allocated(claim)) opened.add(device);
   }
   naive.opened.set(pod.uid, opened);
+}
+
+/** Names of the rules that select the device, which each taints with its own. */
+function rulesOf(naive: Naive, pool: string, device: string): string[] {
+  const selecting = [...naive.rules.values()].filter(({ selector: wanted }) => {
+    const actual = { driver, pool, device };
+    return wanted !== undefined && Object.entries(wanted).every(([key, value]) => actual[key as "pool"] === value);
+  });
+  return selecting.map(({ name }) => name).sort();
 }
 
 function holdersOf(naive: Naive, device: string): string[] {
@@ -235,6 +274,8 @@ function compare(model: ClusterModel, naive: Naive): void {
     const usage = model.view.usage(index);
     const counters = new Array<number>(inventory.counterCapacity.length).fill(0);
     for (const entry of inventory.devices) {
+      const taints = (entry.device.taints ?? []).map(({ key }) => key);
+      expect(taints, `taints of ${entry.key}`).toEqual(rulesOf(naive, name, entry.name));
       const held = holdersOf(naive, `${name}/${entry.name}`).length > 0;
       expect(usage.used[entry.index], `${entry.key} is free only without holders`).toBe(held ? 1 : 0);
       if (held) for (const { counter, amount } of entry.counters) counters[counter]! += amount;
@@ -249,6 +290,7 @@ function start(): { model: ClusterModel; naive: Naive } {
   const naive: Naive = {
     nodes: new Map(),
     slices: new Map(),
+    rules: new Map(),
     pods: new Map(),
     claims: new Map(),
     holds: new Map(),
@@ -304,7 +346,7 @@ test("capacityVersion grows whenever a device or a resource becomes free", () =>
       const unused = model.view
         .inventory(index)
         .devices.filter(({ index: device }) => model.view.usage(index).used[device] === 0);
-      return [`${name} cpu ${cpu}`, ...unused.map(({ key }) => key)];
+      return [`${name} cpu ${cpu}`, ...unused.map(({ key, device }) => `${key} ${device.taints?.length ?? 0}`)];
     });
   fc.assert(
     fc.property(fc.array(event, { minLength: 1, maxLength: 40 }), (events) => {

@@ -11,7 +11,14 @@ const maxQuestions = 16;
 /** No object of Kubernetes nests as deep, and readers of it call themselves. */
 const maxDepth = 64;
 
-const kindsOfTheCluster = new Set(["Node", "ResourceSlice", "DeviceClass", "ClusterTopology", "PodGroup"]);
+const kindsOfTheCluster = new Set([
+  "Node",
+  "ResourceSlice",
+  "DeviceTaintRule",
+  "DeviceClass",
+  "ClusterTopology",
+  "PodGroup",
+]);
 
 /** What a request asks about: one object or a List, as for `kubectl apply`. */
 export function readWork(body: unknown): WorkAsked {

@@ -89,6 +89,7 @@ function withInput(cluster: ClusterState, { state }: PlanInput): ClusterState {
     claims: replaced(cluster.claims, claims),
     nodes: [...cluster.nodes, ...state.nodes],
     slices: [...cluster.slices, ...state.slices],
+    taintRules: [...cluster.taintRules, ...state.taintRules],
     deviceClasses: [...cluster.deviceClasses, ...state.deviceClasses],
     topologies: [...cluster.topologies, ...state.topologies],
   };

@@ -41,7 +41,18 @@ export function checked(raw: RawObject): { object: RawObject; notes: Violation[]
   const allocated = isAllocated(object);
   const violations = [...quantityFaults(object), ...(allocated ? [] : selectors)];
   if (violations.length > 0) return { violations };
-  return { object: parsed.data as RawObject, notes: allocated ? selectors.map(asNote) : [] };
+  return {
+    object: parsed.data as RawObject,
+    notes: [...(allocated ? selectors.map(asNote) : []), ...idleRule(object)],
+  };
+}
+
+/** What looks as if it meant all devices. */
+function idleRule(object: RawObject): Violation[] {
+  const { kind, spec } = object as RawObject & { spec?: { deviceSelector?: unknown } };
+  if (kind !== "DeviceTaintRule" || spec?.deviceSelector !== undefined) return [];
+  const reason = "is missing, so that the rule taints no device; write {} for all";
+  return [{ path: ["spec", "deviceSelector"], reason }];
 }
 
 function isAllocated(object: RawObject): boolean {

@@ -11,6 +11,7 @@ import {
   projectPlacementGroup,
   projectPod,
   projectSlice,
+  projectTaintRule,
   projectTopology,
 } from "../../kube/project.ts";
 import { builtInTopology } from "../../topology/levels.ts";
@@ -62,6 +63,7 @@ const groups: Readonly<Record<string, string>> = {
   Node: "",
   Pod: "",
   ResourceSlice: "resource.k8s.io",
+  DeviceTaintRule: "resource.k8s.io",
   DeviceClass: "resource.k8s.io",
   ResourceClaim: "resource.k8s.io",
   ResourceClaimTemplate: "resource.k8s.io",
@@ -70,10 +72,18 @@ const groups: Readonly<Record<string, string>> = {
   PriorityClass: "scheduling.k8s.io",
   PodDisruptionBudget: "policy",
 };
-const clusterWide = new Set(["Node", "ResourceSlice", "DeviceClass", "ClusterTopology", "PriorityClass"]);
+const clusterWide = new Set([
+  "Node",
+  "ResourceSlice",
+  "DeviceTaintRule",
+  "DeviceClass",
+  "ClusterTopology",
+  "PriorityClass",
+]);
 
-/** Older versions of the DRA kinds have other fields. */
+/** Older versions of the DRA kinds have other fields, but for rules. */
 const draVersions = new Set(["resource.k8s.io/v1", "resource.k8s.io/v1beta2"]);
+const ruleVersion = "resource.k8s.io/v1alpha3";
 
 interface Entry {
   object: KindedObject;
@@ -155,7 +165,8 @@ function take(source: SourceObject, planned: boolean, into: Told): void {
     return;
   }
   into.seen.set(title, source);
-  if (groups[kind] === "resource.k8s.io" && !draVersions.has(apiVersion)) {
+  const isRead = draVersions.has(apiVersion) || (kind === "DeviceTaintRule" && apiVersion === ruleVersion);
+  if (groups[kind] === "resource.k8s.io" && !isRead) {
     complain(["apiVersion"], `apiVersion is ${apiVersion}, which is not read; write it as resource.k8s.io/v1`);
     return;
   }
@@ -372,6 +383,7 @@ function project(
     claims: all("ResourceClaim", projectClaim),
     nodes: all("Node", (raw: Node) => projectNode(readyNode(raw))),
     slices: all("ResourceSlice", projectSlice),
+    taintRules: all("DeviceTaintRule", projectTaintRule),
     deviceClasses: all("DeviceClass", projectDeviceClass),
     topologies: [...all("ClusterTopology", projectTopology), ...adapted],
   };

@@ -10,6 +10,9 @@ const strings = z.record(z.string(), z.string());
 const quantity = z.union([z.string(), z.number().transform(String)], "expected a quantity, such as 4, 500m or 64Gi");
 const quantities = z.record(z.string(), quantity);
 const count = z.int().min(0);
+const time = z
+  .string()
+  .refine((text) => !Number.isNaN(Date.parse(text)), "is no time; write for example 2026-01-02T03:04:05Z");
 
 /** Of an object of any kind. */
 export const metadata = z.looseObject({
@@ -18,10 +21,7 @@ export const metadata = z.looseObject({
   uid: z.string().optional(),
   labels: strings.optional(),
   annotations: strings.optional(),
-  creationTimestamp: z
-    .string()
-    .refine((text) => !Number.isNaN(Date.parse(text)), "is no time; write for example 2026-01-02T03:04:05Z")
-    .optional(),
+  creationTimestamp: time.optional(),
   ownerReferences: z
     .array(z.looseObject({ kind: z.string(), name: z.string(), uid: z.string().optional() }))
     .optional(),
@@ -75,6 +75,8 @@ const placement = {
   allNodes: z.boolean().optional(),
 };
 
+const deviceTaintEffect = z.enum(["None", "NoSchedule", "NoExecute"]);
+
 const device = z.looseObject({
   name: z.string().min(1),
   attributes: z.record(z.string(), attribute).optional(),
@@ -82,7 +84,7 @@ const device = z.looseObject({
   consumesCounters: z
     .array(z.looseObject({ counterSet: z.string(), counters: z.record(z.string(), value) }))
     .optional(),
-  taints: z.array(z.looseObject({ key: z.string(), effect: z.enum(["None", "NoSchedule", "NoExecute"]) })).optional(),
+  taints: z.array(z.looseObject({ key: z.string(), effect: deviceTaintEffect })).optional(),
   ...placement,
 });
 
@@ -102,6 +104,26 @@ const resourceSlice = z.looseObject({
         [nodeName !== "", nodeSelector !== undefined, allNodes, perDeviceNodeSelection].filter(Boolean).length === 1,
       "needs exactly one of nodeName, nodeSelector, allNodes and perDeviceNodeSelection",
     ),
+});
+
+/** A misspelt field would select other devices than are meant: more of them, or none. */
+const deviceTaintRule = z.looseObject({
+  metadata,
+  spec: z.strictObject({
+    deviceSelector: z
+      .strictObject({
+        driver: z.string().min(1).optional(),
+        pool: z.string().min(1).optional(),
+        device: z.string().min(1).optional(),
+      })
+      .optional(),
+    taint: z.strictObject({
+      key: z.string().min(1),
+      value: z.string().optional(),
+      effect: deviceTaintEffect,
+      timeAdded: time.optional(),
+    }),
+  }),
 });
 
 const selectors = z.array(z.looseObject({ cel: z.looseObject({ expression: z.string() }).optional() })).optional();
@@ -282,6 +304,7 @@ export const podGroup = z.looseObject({
 export const builtInSchemas: Readonly<Record<string, z.ZodType>> = {
   Node: node,
   ResourceSlice: resourceSlice,
+  DeviceTaintRule: deviceTaintRule,
   DeviceClass: deviceClass,
   ResourceClaim: resourceClaim,
   ResourceClaimTemplate: resourceClaimTemplate,

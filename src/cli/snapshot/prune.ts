@@ -17,6 +17,8 @@ export function pruned(object: KindedObject): KindedObject {
     case "ResourceClaim":
     case "DeviceClass":
       return { ...kept, ...(withoutParameters(rest) as object) };
+    case "DeviceTaintRule":
+      return { ...kept, ...defined({ spec: rest.spec }) };
     default:
       return { ...kept, ...rest };
   }

@@ -2,6 +2,7 @@ import { schedulingGroup, version } from "../../api/names.ts";
 import { isNotFound, type KubeClient, KubeError } from "../../kube/client.ts";
 import { listPages, type Page } from "../../kube/list.ts";
 import { type ResourceLocation, resourcePath } from "../../kube/paths.ts";
+import { deviceTaintRules, findServed } from "../../kube/served.ts";
 import { comparePlain } from "../../topology/natural-order.ts";
 import type { KindedObject } from "../plan/expand.ts";
 
@@ -45,7 +46,9 @@ export interface ReadObjects {
  * store, so that all can be listed at the revision of the first. Where that is refused, each is as new as it was read.
  */
 export async function readObjects(client: KubeClient): Promise<ReadObjects> {
-  const [first, ...others] = collections;
+  const rules = await findServed(client, deviceTaintRules);
+  const [first, ...always] = collections;
+  const others = rules === undefined ? always : [{ ...rules, kind: "DeviceTaintRule" }, ...always];
   const start = await listed(client, first!);
   try {
     const rest = await Promise.all(others.map((each) => listed(client, each, start.resourceVersion)));

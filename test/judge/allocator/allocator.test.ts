@@ -1,9 +1,14 @@
 import { beforeAll, describe, expect, test } from "vitest";
-import type { AllocationResult, DeviceRequestAllocationResult } from "../../../src/api/kubernetes.ts";
+import type {
+  AllocationResult,
+  DeviceRequestAllocationResult,
+  DeviceTaint,
+  ResourceSlice,
+} from "../../../src/api/kubernetes.ts";
 import { parseNano } from "../../../src/topology/quantity.ts";
 import { differences, fixedDifferences } from "./differences.ts";
 import { type AllocationQuestion, type Answer, ask, buildJudge } from "./judge.ts";
-import { allocateOurs } from "./ours.ts";
+import { allocateOurs, inventoryOf } from "./ours.ts";
 import { nodeName } from "./pools.ts";
 import { playWorld, type Round } from "./world.ts";
 
@@ -58,10 +63,28 @@ describe(`cases of the seeds ${firstSeed} to ${firstSeed + worlds - 1}`, () => {
     expect(disputed).toEqual([]);
   });
 
+  test("devices have the taints of DeviceTaintRules that kube-scheduler's tracker gives them", () => {
+    const disputed = rounds.flatMap((round, index) => {
+      const { slices } = answers[index]!;
+      if (slices === undefined) return [];
+      const theirs = new Map(
+        slices.flatMap(({ spec }) => (spec.devices ?? []).map((each) => [keyOf(spec, each), each])),
+      );
+      const different = inventoryOf(round.question).devices.filter(
+        ({ key, device }) => textOf(device.taints) !== textOf(theirs.get(key)?.taints),
+      );
+      return different.map(({ key, device }) => `${nameOf(round)}: ${key} has ${textOf(device.taints)}`);
+    });
+    expect(disputed).toEqual([]);
+  });
+
   test.skipIf(worlds < 100)("every verdict is common, or the comparison says little", () => {
     const found = rounds.filter(({ ours }) => ours.verdict === "allocated").length;
     expect(found).toBeGreaterThan(rounds.length / 5);
     expect(rounds.length - found).toBeGreaterThan(rounds.length / 5);
+    const ruled = answers.filter(({ slices }) => slices !== undefined && JSON.stringify(slices).includes("2026-01-0"));
+    expect(ruled.length).toBeGreaterThan(rounds.length / 10);
+    expect(ruled.filter(({ verdict }) => verdict === "allocated").length).toBeGreaterThan(ruled.length / 10);
     const used = JSON.stringify(rounds.map(({ ours }) => ours));
     for (const feature of [
       "adminAccess",
@@ -99,6 +122,16 @@ function askInParts(question: AllocationQuestion): Answer {
 /** `timeout` is no answer. */
 function isRefusal({ verdict }: Answer): boolean {
   return verdict === "refused" || verdict === "error";
+}
+
+function keyOf({ driver, pool }: ResourceSlice["spec"], { name }: { name: string }): string {
+  return `${driver}/${pool.name}/${name}`;
+}
+
+/** In any order: upstream goes through rules as they come out of a map. */
+function textOf(taints: readonly DeviceTaint[] = []): string {
+  const texts = taints.map(({ key, value = "", effect, timeAdded = "" }) => [key, value, effect, timeAdded].join(" "));
+  return texts.sort().join(", ");
 }
 
 function nameOf({ seed, question }: Round): string {

@@ -1,4 +1,10 @@
-import type { Device, DeviceRequest, ResourceClaim, ResourceSlice } from "../../../src/api/kubernetes.ts";
+import type {
+  Device,
+  DeviceRequest,
+  DeviceTaintRule,
+  ResourceClaim,
+  ResourceSlice,
+} from "../../../src/api/kubernetes.ts";
 import { classes } from "./claims.ts";
 import type { AllocationQuestion, Answer } from "./judge.ts";
 import type { OurAnswer } from "./ours.ts";
@@ -112,8 +118,9 @@ function question(
   slices: ResourceSlice[],
   claims: ResourceClaim[],
   allocated: ResourceClaim[] = [],
+  rules: DeviceTaintRule[] = [],
 ): AllocationQuestion {
-  return { node, slices, classes, claims, allocated, timeoutMs: 2_000 };
+  return { node, slices, rules, classes, claims, allocated, timeoutMs: 2_000 };
 }
 
 const twoDrivers = [gpuDriver, nicDriver].flatMap((driver) => [
@@ -132,6 +139,19 @@ const nameless = [
 ];
 
 export const fixedDifferences: readonly FixedDifference[] = [
+  {
+    name: "a DeviceTaintRule without a selector",
+    reason:
+      "By the API such a rule selects nothing. kube-scheduler of 1.36 has it taint every device; that of 1.37, and the controller that evicts in both, do as the API says, and so does kllama.",
+    question: question(
+      [slice("a", gpuDriver, "p", { devices: [{ name: "gpu" }] })],
+      [claim("c", exactly("r"))],
+      [],
+      [{ metadata: { name: "rule" }, spec: { taint: { key: "k", effect: "NoSchedule" } } }],
+    ),
+    ours: "allocated",
+    theirs: "refused",
+  },
   {
     name: "counters of two drivers whose pools have the same name",
     reason:

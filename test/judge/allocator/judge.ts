@@ -4,6 +4,7 @@ import type {
   AllocationResult,
   Device,
   DeviceClass,
+  DeviceTaintRule,
   Node,
   ResourceClaim,
   ResourceSlice,
@@ -14,6 +15,7 @@ import { buildGoProgram } from "../build.ts";
 export interface AllocationQuestion {
   node: Node;
   slices: ResourceSlice[];
+  rules: DeviceTaintRule[];
   classes: DeviceClass[];
   claims: ResourceClaim[];
   allocated: ResourceClaim[];
@@ -32,6 +34,8 @@ export interface Answer {
   message?: string;
   /** In the order of the claims. */
   allocations?: AllocationResult[];
+  /** Of an allocation with rules: the slices with their taints. */
+  slices?: ResourceSlice[];
   /** What the evaluation of a selector cost, in CEL's units. */
   cost?: number;
 }

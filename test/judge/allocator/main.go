@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
+	resourcebetaapi "k8s.io/api/resource/v1beta2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/dynamic-resource-allocation/cel"
@@ -32,11 +33,12 @@ var features = structured.Features{
 
 var celFeatures = cel.Features{EnableConsumableCapacity: true}
 
-// question holds either an allocation (node, slices, classes, claims) or a selector (expression, driver, device).
+// question holds either an allocation (node, slices, rules, classes, claims) or a selector (expression, driver, device).
 type question struct {
-	Node    *corev1.Node                 `json:"node"`
-	Slices  []*resourceapi.ResourceSlice `json:"slices"`
-	Classes []*resourceapi.DeviceClass   `json:"classes"`
+	Node    *corev1.Node                       `json:"node"`
+	Slices  []*resourceapi.ResourceSlice       `json:"slices"`
+	Rules   []*resourcebetaapi.DeviceTaintRule `json:"rules"`
+	Classes []*resourceapi.DeviceClass         `json:"classes"`
 	// Claims to allocate, and claims that are allocated already.
 	Claims    []*resourceapi.ResourceClaim `json:"claims"`
 	Allocated []*resourceapi.ResourceClaim `json:"allocated"`
@@ -54,7 +56,9 @@ type answer struct {
 	Verdict     string                         `json:"verdict"`
 	Message     string                         `json:"message,omitempty"`
 	Allocations []resourceapi.AllocationResult `json:"allocations,omitempty"`
-	Cost        *uint64                        `json:"cost,omitempty"`
+	// Slices of an allocation with rules: as the tracker shows them to the allocator.
+	Slices []*resourceapi.ResourceSlice `json:"slices,omitempty"`
+	Cost   *uint64                      `json:"cost,omitempty"`
 }
 
 func main() {
@@ -92,7 +96,17 @@ func judge(asked question) (result answer) {
 	if asked.Expression != nil {
 		return selects(asked)
 	}
-	return allocate(asked)
+	if len(asked.Rules) == 0 {
+		return allocate(asked)
+	}
+	slices, err := tracked(asked.Slices, asked.Rules)
+	if err != nil {
+		return answer{Verdict: "error", Message: err.Error()}
+	}
+	asked.Slices = slices
+	result = allocate(asked)
+	result.Slices = slices
+	return result
 }
 
 func allocate(asked question) answer {

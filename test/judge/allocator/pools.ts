@@ -1,4 +1,10 @@
-import type { Device, DeviceAttribute, DeviceTaint, ResourceSlice } from "../../../src/api/kubernetes.ts";
+import type {
+  Device,
+  DeviceAttribute,
+  DeviceTaint,
+  DeviceTaintRule,
+  ResourceSlice,
+} from "../../../src/api/kubernetes.ts";
 import { migBoard } from "../../builders.ts";
 import type { Random } from "./random.ts";
 
@@ -70,12 +76,34 @@ function someAttributes(random: Random, driver: string, pool: string, device: st
 
 function someTaints(random: Random): { taints?: DeviceTaint[] } {
   if (random.chance(85)) return {};
-  const effect = () => random.pick(["NoSchedule", "NoSchedule", "NoExecute", "None"] as const);
-  const taints: DeviceTaint[] = [
-    { key: random.pick(["broken", "drain"]), value: random.pick(["yes", ""]), effect: effect() },
-  ];
-  if (random.chance(20)) taints.push({ key: "second", effect: effect() });
+  const taints = [someTaint(random)];
+  if (random.chance(20)) taints.push({ key: "second", effect: someEffect(random) });
   return { taints };
+}
+
+const someEffect = (random: Random) => random.pick(["NoSchedule", "NoSchedule", "NoExecute", "None"] as const);
+
+function someTaint(random: Random): DeviceTaint {
+  return { key: random.pick(["broken", "drain"]), value: random.pick(["yes", ""]), effect: someEffect(random) };
+}
+
+/** Rules for some devices of these slices, or for such as nobody has. In every third world. */
+export function someRules(random: Random, slices: readonly ResourceSlice[]): DeviceTaintRule[] {
+  if (random.chance(67)) return [];
+  return Array.from({ length: 1 + random.below(3) }, (_, index) => {
+    const { driver, pool, devices = [] } = random.pick(slices).spec;
+    const names = [...devices.map(({ name }) => name), "none"];
+    const deviceSelector = {
+      ...(random.chance(30) ? { driver: random.chance(80) ? driver : "none.example.com" } : {}),
+      ...(random.chance(50) ? { pool: random.chance(90) ? pool.name : "none" } : {}),
+      ...(random.chance(70) ? { device: random.pick(names) } : {}),
+    };
+    const timeAdded = `2026-01-0${1 + index}T00:00:00Z`;
+    return {
+      metadata: { name: `rule-${index}` },
+      spec: { deviceSelector, taint: { ...someTaint(random), timeAdded } },
+    };
+  });
 }
 
 function someBinding(random: Random): Partial<Device> {

@@ -2,7 +2,7 @@ import type { ResourceClaim } from "../../../src/api/kubernetes.ts";
 import { classes, someClaims } from "./claims.ts";
 import type { AllocationQuestion } from "./judge.ts";
 import { allocateOurs, type OurAnswer } from "./ours.ts";
-import { nodeLabels, nodeName, someSlices } from "./pools.ts";
+import { nodeLabels, nodeName, someRules, someSlices } from "./pools.ts";
 import { createRandom } from "./random.ts";
 
 /** One round: what was asked, what kllama answered, and the same narrowed to kllama's own choice. */
@@ -24,9 +24,11 @@ export function playWorld(seed: number): Round[] {
   const slices = someSlices(random);
   const allocated: ResourceClaim[] = [];
   const rounds: Round[] = [];
+  // Of a number of their own: worlds without rules are the same as ever.
+  const rules = someRules(createRandom(seed + 1_000_000), slices);
   for (let round = 0; round < roundsPerWorld; round++) {
     const claims = someClaims(random, round, slices);
-    const question = { node, slices, classes, claims, allocated: [...allocated], timeoutMs };
+    const question = { node, slices, rules, classes, claims, allocated: [...allocated], timeoutMs };
     const ours = allocateOurs(question);
     if (ours.verdict === "refused") {
       rounds.push({ seed, question, ours });

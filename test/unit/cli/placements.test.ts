@@ -18,7 +18,7 @@ function state(more: Partial<ClusterState> = {}): ClusterState {
   const numa = (index: number) => ({ "resource.kubernetes.io/numaNode": Math.floor(index / 2) });
   const slices = nodes.map((node) => sliceRecord(node.name, gpus(4, numa)));
   const none = { gangs: [], groups: [], pods: [], claims: [], budgets: [], deviceClasses: [], topologies: [] };
-  return { ...none, nodes, slices, ...more };
+  return { ...none, nodes, slices, taintRules: [], ...more };
 }
 
 const two = [{ name: "workers", count: 2 }];

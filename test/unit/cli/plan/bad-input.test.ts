@@ -11,6 +11,9 @@ const slice = (name: string, spec: object) =>
     metadata: { name },
     spec: { driver: "gpu.kllama.ai", nodeName: "good", devices: [], ...spec },
   });
+const rule = (spec: object | undefined, apiVersion = "resource.k8s.io/v1") =>
+  json({ apiVersion, kind: "DeviceTaintRule", metadata: { name: "r" }, spec });
+const taint = { key: "k", effect: "NoSchedule" };
 const pool = { name: "p", generation: 1, resourceSliceCount: 2 };
 const claim = (expression: string) => {
   const exactly = { deviceClassName: "gpu.kllama.ai", selectors: [{ cel: { expression } }] };
@@ -82,6 +85,38 @@ describe("what cannot be used is named with file, line, object, field and reason
       "apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
     ],
     [
+      "a rule with an unknown effect",
+      rule({ deviceSelector: {}, taint: { ...taint, effect: "PreferNoSchedule" } }),
+      'DeviceTaintRule r: spec.taint.effect: Invalid option: expected one of "None"|"NoSchedule"|"NoExecute"',
+    ],
+    ["a rule without a taint", rule({ deviceSelector: {} }), "DeviceTaintRule r: spec.taint: Invalid input"],
+    [
+      "a rule whose taint has no key",
+      rule({ deviceSelector: {}, taint: { effect: "NoExecute" } }),
+      "DeviceTaintRule r: spec.taint.key: Invalid input: expected string",
+    ],
+    [
+      "a rule from a time that is none",
+      rule({ deviceSelector: {}, taint: { ...taint, timeAdded: "yesterday" } }),
+      "DeviceTaintRule r: spec.taint.timeAdded: is no time; write for example 2026-01-02T03:04:05Z",
+    ],
+    ["a rule that says nothing", rule(undefined), "DeviceTaintRule r: spec: Invalid input"],
+    [
+      "a rule that would select all for a misspelt field",
+      rule({ deviceSelector: { pools: "good" }, taint }),
+      'DeviceTaintRule r: spec.deviceSelector: Unrecognized key: "pools"',
+    ],
+    [
+      "a rule for a pool without a name",
+      rule({ deviceSelector: { pool: "" }, taint }),
+      "DeviceTaintRule r: spec.deviceSelector.pool: Too small",
+    ],
+    [
+      "a rule of a version that never had it",
+      rule({ deviceSelector: {}, taint }, "resource.k8s.io/v1beta1"),
+      "DeviceTaintRule r: apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
+    ],
+    [
       "a topology that contradicts itself",
       json({
         apiVersion: "scheduling.kllama.ai/v1alpha1",
@@ -110,10 +145,20 @@ describe("what cannot be used is named with file, line, object, field and reason
   test("lines are those of the field, in any file and in Lists", async () => {
     const pods = { apiVersion: "v1", kind: "PodList", items: [{ metadata: { name: "x" }, spec: { containers: [] } }] };
     const { stderr } = await planFiles({
+      "rule.yaml": `apiVersion: resource.k8s.io/v1
+kind: DeviceTaintRule
+metadata: { name: r }
+spec:
+  deviceSelector: {}
+  taint:
+    key: k
+    effect: Drain
+`,
       "a.yaml": "# a comment\napiVersion: v1\nkind: Node\nmetadata:\n  name: n\nspec:\n  taints:\n    - key: k\n",
       "b.json": JSON.stringify(pods, undefined, 1),
     });
     expect(stderr).toContain("a.yaml:8: Node n: spec.taints[0].effect: ");
+    expect(stderr).toContain("rule.yaml:8: DeviceTaintRule r: spec.taint.effect: ");
     expect(stderr).toMatch(/^b\.json:10: Pod default\/x: spec\.containers: Too small/m);
   });
 

@@ -104,6 +104,62 @@ describe("where things go", () => {
     expect(places(output)).toEqual({ p: "part" });
   });
 
+  describe("devices that a DeviceTaintRule taints", () => {
+    const rule = (spec: object, version = "v1") =>
+      json({ apiVersion: `resource.k8s.io/${version}`, kind: "DeviceTaintRule", metadata: { name: "r" }, spec });
+    const drain = (effect: string) => ({ key: "drain", value: "yes", effect });
+    const two = (tolerations: object[] = []) => {
+      const exactly = { deviceClassName: "gpu.kllama.ai", count: 2, tolerations };
+      const spec = { spec: { devices: { requests: [{ name: "gpus", exactly }] } } };
+      return json({ apiVersion: "resource.k8s.io/v1", kind: "ResourceClaimTemplate", metadata: { name: "two" }, spec });
+    };
+
+    test.for([
+      ["NoSchedule", "v1", "b"],
+      ["NoExecute", "v1beta2", "b"],
+      ["NoSchedule", "v1alpha3", "b"],
+      ["None", "v1", "a"],
+    ] as const)("are given to nobody where its effect is %s (%s)", async ([effect, version, node_]) => {
+      const tainted = rule({ deviceSelector: { pool: "a" }, taint: drain(effect) }, version);
+      const input = `${node("a")}${node("b", { gpus: 8 })}${tainted}${two()}${gangOf("g", 2, "two")}`;
+      const output = await plan(input);
+      expect([output.code, places(output)]).toEqual([0, { g: `${node_} ${node_}` }]);
+    });
+
+    test("are given to who tolerates the taint; who does not is told of it", async () => {
+      const tainted = rule({
+        deviceSelector: { driver: "gpu.kllama.ai", pool: "a" },
+        taint: drain("NoSchedule"),
+      });
+      const refused = await plan(`${node("a", { gpus: 2 })}${tainted}${two()}${gangOf("g", 1, "two")}`);
+      expect([refused.code, places(refused)]).toEqual([3, { g: "NoMatchingDevice" }]);
+      expect(refused.rejections[0]!.message).toContain("gpu-0 has the taint drain:NoSchedule, which is not tolerated");
+      const tolerant = two([{ key: "drain", operator: "Exists" }]);
+      const placed = await plan(`${node("a", { gpus: 2 })}${tainted}${tolerant}${gangOf("g", 1, "two")}`);
+      expect([placed.code, places(placed)]).toEqual([0, { g: "a" }]);
+    });
+
+    test("are not free, and are drawn as lost", async () => {
+      const files = {
+        "i.yaml": `${node("a")}${rule({ deviceSelector: { device: "gpu-3" }, taint: drain("NoExecute") })}`,
+      };
+      const { stdout } = await planFiles(files, "-f FOLDER -o json", "capacity");
+      expect(JSON.parse(stdout).free[0]).toMatchObject({ total: 4, free: 3 });
+      const work = { "work.yaml": `${two()}${gangOf("g", 1, "two")}` };
+      expect((await planFiles({ ...files, ...work }, "-f FOLDER -o picture")).stdout).toMatch(/a \[A A · x\]/);
+    });
+
+    test("are none where the rule has no selector, which is told", async () => {
+      const idle = rule({ taint: drain("NoSchedule") });
+      const output = await plan(`${node("a", { gpus: 2 })}${idle}${two()}${gangOf("g", 1, "two")}`);
+      expect(places(output)).toEqual({ g: "a" });
+      expect(output.stderr).toMatch(
+        /yaml:\d+: DeviceTaintRule r: spec\.deviceSelector is missing, so that the rule taints no device; write \{\} for all/,
+      );
+      expect(output.code).toBe(0);
+    });
+  });
+
   test("a pool may be spread over nodes: each gives what is its own", async () => {
     const half = (on: string) =>
       json({

@@ -5,8 +5,11 @@ import { type KubeClient, KubeError, type RequestOptions } from "../../../../src
 
 type Asked = { path: string; query: NonNullable<RequestOptions["query"]> };
 
-/** An API server with two pods on two pages and nothing else; `refuse` answers a request with an error. */
-function fakeClient(refuse: (asked: Asked) => KubeError | undefined) {
+/**
+ * An API server with two pods on two pages, a DeviceTaintRule where it has that kind, and nothing else; `refuse` answers a
+ * request with an error.
+ */
+function fakeClient(refuse: (asked: Asked) => KubeError | undefined, rulesIn?: "v1" | "v1beta2") {
   const asked: Asked[] = [];
   const pod = (name: string) => ({ metadata: { name, namespace: "team" }, spec: { containers: [] } });
   const request = async (_method: string, path: string, options: RequestOptions = {}) => {
@@ -14,7 +17,10 @@ function fakeClient(refuse: (asked: Asked) => KubeError | undefined) {
     asked.push(each);
     const error = refuse(each);
     if (error !== undefined) throw error;
+    const versioned = /^\/apis\/resource\.k8s\.io\/(\w+)$/.exec(path)?.[1];
+    if (versioned !== undefined) return { resources: versioned === rulesIn ? [{ name: "devicetaintrules" }] : [] };
     const metadata = { resourceVersion: "7" };
+    if (path.endsWith(`/${rulesIn}/devicetaintrules`)) return { metadata, items: [{ metadata: { name: "r" } }] };
     if (path !== "/api/v1/pods") return { metadata, items: [] };
     return each.query["continue"] === undefined
       ? { metadata: { ...metadata, continue: "more" }, items: [pod("b")] }
@@ -31,7 +37,7 @@ test("all kinds are listed at the version of the first, in pages, in order of na
   const { client, asked } = fakeClient(() => undefined);
   const { objects, resourceVersion } = await readObjects(client);
   expect([names(objects), resourceVersion]).toEqual([["Pod a", "Pod b"], "7"]);
-  const [first, ...others] = asked;
+  const [first, ...others] = asked.filter(({ path }) => !/\/v1(beta2)?$/.test(path));
   expect(first!.query["resourceVersion"]).toBeUndefined();
   expect(others.map(({ path }) => path)).toContain("/apis/policy/v1/poddisruptionbudgets");
   for (const { query } of others) {
@@ -39,6 +45,24 @@ test("all kinds are listed at the version of the first, in pages, in order of na
     if (query["continue"] === undefined) expect(query).toMatchObject(exactly);
     else expect(query).not.toHaveProperty("resourceVersionMatch");
   }
+});
+
+test.for(["v1", "v1beta2"] as const)(
+  "DeviceTaintRules are listed where the API server has them: %s",
+  async (version) => {
+    const { client } = fakeClient(() => undefined, version);
+    const { objects, resourceVersion } = await readObjects(client);
+    expect([names(objects), resourceVersion]).toEqual([["DeviceTaintRule r", "Pod a", "Pod b"], "7"]);
+    expect(objects[0]!.apiVersion).toBe(`resource.k8s.io/${version}`);
+    const { client: without } = fakeClient(({ path }) => (/\/v1beta2$/.test(path) ? refusal(404) : undefined));
+    expect(names((await readObjects(without)).objects)).toEqual(["Pod a", "Pod b"]);
+  },
+);
+
+test("of a rule nothing is kept but what it says", () => {
+  const spec = { deviceSelector: { pool: "a" }, taint: { key: "k", effect: "NoSchedule" } };
+  const kept = { apiVersion: "resource.k8s.io/v1", kind: "DeviceTaintRule", metadata: { name: "r" }, spec };
+  expect(pruned({ ...kept, status: { conditions: [{ message: "3 pods" }] } } as never)).toEqual(kept);
 });
 
 test.for([400, 410, 504])("refused with %i: each list is as new as it was read, and that is told", async (status) => {
