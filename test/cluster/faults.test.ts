@@ -1,6 +1,7 @@
-import { afterEach, describe, expect, test } from "vitest";
+import { afterEach, describe, expect, onTestFinished, test } from "vitest";
 import type { Gang } from "../../src/api/gang.ts";
 import type { Pod } from "../../src/api/kubernetes.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
@@ -112,23 +113,23 @@ describe("a node lost while a gang is reserved", () => {
   }
 });
 
+async function running(replicas: number): Promise<{ victim: Pod; others: Pod[] }> {
+  await freshNamespace();
+  await apply(claimTemplate("eight", 8));
+  await apply(gang("set", { podSets: [{ name: "ranks", count: replicas }] }), statefulSet("set", replicas, "eight"));
+  await scheduled("set");
+  await until("all are ready", () => membersOf("set").length === replicas && membersOf("set").every(isReady));
+  const [victim, ...others] = membersOf("set");
+  if (victim === undefined) throw new Error("a StatefulSet without pods is ready");
+  return { victim, others };
+}
+
+const replacement = (victim: Pod) => {
+  const found = pod(victim.metadata.name);
+  return found?.metadata.uid === victim.metadata.uid ? undefined : found;
+};
+
 describe("a node lost under a scheduled gang", () => {
-  async function running(replicas: number): Promise<{ victim: Pod; others: Pod[] }> {
-    await freshNamespace();
-    await apply(claimTemplate("eight", 8));
-    await apply(gang("set", { podSets: [{ name: "ranks", count: replicas }] }), statefulSet("set", replicas, "eight"));
-    await scheduled("set");
-    await until("all are ready", () => membersOf("set").length === replicas && membersOf("set").every(isReady));
-    const [victim, ...others] = membersOf("set");
-    if (victim === undefined) throw new Error("a StatefulSet without pods is ready");
-    return { victim, others };
-  }
-
-  const replacement = (victim: Pod) => {
-    const found = pod(victim.metadata.name);
-    return found?.metadata.uid === victim.metadata.uid ? undefined : found;
-  };
-
   for (const how of ["delete", "unreachable"] as const) {
     test(`(${how}): its member is placed elsewhere once it is recreated; the others stay`, async () => {
       const { victim, others } = await running(2);
@@ -181,6 +182,51 @@ describe("a node lost under a scheduled gang", () => {
     await until("the gang is whole", () =>
       status("set")?.conditions?.some((c) => c.type === "Degraded" && c.status === "False"),
     );
+  });
+});
+
+describe("a device lost under a scheduled gang", () => {
+  test("its member, evicted, goes elsewhere once it is recreated; the others stay", async () => {
+    const { victim, others } = await running(2);
+    const node = victim.spec.nodeName ?? "";
+    onTestFinished(() => scene.fleet.restoreDevice(node, "gpu-3"));
+    await scene.fleet.loseDevice(node, "gpu-3");
+    const back = await until("the member is ready elsewhere", () => {
+      const found = replacement(victim);
+      return found !== undefined && isReady(found) ? found : undefined;
+    });
+    expect(back.spec.nodeName).not.toBe(node);
+    expect(devicesOf(back).every((device) => device.startsWith(`${back.spec.nodeName}/`))).toBe(true);
+    for (const other of others) {
+      expect(pod(other.metadata.name)?.metadata.uid).toBe(other.metadata.uid);
+      expect(pod(other.metadata.name)?.spec.nodeName).toBe(other.spec.nodeName);
+    }
+  });
+
+  test("without room elsewhere: it waits, and returns with the device", async () => {
+    const { victim } = await running(4);
+    const node = victim.spec.nodeName ?? "";
+    onTestFinished(() => scene.fleet.restoreDevice(node, "gpu-3"));
+    const refusals = () => scene.metric("kllama_gang_plans_total", 'outcome="rejected"');
+    const before = await refusals();
+    await scene.fleet.loseDevice(node, "gpu-3");
+    await until("the member is recreated", () => replacement(victim));
+    const degraded = await until("the gang is degraded", () =>
+      status("set")?.conditions?.find((c) => c.type === "Degraded" && c.status === "True"),
+    );
+    expect(degraded.message).toBe("pod set ranks: 3 of 4 members are bound");
+    await eventually(
+      "it was planned anew, in vain",
+      async () => ((await refusals()) === before ? "no plan was refused" : undefined),
+      { timeoutMs: 20_000 },
+    );
+    expect(replacement(victim)?.spec.nodeName).toBeUndefined();
+    await scene.fleet.restoreDevice(node, "gpu-3");
+    const back = await until("the member is ready", () => {
+      const found = replacement(victim);
+      return found !== undefined && isReady(found) ? found : undefined;
+    });
+    expect([back.spec.nodeName, devicesOf(back)]).toEqual([node, expect.arrayContaining([`${node}/gpu-3`])]);
   });
 });
 

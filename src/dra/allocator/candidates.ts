@@ -1,4 +1,4 @@
-import type { DeviceTaint, DeviceToleration } from "../../api/kubernetes.ts";
+import type { DeviceTaint, DeviceToleration, ResourceClaimSpec } from "../../api/kubernetes.ts";
 import { attributeValue, type Consumption, type DeviceEntry, type NodeInventory } from "../../topology/inventory.ts";
 import { consumptionOf } from "./capacity.ts";
 import type { CompiledAlternative, CompiledClaim } from "./claim.ts";
@@ -89,6 +89,17 @@ function selects(alternative: CompiledAlternative, entry: DeviceEntry): Consumpt
 }
 
 const noConsumption: Consumption = new Map();
+
+/**
+ * Would a claim like that not be given the device, for its taints?
+ * @param request name of the request that it was given for; of an alternative `request/alternative`
+ */
+export function isWithheld(entry: DeviceEntry, { devices }: ResourceClaimSpec, request: string): boolean {
+  const [name, alternative] = request.split("/");
+  const found = devices?.requests?.find((each) => each.name === name);
+  const wanted = found?.exactly ?? found?.firstAvailable?.find((each) => each.name === alternative);
+  return obstacle(entry, wanted?.tolerations ?? []) !== undefined;
+}
 
 function obstacle(entry: DeviceEntry, tolerations: readonly DeviceToleration[]): string | undefined {
   const taint = (entry.device.taints ?? []).find((t) => forbids(t) && !tolerations.some((one) => tolerates(one, t)));

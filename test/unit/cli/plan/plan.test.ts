@@ -149,6 +149,17 @@ describe("where things go", () => {
       expect((await planFiles({ ...files, ...work }, "-f FOLDER -o picture")).stdout).toMatch(/a \[A A · x\]/);
     });
 
+    test.for([
+      ["NoExecute", "b"],
+      ["None", "a"],
+    ] as const)("are left by members of a running gang that are recreated (%s)", async ([effect, expected]) => {
+      const [object] = runningGang("g", "a").split("---\n").slice(1);
+      const back = pod("g-0", { gang: "g", template: "four" });
+      const tainted = rule({ deviceSelector: { pool: "a", device: "gpu-3" }, taint: drain(effect) });
+      const input = `${node("a")}${node("b")}${template("four", 4)}${tainted}---\n${object}${back}`;
+      expect(places(await plan(input))).toEqual({ g: expected });
+    });
+
     test("are none where the rule has no selector, which is told", async () => {
       const idle = rule({ taint: drain("NoSchedule") });
       const output = await plan(`${node("a", { gpus: 2 })}${idle}${two()}${gangOf("g", 1, "two")}`);
