@@ -129,7 +129,7 @@ export const nodeAgentCommand = defineCommand({
         instance,
         cdiFolder: values["cdi-dir"],
       });
-      const server = await serveMetrics(metrics.registry, listen, agent.isReady);
+      const server = await serveMetrics(metrics.registry, listen, agent);
       log.info({ url: server.url }, "serving metrics");
       // bin/start.mjs keeps what was compiled. Now, because whoever is killed cannot do it later.
       flushCompileCache();

@@ -8,6 +8,8 @@ import { listenUnix } from "./unix-server.ts";
 
 /** The driver's two sockets below the kubelet's folder. */
 export interface KubeletSockets {
+  /** Says which of them somebody took away, by which the kubelet no longer reaches the driver; undefined: both are there. */
+  missing(): Promise<string | undefined>;
   /** Unregisters, and lets calls under way end for some seconds. */
   close(): Promise<void>;
 }
@@ -33,6 +35,10 @@ export async function openKubeletSockets(
   const dra = await listenUnix(server, paths.dra);
   const registration = await listenUnix(registrationServer(dra.path, onStatus), paths.registration);
   return {
+    async missing() {
+      for (const socket of [dra, registration]) if (!(await socket.isThere())) return `socket ${socket.path} is gone`;
+      return undefined;
+    },
     async close() {
       // In this order: once the registration is gone the kubelet makes no more calls.
       await registration.close(closeGraceMs);

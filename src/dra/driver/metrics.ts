@@ -77,11 +77,18 @@ export interface MetricsServer {
 /** Prometheus and the kubelet have one each. In a pod anybody may connect, and this process has little memory. */
 const defaultLimits = { connections: 256, patienceMs: 10_000 };
 
-/** Serves `/metrics`, `/healthz` (the process answers) and `/readyz`. Rejects when the address is taken. */
+/** What the kubelet asks by `/readyz` and `/healthz`. */
+export interface Probes {
+  isReady(): boolean;
+  /** Why the process is to be started anew; undefined: it is not. */
+  failure(): Promise<string | undefined>;
+}
+
+/** Serves `/metrics`, `/healthz` and `/readyz`. Rejects when the address is taken. */
 export async function serveMetrics(
   registry: Registry,
   listen: { host: string; port: number },
-  isReady: () => boolean,
+  { isReady, failure }: Probes,
   { connections, patienceMs } = defaultLimits,
 ): Promise<MetricsServer> {
   const times = {
@@ -91,7 +98,8 @@ export async function serveMetrics(
   const server = createServer(times, (request, response) => {
     const end = (status: number, text: string): void => void response.writeHead(status).end(text);
     if (request.method !== "GET" && request.method !== "HEAD") end(405, "GET only\n");
-    else if (request.url === "/healthz") end(200, "ok\n");
+    else if (request.url === "/healthz")
+      void failure().then((why) => end(why === undefined ? 200 : 503, `${why ?? "ok"}\n`));
     else if (request.url === "/readyz")
       end(isReady() ? 200 : 503, isReady() ? "ok\n" : "not registered or slices not published\n");
     else if (request.url !== "/metrics") end(404, "there are /metrics, /healthz and /readyz\n");

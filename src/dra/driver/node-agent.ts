@@ -52,6 +52,8 @@ export interface NodeAgentOptions {
 export interface NodeAgent {
   /** The kubelet has accepted the registration, and the slices are published. */
   isReady(): boolean;
+  /** Why only a restart helps; undefined: nothing wants one. */
+  failure(): Promise<string | undefined>;
   /** Unregisters and ends calls; slices, claims and their CDI specs stay. */
   stop(): Promise<void>;
 }
@@ -124,6 +126,7 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   report.devices();
   return {
     isReady: report.isReady,
+    failure: sockets.missing,
     async stop() {
       unsubscribe();
       await sockets.close();

@@ -1,4 +1,4 @@
-import { chmod, rm } from "node:fs/promises";
+import { chmod, lstat, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import { makeFolder } from "./folders.ts";
@@ -7,6 +7,8 @@ import { removeStale } from "./socket-files.ts";
 /** A listening gRPC server. */
 export interface UnixServer {
   readonly path: string;
+  /** Its file is where it was made: nobody can connect otherwise. */
+  isThere(): Promise<boolean>;
   /** Lets calls under way end for `graceMs` at most; the socket file goes first. */
   close(graceMs: number): Promise<void>;
 }
@@ -30,8 +32,14 @@ export async function listenUnix(server: Server, path: string): Promise<UnixServ
     ),
   );
   await chmod(path, 0o600);
+  const { ino } = await lstat(path);
   return {
     path,
+    isThere: () =>
+      lstat(path).then(
+        (now) => now.isSocket() && now.ino === ino,
+        () => false,
+      ),
     async close(graceMs) {
       await rm(path, { force: true });
       const timer = setTimeout(() => server.forceShutdown(), graceMs);

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, stat, utimes, writeFile } from "node:fs/promises";
 import { createConnection, createServer } from "node:net";
 import { join } from "node:path";
 import { credentials, makeClientConstructor } from "@grpc/grpc-js";
@@ -43,6 +43,18 @@ afterEach(async () => {
   kubelet.close();
   await sockets.close();
   await driver.remove();
+});
+
+test("a socket that somebody removed or replaced is missed, so that the process can be started anew", async () => {
+  expect(await sockets.missing()).toBeUndefined();
+  for (const path of [draPath(), registrationPath()]) {
+    await rename(path, `${path}.away`);
+    expect(await sockets.missing()).toBe(`socket ${path} is gone`);
+    await writeFile(path, "");
+    expect(await sockets.missing()).toBe(`socket ${path} is gone`);
+    await rename(`${path}.away`, path);
+    expect(await sockets.missing()).toBeUndefined();
+  }
 });
 
 test("the registration names driver, socket and versions, the preferred one first", async () => {
