@@ -105,7 +105,8 @@ function judgeGangAtRest(
   // in a group that does not exist, or of which a role has no gang.
   const counts = !isRuled(sketch) && (sketch.role === undefined || (baseStands(witness) && !sharesRack(witness)));
   if (phase === "Scheduled") {
-    if (unbound.length > 0 && counts && roomFor(witness, sketch, claims) >= unbound.length) {
+    // Who lost its place while the gang lacks another member is planned together with that one.
+    if (unbound.length > 0 && complete && counts && roomFor(witness, sketch, claims) >= unbound.length) {
       witness.fail(
         invariants.room,
         `scheduled gang ${name} rests with ${unbound.map((pod) => pod.metadata.name)} unbound beside room`,

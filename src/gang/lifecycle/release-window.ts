@@ -1,9 +1,12 @@
+import { namespaceOf } from "../keys.ts";
+
 /**
  * How many pods are released and not yet bound at a time. Each costs kube-scheduler a cycle per attempt, so a thousand
  * of them would be a thousand cycles between two ordinary pods.
  *
  * Gangs that find no room wait in line, and the first in line blocks those behind it: a large gang is not overtaken for
- * ever by small ones. A gang that stays unbound for `patienceMs` stops counting, so one that cannot be bound (a member
+ * ever by small ones. Namespaces take turns: one with any number of gangs that kube-scheduler binds never does not keep the
+ * others out for as many times 30 s. A gang that stays unbound for `patienceMs` stops counting, so one that cannot be bound (a member
  * with somebody else's gate) holds up nobody for longer. A gang larger than the window enters it when it is empty.
  *
  * Who gives its places up and comes back with members that were let go before counts no more: kube-scheduler tries these all
@@ -20,7 +23,10 @@ export interface ReleaseWindow {
   occupy(key: string, pods: number, nowMs: number, again?: boolean): void;
   /** The gang no longer waits in line. */
   withdraw(key: string): void;
-  /** Lets in the first in line, in the order given, else in that of asking, for as long as they fit. @returns their keys */
+  /**
+   * Lets in the first in line for as long as they fit: in the order given, else of the namespace whose last turn is longest
+   * ago, else in the order of asking. @returns their keys
+   */
   admit(order: (a: string, b: string) => number, nowMs: number): string[];
   /** When somebody inside stops counting; never, while nobody waits for that. */
   nextMs(nowMs: number): number;
@@ -33,6 +39,9 @@ export function createReleaseWindow(limit: number, patienceMs: number): ReleaseW
   /** `let`: so many it was let in with. */
   const inside = new Map<string, { pods: number; let: number; sinceMs: number }>();
   const waiting = new Map<string, number>();
+  /** Namespace → number of the turn in which one of its gangs was let in last. */
+  const turns = new Map<string, number>();
+  let turn = 0;
 
   function counted(nowMs: number, but?: string): number {
     let pods = 0;
@@ -48,6 +57,17 @@ export function createReleaseWindow(limit: number, patienceMs: number): ReleaseW
   function enter(key: string, pods: number, nowMs: number): void {
     waiting.delete(key);
     inside.set(key, { pods, let: pods, sinceMs: nowMs });
+    turn += 1;
+    turns.set(namespaceOf(key), turn);
+  }
+
+  function firstInLine(order: (a: string, b: string) => number): string | undefined {
+    const lastTurn = (key: string): number => turns.get(namespaceOf(key)) ?? 0;
+    let first: string | undefined;
+    for (const key of waiting.keys()) {
+      if (first === undefined || (order(key, first) || lastTurn(key) - lastTurn(first)) < 0) first = key;
+    }
+    return first;
   }
 
   function othersWait(key: string): boolean {
@@ -74,7 +94,7 @@ export function createReleaseWindow(limit: number, patienceMs: number): ReleaseW
     withdraw: (key) => waiting.delete(key),
     admit(order, nowMs) {
       const admitted: string[] = [];
-      for (const key of [...waiting.keys()].sort(order)) {
+      for (let key = firstInLine(order); key !== undefined; key = firstInLine(order)) {
         const pods = waiting.get(key) ?? 0;
         if (!fits(key, pods, nowMs)) break;
         enter(key, pods, nowMs);

@@ -56,15 +56,15 @@ describe("the release window", () => {
 
   test("a gang whose members return one after another enters with each of them", () => {
     const window = createReleaseWindow(4, patienceMs);
-    window.request("other", 2, [], 0);
-    expect([1, 2, 3].map((pods) => window.request("running", pods, [], pods))).toEqual([true, true, false]);
-    expect(window.request("later", 1, [], 4)).toBe(false);
-    window.occupy("running", 2, 5);
-    window.occupy("other", 1, 5);
-    expect(window.admit(() => 0, 5)).toEqual(["running"]);
-    expect(window.request("running", 3, [], 5)).toBe(true);
-    window.occupy("running", 0, 6);
-    expect(window.admit(() => 0, 6)).toEqual(["later"]);
+    window.request("team/other", 2, [], 0);
+    expect([1, 2, 3].map((pods) => window.request("team/running", pods, [], pods))).toEqual([true, true, false]);
+    expect(window.request("team/later", 1, [], 4)).toBe(false);
+    window.occupy("team/running", 2, 5);
+    window.occupy("team/other", 1, 5);
+    expect(window.admit(() => 0, 5)).toEqual(["team/running"]);
+    expect(window.request("team/running", 3, [], 5)).toBe(true);
+    window.occupy("team/running", 0, 6);
+    expect(window.admit(() => 0, 6)).toEqual(["team/later"]);
   });
 
   test("after a restart, what was released before counts", () => {
@@ -96,6 +96,22 @@ describe("the release window", () => {
     window.occupy("old", 0, 2);
     window.request("old", 4, [], 3);
     expect(window.admit(alike, 3)).toEqual(["young"]);
+  });
+
+  test("namespaces take turns: a hundred gangs of one that are never bound keep one of another waiting for one of them", () => {
+    const window = createReleaseWindow(64, patienceMs);
+    const alike = (): number => 0;
+    const flood = Array.from({ length: 100 }, (_, index) => `noisy/g${index}`);
+    for (const key of flood) window.request(key, 64, [], 0);
+    expect(window.request("quiet/g", 4, [], 1)).toBe(false);
+    expect(window.admit(alike, patienceMs)).toEqual(["quiet/g"]);
+    window.occupy("quiet/g", 0, patienceMs);
+    // Of one namespace who stands in line for longest comes first, and a higher priority before any turn.
+    expect(window.admit(alike, patienceMs)).toEqual(["noisy/g1"]);
+    window.request("quiet/g", 64, [], patienceMs);
+    window.occupy("noisy/g1", 0, patienceMs);
+    const higher = (a: string, b: string): number => Number(b === "noisy/g7") - Number(a === "noisy/g7");
+    expect(window.admit(higher, patienceMs)).toEqual(["noisy/g7"]);
   });
 
   test("a gang that gives up its place in line holds up nobody", () => {
