@@ -23,7 +23,7 @@ export default defineConfig({
         test: {
           name: "judge",
           include: ["test/judge/**/*.test.ts"],
-          testTimeout: 120_000,
+          testTimeout: 300_000,
           hookTimeout: 600_000,
         },
       },
