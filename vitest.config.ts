@@ -15,6 +15,7 @@ export default defineConfig({
         test: {
           name: "unit",
           include: ["test/unit/**/*.test.ts", "test/property/**/*.test.ts", "test/golden/**/*.test.ts"],
+          globalSetup: ["test/support/seed.ts"],
           setupFiles: ["test/support/seed.ts"],
           testTimeout: 30_000,
         },

@@ -9,6 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { specFile } from "../../../../src/dra/driver/cdi.ts";
 import { claimObject, type DriverScene, openScene } from "../../../support/driver.ts";
 import { awaken } from "../../../support/driver-life.ts";
+import { seed } from "../../../support/seed.ts";
 
 /** Disks that refuse: each claim is told what, why and what to do; nothing is left over; all is well once the disk is. */
 
@@ -137,8 +138,7 @@ describe(unshare === undefined ? "left out, since mounting is not allowed here: 
     async () => {
       const folder = await mkdtemp(join(tmpdir(), "kllama-disks-"));
       const child = fileURLToPath(new URL("../../../support/driver-cdi-child.ts", import.meta.url));
-      const seed = process.env["KLLAMA_SEED"] ?? "20261121";
-      const args = [...unshare!, process.execPath, child, folder, String(faults), seed];
+      const args = [...unshare!, process.execPath, child, folder, String(faults), String(seed)];
       const { stdout } = await promisify(execFile)("unshare", args);
       await rm(folder, { recursive: true });
       const { told, wrong } = JSON.parse(stdout) as { told: Record<string, number>; wrong: string[] };

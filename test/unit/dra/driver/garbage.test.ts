@@ -9,6 +9,7 @@ import { createRandom } from "../../../simulation/random.ts";
 import { claimObject, referenceTo } from "../../../support/driver.ts";
 import { connectKubelet } from "../../../support/kubelet-client.ts";
 import { type NodeAgentProcess, startNodeAgentProcess } from "../../../support/node-agent-process.ts";
+import { seed } from "../../../support/seed.ts";
 
 /**
  * Whatever is sent to its sockets, the node agent goes on, answers the kubelet and does not grow. `npm run driver-faults`
@@ -19,7 +20,7 @@ const connections = all ? 10_000 : 300;
 const atATime = 50;
 const mostGrowthMb = 30;
 
-const random = createRandom(Number(process.env["KLLAMA_SEED"] ?? 20_261_121));
+const random = createRandom(seed);
 const preface = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
 /** An HTTP/2 frame; `length` may be a lie. */
