@@ -199,12 +199,20 @@ function leastOptions(
   });
 }
 
-/** Has some domain room for the pods of the rule, whatever the others need? */
+/** Has some domain room for the pods of the rule together, whatever the others need? */
 export function hasRoom(problem: Problem, rule: Rule): boolean {
   const domains = createGroupDomains(problem);
-  return [...problem.groups.entries()].every(
-    ([g, group]) => group.rule !== rule || candidateDomains(problem, g, domains).at(0) !== undefined,
-  );
+  const hasOne = (g: number): boolean => {
+    const candidates = candidateDomains(problem, g, domains);
+    for (let i = 0; ; i++) {
+      const domain = candidates.at(i);
+      if (domain === undefined) return false;
+      if (!domains.assign(g, domain)) continue;
+      domains.unassign(g);
+      return true;
+    }
+  };
+  return [...problem.groups.entries()].every(([g, group]) => group.rule !== rule || hasOne(g));
 }
 
 /** One rule per level and class of traffic, so that twins at one level can trade places. */

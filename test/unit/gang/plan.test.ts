@@ -1317,6 +1317,20 @@ describe("faults", () => {
     expect(plansOf(plan(model, { gangs }))).toHaveLength(4);
   });
 
+  test("nothing is spent on a domain for pods of several kinds that are too many for it together", () => {
+    const model = clusterOf([0, 1, 2, 3].map((i) => ({ name: `n${i}`, zone: "z", rack: `r${i}`, gpus: 16 })));
+    const sets = Object.fromEntries(
+      [8, 6, 6, 4, 8, 6, 4, 6, 8, 2].map((count, i) => [
+        `s${i}`,
+        { count, gpus: 1, more: { requests: { cpu: 1 + i } } },
+      ]),
+    );
+    const constraints = Object.keys(sets).map((name) => together("rack", { podSets: [name] }));
+    const result = plan(model, { gangs: [gangIn(model, "g", sets, { constraints })] });
+    expect(budgetExceededFor(plansOf(result))).toEqual([]);
+    expect(result.explored).toBeLessThan(500);
+  });
+
   test("a budget that ends before it is known whether there is something better says so of the placement", () => {
     const openFor = (gangs: GangRequest[], model: ClusterModel, budget?: number) =>
       budgetExceededFor(plansOf(plan(model, { gangs }, budget === undefined ? {} : { budget })));
