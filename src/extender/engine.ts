@@ -19,7 +19,7 @@ import { type Coordinator, createCoordinator } from "./coordinator.ts";
 import { type AllocationBuilder, applyWrite, type WriteEffect, type Written } from "./effects.ts";
 import { createHeldCalls, type HeldCalls } from "./held-calls.ts";
 import { defaultLimits, type PlannerLimits } from "./limits.ts";
-import type { PlannerMetrics } from "./metrics.ts";
+import { type PlannerMetrics, planCounter } from "./metrics.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import { runReaper } from "./reaper.ts";
 import type { ExtenderBackend } from "./server.ts";
@@ -292,12 +292,7 @@ function ports(parts: {
     nowMs,
     nowIso: () => wholeSeconds(new Date(nowMs())),
     schedule: createAlarmClock(timing, closing, flush),
-    planned: (outcome, milliseconds, explored, reason, budgetExceeded = []) => {
-      metrics.plans.inc({ outcome, reason });
-      metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
-      metrics.explored.inc(explored);
-      for (const wish of budgetExceeded) metrics.budgetExceeded.inc({ for: wish });
-    },
+    planned: planCounter(metrics),
     planRefused: ({ pod, node, message }) => {
       metrics.refusedPlans.inc();
       log.warn(

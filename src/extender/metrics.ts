@@ -1,4 +1,5 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { CoordinatorPorts } from "./ports.ts";
 
 /** The planner's metrics. Labels come from closed sets: never a pod, gang, node or domain. */
 export interface PlannerMetrics {
@@ -181,5 +182,15 @@ export function createPlannerMetrics(): PlannerMetrics {
       labelNames: ["outcome"],
       registers,
     }),
+  };
+}
+
+/** Counts plans as they are made. */
+export function planCounter(metrics: PlannerMetrics): CoordinatorPorts["planned"] {
+  return (outcome, milliseconds, explored, reason, budgetExceeded = []) => {
+    metrics.plans.inc({ outcome, reason });
+    metrics.planSeconds.observe({ outcome }, milliseconds / 1000);
+    metrics.explored.inc(explored);
+    for (const wish of budgetExceeded) metrics.budgetExceeded.inc({ for: wish });
   };
 }
