@@ -20,6 +20,10 @@ export interface Job {
   ungated?: true;
   priority?: number;
   rack?: boolean;
+  /** Level that all its pods share; `rack` says the same of racks. */
+  level?: string;
+  /** Its pods name one claim: they share the GPUs of the first. */
+  shared?: true;
   minCount?: number;
   cpu?: number;
   /** How long it runs once it is placed; default: for ever. */
@@ -137,9 +141,12 @@ export function queueWorld(model: ClusterModel, drainAfterMs: number): QueueWorl
   }
 
   function submitGang(job: Job, pods: number): void {
-    const { name, gpus, priority = 0, rack = false, minCount = pods, cpu = 1_000 } = job;
-    const constraints = rack ? [{ type: "colocate" as const, level: "rack", mode: "required" as const }] : [];
-    const more = { priority, requests: { cpu }, createdAtMs: nowMs };
+    const { name, gpus, priority = 0, rack = false, minCount = pods, cpu = 1_000, shared } = job;
+    const level = job.level ?? (rack ? "rack" : undefined);
+    const constraints = level === undefined ? [] : [{ type: "colocate" as const, level, mode: "required" as const }];
+    const claims = [{ name: "gpu", claimName: `${name}-w-shared` }];
+    if (shared) model.upsertClaim(claimRecord(`${name}-w-shared`, [exactly("gpu", gpus)]));
+    const more = { priority, requests: { cpu }, createdAtMs: nowMs, ...(shared && { claims }) };
     const { spec, pods: records } = gangIn(model, name, { w: { count: pods, gpus, minCount, more } }, { constraints });
     const gang: GangRecord = {
       namespace: "team",
