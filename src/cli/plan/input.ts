@@ -1,4 +1,5 @@
 import type { Node, Pod, PodDisruptionBudget, ResourceClaim, ResourceClaimTemplate } from "../../api/kubernetes.ts";
+import { version } from "../../api/names.ts";
 import { type Rejection, rejectionOf } from "../../api/placement.ts";
 import { defined } from "../../kube/defined.ts";
 import type { DocumentProblem, SourceObject } from "../../kube/documents.ts";
@@ -14,6 +15,7 @@ import {
   projectTaintRule,
   projectTopology,
 } from "../../kube/project.ts";
+import { deviceKey } from "../../topology/held.ts";
 import { builtInTopology } from "../../topology/levels.ts";
 import type { ClusterState } from "../cluster-state.ts";
 import { asAdmitted, countedBudget, readyNode, readyPod, youngest } from "./assumed.ts";
@@ -119,7 +121,8 @@ export function assembleInput(origins: readonly Origin[], deviceClasses: readonl
   addDeviceClasses(store, origins, deviceClasses, notes);
   runControllers(store, notes);
   const topologies = [...adaptPodGroups(store, { notes, problems, refused })];
-  const made = makeClaims(store, notes);
+  const made = makeClaims(store, notes, new Set(templatesOf(origins)));
+  notes.push(...heldTwice(store));
   const state = project(store, topologies, problems);
   return { state, problems, notes, refused, made, sources: sourcesOf(store) };
 }
@@ -159,15 +162,17 @@ function take(source: SourceObject, planned: boolean, into: Told): void {
   const complain = (path: readonly (string | number)[], reason: string): void => {
     into.problems.push({ file: source.file, line: source.line(path), reason: `${title}: ${reason}` });
   };
+  const written = readVersion(named);
   const first = into.seen.get(title);
   if (first !== undefined) {
     complain([], `is there twice, first in ${first.file}:${first.line()}; the first counts, remove one`);
     return;
   }
   into.seen.set(title, source);
-  const isRead = draVersions.has(apiVersion) || (kind === "DeviceTaintRule" && apiVersion === ruleVersion);
-  if (groups[kind] === "resource.k8s.io" && !isRead) {
-    complain(["apiVersion"], `apiVersion is ${apiVersion}, which is not read; write it as resource.k8s.io/v1`);
+  if (written !== undefined) {
+    const reason = `apiVersion is ${apiVersion}, which is not read; write it as ${written}`;
+    complain(["apiVersion"], reason);
+    if (kind === "Gang" || kind === "LLMCluster") into.refused.set(key, invalidGang(named, reason));
     return;
   }
   const result = checked(named);
@@ -185,6 +190,17 @@ function take(source: SourceObject, planned: boolean, into: Told): void {
   }
 }
 
+/** The version to write instead; undefined: it is read as it is. */
+function readVersion({ kind, apiVersion }: KindedObject): string | undefined {
+  if (groups[kind] === "resource.k8s.io") {
+    const isRead = draVersions.has(apiVersion) || (kind === "DeviceTaintRule" && apiVersion === ruleVersion);
+    return isRead ? undefined : "resource.k8s.io/v1";
+  }
+  if (!isCustom({ kind, apiVersion })) return undefined;
+  const [group] = apiVersion.split("/");
+  return apiVersion === `${group}/${version}` ? undefined : `${group}/${version}`;
+}
+
 function withField(path: readonly (string | number)[], reason: string): string {
   return path.length === 0 ? reason : `${fieldName(path)}: ${reason}`;
 }
@@ -197,8 +213,7 @@ function invalidGang({ metadata }: KindedObject, message: string): Rejection {
 function withNamespace(object: KindedObject): KindedObject {
   const { metadata } = object;
   if (clusterWide.has(object.kind)) return object;
-  const namespace =
-    typeof metadata.namespace === "string" && metadata.namespace !== "" ? metadata.namespace : "default";
+  const namespace = metadata.namespace || "default";
   return { ...object, metadata: { ...metadata, namespace } };
 }
 
@@ -317,7 +332,31 @@ function refusePodGroup(
   refused.set(keyOf(object), invalidGang(object, texts.join("; ")));
 }
 
-function makeClaims(store: Store, notes: string[]): Set<string> {
+/** `namespace/name` of every ResourceClaimTemplate that was given, be it of use or not. */
+function templatesOf(origins: readonly Origin[]): string[] {
+  return origins.flatMap(({ objects }) =>
+    objects.flatMap(({ object }) => (object.kind === "ResourceClaimTemplate" ? keyOf(withNamespace(object)) : [])),
+  );
+}
+
+/** Devices that are one claim's alone, and that several claims say they hold. */
+function heldTwice(store: Store): string[] {
+  const holders = new Map<string, string>();
+  return [...entriesOf(store, "ResourceClaim")].flatMap(([key, { object, source }]) => {
+    const { status } = object as ResourceClaim & KindedObject;
+    return (status?.allocation?.devices?.results ?? []).flatMap(({ driver, pool, device, shareID, adminAccess }, i) => {
+      if (shareID !== undefined || adminAccess === true) return [];
+      const name = deviceKey(driver, pool, device);
+      const holder = holders.get(name) ?? key;
+      holders.set(name, holder);
+      if (holder === key) return [];
+      const line = source?.line(["status", "allocation", "devices", "results", i]);
+      return `${source?.file}:${line}: ResourceClaim ${key} holds device ${name}, and so does ResourceClaim ${holder}; one of them is wrong`;
+    });
+  });
+}
+
+function makeClaims(store: Store, notes: string[], given: ReadonlySet<string>): Set<string> {
   const templates = entriesOf(store, "ResourceClaimTemplate");
   const claims = Map.groupBy(
     objectsOf<ResourceClaim & KindedObject>(store, "ResourceClaim"),
@@ -340,9 +379,9 @@ function makeClaims(store: Store, notes: string[]): Set<string> {
         entry.source === undefined
           ? ""
           : `${entry.source.file}:${entry.source.line(["spec", "resourceClaims", index])}: `;
-      notes.push(
-        `${place}Pod ${keyOf(pod)} waits for its claim: there is no ResourceClaimTemplate ${namespace}/${template}`,
-      );
+      const found = `ResourceClaimTemplate ${namespace}/${template}`;
+      const why = given.has(`${namespace}/${template}`) ? `${found} cannot be used` : `there is no ${found}`;
+      notes.push(`${place}Pod ${keyOf(pod)} waits for its claim: ${why}`);
     }
   }
   return uids;

@@ -13,6 +13,20 @@ const count = z.int().min(0);
 const time = z
   .string()
   .refine((text) => !Number.isNaN(Date.parse(text)), "is no time; write for example 2026-01-02T03:04:05Z");
+/** Fully qualified, as the API server wants it of attributes that constraints name. */
+const qualified = z
+  .string()
+  .regex(/^[^/]+\/[^/]+$/, "expected a name with its domain, such as gpu.kllama.ai/nvlinkDomain");
+
+/** No two of them have one name. */
+function named<T extends z.ZodType<{ name: string }>>(entry: T) {
+  return z.array(entry).superRefine((entries, context) => {
+    for (const [i, { name }] of entries.entries()) {
+      if (entries.findIndex((each) => each.name === name) === i) continue;
+      context.addIssue({ code: "custom", path: [i], message: `${name} is there twice; keep one entry` });
+    }
+  });
+}
 
 /** Of an object of any kind. */
 export const metadata = z.looseObject({
@@ -156,13 +170,13 @@ const request = z
 const claimSpec = z.looseObject({
   devices: z
     .looseObject({
-      requests: z.array(request).max(32).optional(),
+      requests: named(request).max(32).optional(),
       constraints: z
         .array(
           z.looseObject({
             requests: z.array(z.string()).optional(),
-            matchAttribute: z.string().optional(),
-            distinctAttribute: z.string().optional(),
+            matchAttribute: qualified.optional(),
+            distinctAttribute: qualified.optional(),
           }),
         )
         .max(32)
@@ -220,20 +234,18 @@ const podSpec = z.looseObject({
   resources: resources.optional(),
   containers: z.array(container).min(1),
   initContainers: z.array(container).optional(),
-  resourceClaims: z
-    .array(
-      z
-        .looseObject({
-          name: z.string().min(1),
-          resourceClaimName: z.string().optional(),
-          resourceClaimTemplateName: z.string().optional(),
-        })
-        .refine(
-          (each) => (each.resourceClaimName === undefined) !== (each.resourceClaimTemplateName === undefined),
-          "needs exactly one of resourceClaimName and resourceClaimTemplateName",
-        ),
-    )
-    .optional(),
+  resourceClaims: named(
+    z
+      .looseObject({
+        name: z.string().min(1),
+        resourceClaimName: z.string().optional(),
+        resourceClaimTemplateName: z.string().optional(),
+      })
+      .refine(
+        (each) => (each.resourceClaimName === undefined) !== (each.resourceClaimTemplateName === undefined),
+        "needs exactly one of resourceClaimName and resourceClaimTemplateName",
+      ),
+  ).optional(),
 });
 
 const pod = z.looseObject({

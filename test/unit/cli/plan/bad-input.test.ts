@@ -117,6 +117,48 @@ describe("what cannot be used is named with file, line, object, field and reason
       "DeviceTaintRule r: apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
     ],
     [
+      "a version of ours that there is none of",
+      json({ apiVersion: "scheduling.kllama.ai/v9", kind: "PlacementGroup", metadata: { name: "g" }, spec: {} }),
+      "PlacementGroup default/g: apiVersion is scheduling.kllama.ai/v9, which is not read; write it as scheduling.kllama.ai/v1alpha1",
+    ],
+    [
+      "a namespace that is no text",
+      json({
+        apiVersion: "v1",
+        kind: "Pod",
+        metadata: { name: "p", namespace: 5 },
+        spec: { containers: [{ name: "c" }] },
+      }),
+      "Pod 5/p: metadata.namespace: Invalid input: expected string",
+    ],
+    [
+      "two requests of one name",
+      json({
+        apiVersion: "resource.k8s.io/v1",
+        kind: "ResourceClaim",
+        metadata: { name: "c" },
+        spec: {
+          devices: { requests: [1, 2].map(() => ({ name: "r", exactly: { deviceClassName: "gpu.kllama.ai" } })) },
+        },
+      }),
+      "ResourceClaim default/c: spec.devices.requests[1]: r is there twice; keep one entry",
+    ],
+    [
+      "two claims of a pod by one name",
+      pod("p", { spec: { resourceClaims: [1, 2].map(() => ({ name: "g", resourceClaimTemplateName: "four" })) } }),
+      "Pod default/p: spec.resourceClaims[1]: g is there twice; keep one entry",
+    ],
+    [
+      "an attribute without its domain",
+      json({
+        apiVersion: "resource.k8s.io/v1",
+        kind: "ResourceClaim",
+        metadata: { name: "c" },
+        spec: { devices: { constraints: [{ matchAttribute: "numaNode" }] } },
+      }),
+      "spec.devices.constraints[0].matchAttribute: expected a name with its domain, such as gpu.kllama.ai/nvlinkDomain",
+    ],
+    [
       "a topology that contradicts itself",
       json({
         apiVersion: "scheduling.kllama.ai/v1alpha1",
@@ -220,6 +262,15 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
     expect(output.rejections[0]!.message).toContain(message);
     expect(output.stderr).toContain(`Gang default/bad: ${message}`);
+    expect(output.code).toBe(2);
+  });
+
+  test("a version that there is none of", async () => {
+    const output = await plan(`${good}${gangOf("bad", 1, "four").replace("/v1alpha1", "/v1")}`);
+    expect(places(output)).toEqual({ fine: "good", bad: "InvalidGang" });
+    expect(output.rejections[0]!.message).toBe(
+      "apiVersion is scheduling.kllama.ai/v1, which is not read; write it as scheduling.kllama.ai/v1alpha1",
+    );
     expect(output.code).toBe(2);
   });
 
@@ -358,6 +409,32 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(places(output)).toEqual({ fine: "good", llama: "InvalidGang" });
     expect(output.rejections[0]!.message).toContain("8 is not 3 × 4 = 12; change one of the three");
   });
+});
+
+test("a template that cannot be used is not said to be missing", async () => {
+  const output = await plan(`${good}${claim("device.driver ==")}${gangOf("bad", 1, "t")}`);
+  expect(output.stderr).toContain(
+    "Pod default/bad-0 waits for its claim: ResourceClaimTemplate default/t cannot be used",
+  );
+  expect(places(output)).toEqual({ fine: "good", bad: "WaitingForMembers" });
+});
+
+test("claims that hold one device are named, unless each has a share of it or an administrator's access", async () => {
+  const holding = (name: string, device: string, more: object = {}) =>
+    json({
+      apiVersion: "resource.k8s.io/v1",
+      kind: "ResourceClaim",
+      metadata: { name },
+      spec: {},
+      status: { allocation: { devices: { results: [{ request: "r", driver: "d", pool: "p", device, ...more }] } } },
+    });
+  const share = (name: string) => holding(name, "x", { shareID: name });
+  const admin = holding("admin", "y", { adminAccess: true });
+  const output = await plan(`${good}${holding("a", "y")}${holding("b", "y")}${share("c")}${share("e")}${admin}`);
+  expect(output.stderr.match(/ResourceClaim \S+ holds .*/g)).toEqual([
+    "ResourceClaim default/b holds device d/p/y, and so does ResourceClaim default/a; one of them is wrong",
+  ]);
+  expect(output.code).toBe(0);
 });
 
 test("fields of ours that nobody knows are named", async () => {
