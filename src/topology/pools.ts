@@ -89,10 +89,14 @@ function readPool(node: NodeRecord, { slices }: Pool): PoolContent | string | un
     return `the slices of generation ${generation} disagree about their number; nothing is allocated from it until its driver corrects it`;
   }
   if (whole.length !== count) {
-    return `generation ${generation} is incomplete, ${whole.length} of ${count} slices seen; wait for the driver to publish the others`;
+    const remedy =
+      whole.length < count
+        ? "wait for the driver to publish the others"
+        : "nothing is allocated from it until its driver corrects it";
+    return `generation ${generation} is incomplete, ${whole.length} of ${count} slices seen; ${remedy}`;
   }
   try {
-    return readSlices(node, current, whole);
+    return readSlices(node, { slices, current, whole });
   } catch (error) {
     return `${error instanceof Error ? error.message : String(error)}; nothing is allocated from it until its driver corrects it`;
   }
@@ -116,9 +120,17 @@ function isFor(
   return allNodes === true || (nodeSelector !== undefined && matchesNodeSelector(nodeSelector, node));
 }
 
-function readSlices(node: NodeRecord, current: readonly SliceRecord[], whole: readonly SliceRecord[]): PoolContent {
+/** Slices of a pool: all of them, those of the generation that concern the node, and those of which it is whole. */
+interface Slices {
+  readonly slices: readonly SliceRecord[];
+  readonly current: readonly SliceRecord[];
+  readonly whole: readonly SliceRecord[];
+}
+
+function readSlices(node: NodeRecord, { slices, current, whole }: Slices): PoolContent {
   const { counters, counterOf, sets, units } = readCounters(current, whole);
-  const wide = whole.some((slice) => slice.devices.length > 0 && slice.nodeName !== node.name);
+  // Also of slices that contradict: a device of one name is one device, whatever nodes publish it.
+  const wide = slices.some((slice) => slice.devices.length > 0 && slice.nodeName !== node.name);
   const own = current.filter((slice) => reaches(slice, node));
   const names = new Set<string>();
   const devices: PoolDevice[] = [];

@@ -56,6 +56,15 @@ describe("devices that several nodes can reach", () => {
     expect(rejectionsOf(placed(network(1), { w: { count: 2, gpus: 1 } }, [apart]))).toHaveLength(1);
   });
 
+  test("nor are those that slices of two nodes publish under one name, each as if it were the only one", () => {
+    const model = clusterOf(bare({ a: 2 }));
+    for (const node of ["a-0", "a-1"]) {
+      model.upsertSlice({ ...sliceRecord(node, [gpu(0)]), name: `slice-${node}`, pool: "both", resourceSliceCount: 1 });
+    }
+    expect(picture(placed(model, { w: { count: 1, gpus: 1 } }))).toEqual(["g-w-0@a-0[0]"]);
+    expect(rejectionsOf(placed(model, { w: { count: 2, gpus: 1 } }))).toHaveLength(1);
+  });
+
   test("in parts: as many as fit, over all nodes", () => {
     const parts = {
       allowMultipleAllocations: true,
