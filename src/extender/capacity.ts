@@ -4,7 +4,7 @@ import { type Batch, createBatch } from "../gang/batch.ts";
 import { counterfactualsOf } from "../gang/counterfactuals.ts";
 import { gangStates } from "../gang/lifecycle/gang-states.ts";
 import type { GangRecord, GangState } from "../gang/lifecycle/state.ts";
-import { assignSlots } from "../gang/members.ts";
+import { assignSlots, problemsText } from "../gang/members.ts";
 import type { GangRequest, PlanUnit } from "../gang/plan.ts";
 import { expectedWorkload } from "../gang/workload.ts";
 import type { PlacementGroupRecord } from "../kube/project.ts";
@@ -295,7 +295,7 @@ function faultsOf({ states }: Copy): Rejection[] {
     const { problems } = assignSlots(state.gang!.spec, [...state.pods.values()], []);
     return problems.length === 0
       ? []
-      : [rejectionOf(state.gang!, { reason: "InvalidGang", message: problems.join("; ") })];
+      : [rejectionOf(state.gang!, { reason: "InvalidGang", message: problemsText(problems) })];
   });
 }
 

@@ -146,6 +146,14 @@ export function claimsReady(pod: PodRecord, model: Pick<ClusterModel, "claim">):
   );
 }
 
+/** As many of the problems as a reader takes in. */
+export function problemsText(problems: readonly string[]): string {
+  const more = problems.length - mostProblems;
+  return [...problems.slice(0, mostProblems), ...(more > 0 ? [`and ${more} more`] : [])].join("; ");
+}
+
+const mostProblems = 8;
+
 /** What such pods wait for, in words, and how many of their claims are there. */
 export function lackingClaims(pods: readonly PodRecord[], model: Pick<ClusterModel, "claim">) {
   const all = pods.flatMap((pod) =>

@@ -18,6 +18,7 @@ import {
   lackingClaims,
   type MemberSlots,
   minCountOf,
+  problemsText,
   slotKey,
 } from "./members.ts";
 import type { GangRequest, PlanUnit } from "./plan.ts";
@@ -265,7 +266,12 @@ function memberSlots(model: ClusterModel, { request }: PreparedGang, gang: numbe
     part.surplus.push(...inSlices(candidates.slice(needed), podSet.slices?.[0]?.size ?? 1));
   }
   if (lacking.length === 0) return { ...part, ...withBorrowing(part.base, part.surplus, request.placed) };
-  return { gang: request, reason: "WaitingForMembers", message: [...lacking, ...problems].join("; "), blocking };
+  return {
+    gang: request,
+    reason: "WaitingForMembers",
+    message: [...lacking, problemsText(problems)].filter(Boolean).join("; "),
+    blocking,
+  };
 }
 
 function placesIn({ placed }: GangRequest, podSet: GangPodSet): PlacedPod[] {

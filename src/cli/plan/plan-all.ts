@@ -31,7 +31,7 @@ import { keptPods, livePods, membersOf, runningPods } from "../../gang/lifecycle
 import { shortPodSet } from "../../gang/lifecycle/scheduled.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
 import { noteTainted } from "../../gang/lifecycle/tainted.ts";
-import { assignSlots, minCountOf, slotKey, validateGang } from "../../gang/members.ts";
+import { assignSlots, minCountOf, problemsText, slotKey, validateGang } from "../../gang/members.ts";
 import { budgetExceededFor, type GangRequest, type PlanResult, type PlanUnit } from "../../gang/plan.ts";
 import { preemptorPriority } from "../../gang/preemption.ts";
 import { expectedWorkload } from "../../gang/workload.ts";
@@ -138,7 +138,7 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
   function planGang(state: GangState): boolean {
     const problems = problemsOf(state, model);
     if (problems.length > 0)
-      return settle(rejectionOf(state.gang!, { reason: "InvalidGang", message: problems.join("; ") }));
+      return settle(rejectionOf(state.gang!, { reason: "InvalidGang", message: problemsText(problems) }));
     const group = groupNamed(cluster.groups, state);
     const members = group === undefined ? [] : [...states.values()].filter((each) => roleIn(group, each) !== undefined);
     const ready = new Set(members.filter((each) => isReady(each, model, nodeFits)).map(({ key }) => key));

@@ -10,6 +10,7 @@ const strings = z.record(z.string(), z.string());
 const quantity = z.union([z.string(), z.number().transform(String)], "expected a quantity, such as 4, 500m or 64Gi");
 const quantities = z.record(z.string(), quantity);
 const count = z.int().min(0);
+const maxReplicas = 100_000;
 const time = z
   .string()
   .refine((text) => !Number.isNaN(Date.parse(text)), "is no time; write for example 2026-01-02T03:04:05Z");
@@ -257,7 +258,8 @@ const pod = z.looseObject({
 const replicated = z.looseObject({
   metadata,
   spec: z.looseObject({
-    replicas: count.optional(),
+    // Each becomes a pod here.
+    replicas: count.max(maxReplicas, `Too big: at most ${maxReplicas} are planned`).optional(),
     selector: z.looseObject({ matchLabels: strings.optional() }).optional(),
     template: z.looseObject({
       metadata: z.looseObject({ labels: strings.optional() }).optional(),

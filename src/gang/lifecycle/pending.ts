@@ -1,5 +1,5 @@
 import type { PodRecord } from "../../topology/records.ts";
-import { assignSlots, type MemberSlots, minCountOf } from "../members.ts";
+import { assignSlots, type MemberSlots, minCountOf, problemsText } from "../members.ts";
 import { isRefusal, withOutlook } from "../outlook-text.ts";
 import { hasAllClaims } from "./claims.ts";
 import type { Decision } from "./decision.ts";
@@ -43,7 +43,7 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   const leftOut = strays.map(({ message }) => message);
   // Pods that have no place stop a gang only when it is not complete without them: else anybody's could.
   if (gang.problems.length > 0 || (waiting !== undefined && slots.problems.length > 0)) {
-    const said = [...gang.problems, ...leftOut].join("; ");
+    const said = problemsText([...gang.problems, ...leftOut]);
     return { effects: [...effects, ...sayPending(state, gang, "InvalidGang", said, context)] };
   }
   state.priority = lowestPriority(slots.slots.values());
@@ -52,7 +52,7 @@ export function decidePending(state: GangState, gang: GangRecord, context: Conte
   if (shortPodSet(gang, running) === undefined) {
     return { effects: [...effects, ...writeScheduled(state, gang, context, running)] };
   }
-  if (waiting !== undefined) return settle(state, gang, [waiting, ...leftOut].join("; "), effects, context);
+  if (waiting !== undefined) return settle(state, gang, problemsText([waiting, ...leftOut]), effects, context);
   delete state.incomplete;
   if (state.planning) return { effects };
   const { rejection } = state;

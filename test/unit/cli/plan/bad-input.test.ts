@@ -117,6 +117,16 @@ describe("what cannot be used is named with file, line, object, field and reason
       "DeviceTaintRule r: apiVersion is resource.k8s.io/v1beta1, which is not read; write it as resource.k8s.io/v1",
     ],
     [
+      "more replicas than anybody has",
+      json({
+        apiVersion: "apps/v1",
+        kind: "Deployment",
+        metadata: { name: "d" },
+        spec: { replicas: 1_000_000_000, template: { spec: { containers: [{ name: "c" }] } } },
+      }),
+      "Deployment default/d: spec.replicas: Too big: at most 100000 are planned",
+    ],
+    [
       "a version of ours that there is none of",
       json({ apiVersion: "scheduling.kllama.ai/v9", kind: "PlacementGroup", metadata: { name: "g" }, spec: {} }),
       "PlacementGroup default/g: apiVersion is scheduling.kllama.ai/v9, which is not read; write it as scheduling.kllama.ai/v1alpha1",
@@ -409,6 +419,20 @@ describe("a Gang that asks for something impossible is refused with its field", 
     expect(places(output)).toEqual({ fine: "good", llama: "InvalidGang" });
     expect(output.rejections[0]!.message).toContain("8 is not 3 × 4 = 12; change one of the three");
   });
+});
+
+test("of many pods that have no slot the first are named, and the others counted", async () => {
+  const pods = Array.from({ length: 30 }, (_, i) =>
+    pod(`many-${i}`, { gang: "many", labels: { "scheduling.kllama.ai/pod-index": `${i}` } }),
+  );
+  const output = await plan(`${good}${gang("many", { podSets: [{ name: "r", count: 2 }] })}${pods.join("")}`);
+  expect(places(output)).toEqual({ fine: "good", many: "InvalidGang" });
+  const { message } = output.rejections[0]!;
+  expect(message).toMatch(
+    /^pod many-2 has index 2, but pod set r has count 2; raise the count or remove the pod; pod many-3/,
+  );
+  expect(message).toMatch(/; and 20 more$/);
+  expect(message.split("; pod ")).toHaveLength(8);
 });
 
 test("a template that cannot be used is not said to be missing", async () => {
