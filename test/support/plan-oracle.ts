@@ -244,6 +244,16 @@ function commonLeft(): CommonLeft {
   return { held: 0, board: [7, 0], units: {} };
 }
 
+/** Of one node: texts are equal when the same is left. */
+function leftText({ cpu, memory, pods, held, boards, units }: Left): string {
+  return `${cpu} ${memory} ${pods} ${held} ${boards} ${units}`;
+}
+
+function commonText({ held, board, units }: CommonLeft): string {
+  const taken = Object.entries(units).filter(([, amount]) => amount > 0);
+  return `${held} ${board} ${taken}`;
+}
+
 /** What one pod takes of a device that is given in parts. */
 function unitsOf({ requests }: OraclePod): number {
   return Math.max(0, ...requests.flatMap(({ alternatives }) => alternatives.map(({ units }) => units)));
@@ -400,7 +410,8 @@ export function putPod(node: OracleNode, left: Left, pod: OraclePod, devices: re
 
 /**
  * Calls `visit` with assignments (parallel to `pods`) that fit the nodes and keep all rules, until it returns true.
- * `remember`: assignments that leave the same behind are visited once.
+ * `remember`: assignments that leave the same behind are visited once. The sets of devices that pods of a kind could have
+ * where the same is left are found once.
  */
 function visitPlacements(
   nodes: readonly OracleNode[],
@@ -415,6 +426,10 @@ function visitPlacements(
   const places: (OraclePlace | undefined)[] = pods.map(({ pinned }) => pinned);
   const open = [...pods.keys()].filter((i) => pods[i]!.pinned === undefined);
   const dead = new Set<string>();
+  const kinds = pods.map(({ requests, match, toleratesDevices }) =>
+    JSON.stringify([requests, match, toleratesDevices]),
+  );
+  const known = new Map<string, number[][]>();
   let trials = 0;
   const placesIn = ({ members }: RuleSet) => members.flatMap((i) => places[i] ?? []);
   /** What the rules see of the pods placed so far. */
@@ -432,10 +447,15 @@ function visitPlacements(
   const next = (depth: number): boolean => {
     const i = open[depth];
     if (i === undefined) return visit(places as OraclePlace[]);
-    const key = remember ? JSON.stringify([depth, left, sets.map(trace)]) : "";
+    const there = left.map(leftText);
+    const common = commonText(left[0]?.common ?? commonLeft());
+    const key = remember ? [depth, common, ...there, ...sets.map(trace)].join("|") : "";
     if (remember && dead.has(key)) return false;
     for (const [n, node] of nodes.entries()) {
-      for (const devices of deviceSets(node, left[n]!, pods[i]!)) {
+      const same = `${n} ${kinds[i]} ${common} ${there[n]}`;
+      const choices = known.get(same) ?? deviceSets(node, left[n]!, pods[i]!);
+      known.set(same, choices);
+      for (const devices of choices) {
         if (++trials > limit) throw tooMuch;
         if (!putPod(node, left[n]!, pods[i]!, devices, 1)) break;
         places[i] = { node: n, devices };
