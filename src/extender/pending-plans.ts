@@ -270,6 +270,7 @@ function requestOf(state: GangState, nodeFits: Context["nodeFits"], role?: strin
     createdAtMs: gang.createdAtMs,
     ...(role === undefined ? {} : { role }),
     pods,
+    bound: state.bound,
     placed: keptPods(state, nodeFits),
     ...(state.outlying?.size ? { loose: state.outlying } : {}),
   };

@@ -21,6 +21,8 @@ export interface GangRequest {
   role?: string;
   /** Live members; terminal and deleted pods left out. */
   pods: readonly PodRecord[];
+  /** UID → node of members that are bound, also where `pods` do not say so yet. */
+  bound?: ReadonlyMap<string, string>;
   /** Slots already held or running: they stay, and their domains bind the newcomers. */
   placed: readonly PlacedPod[];
   /** Slots of `placed` where nobody runs and to which nobody returns, as `slotKey` names them: they bind nobody. */

@@ -299,7 +299,7 @@ function strandedMember(model: ClusterModel, gang: GangRequest): Obstacle | unde
 }
 
 function strandedPlaces(model: ClusterModel, gang: GangRequest): PlacedPod[] {
-  const bound = new Map(gang.pods.map((pod) => [pod.name, pod.nodeName]));
+  const bound = new Map(gang.pods.map((pod) => [pod.name, pod.nodeName ?? gang.bound?.get(pod.uid)]));
   return gang.placed.filter(({ pod, node }) => bound.get(pod) === node && model.view.indexOf(node) === undefined);
 }
 

@@ -721,6 +721,22 @@ describe("a reserved gang that kube-scheduler refuses", () => {
     expect(said(step(reserved.state, [tick], context({ nowMs: nowMs + 79_000 })))).not.toContain("planRefused");
   });
 
+  test("has a member without claims tried at its new place: nothing that is written for it would have that done", () => {
+    const router = { ...slot(1, "n2"), claims: [] };
+    const record = gangIn("Reserved", { placement: { pods: [slot(0), router] } }, { reservedAtMs: nowMs });
+    const member = (more: Partial<PodRecord> = {}) =>
+      released(1, { claims: [], unschedulableMessage: refusal, ...more });
+    const first = step(stateOf(record, [released(0), member()], [held(0)]), [tick], context());
+    expect(first.effects).toMatchObject([{ type: "releasePod", pod: { name: "g-1" }, node: "n2", nominate: true }]);
+    const nominated: LifecycleEvent = { type: "pod", pod: member({ nominatedNodeName: "n2" }) };
+    const told = step(first.state, [done(first.effects[0]), nominated], context());
+    expect(said(told)).toEqual([]);
+    // kube-scheduler tried, and dropped the nomination.
+    expect(step(told.state, [{ type: "pod", pod: member() }], context()).effects).toMatchObject([{ node: "n2" }]);
+    const heard: LifecycleEvent = { type: "pod", pod: member({ unschedulableMessage: "something else" }) };
+    expect(said(step(told.state, [heard], context()))).toEqual([]);
+  });
+
   test("is planned again when its refused plan was for want of nodes that it avoids no longer", () => {
     const avoided = new Map([["n1", nowMs + 1_000]]);
     const rejection = { reason: "NoNodeMatches", message: "no", capacityVersion: 1, members: "u-0,u-1" };

@@ -772,6 +772,16 @@ describe("members", () => {
     expect(Object.keys(nodesOf(planned({})))).toEqual(["g-w-1"]);
   });
 
+  test("one that is bound to such a node, though nothing has said so yet, leaves it open as well", () => {
+    const model = clusterOf(racks({ a: 2, b: 2 }));
+    const placed = [{ pod: "g-w-0", podSet: "w", index: 0, node: "gone", claims: [] }];
+    const gang = gangIn(model, "g", { w: { count: 2, gpus: 8 } }, { constraints: [together("rack")] }, placed);
+    const { uid } = gang.pods.find(({ name }) => name === "g-w-0")!;
+    const rejected = rejectionsOf(plan(model, { gangs: [{ ...gang, bound: new Map([[uid, "gone"]]) }] }));
+    expect(rejected).toMatchObject([{ reason: "WaitingForMembers" }]);
+    expect(nodesOf(plan(model, { gangs: [{ ...gang, bound: new Map() }] }))).toMatchObject({ "g-w-1": "a-0" });
+  });
+
   test("a pod to come lands near those that run, without being asked", () => {
     const model = clusterOf(racks({ a: 2, b: 4 }));
     model.upsertClaim(allocatedClaim("mine", "b-2", ["gpu-0", "gpu-1", "gpu-2", "gpu-3"], []));
