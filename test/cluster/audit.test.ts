@@ -141,7 +141,8 @@ test("an idle cluster is read once per audit and kind, and never written", async
   const from = (await audits()) ?? 0;
   await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThanOrEqual(from + 3);
   expect(planner.drift).toEqual([]);
-  expect(new Set(planner.requests)).toEqual(
+  const [lookups, reads] = [planner.requests.filter(isLookup), planner.requests.filter((each) => !isLookup(each))];
+  expect(new Set(reads)).toEqual(
     new Set([
       "GET /apis/resource.k8s.io/v1/resourceclaims",
       "GET /api/v1/pods",
@@ -149,8 +150,15 @@ test("an idle cluster is read once per audit and kind, and never written", async
     ]),
   );
   // One audit may have begun before, one may be under way.
-  expect(planner.requests.length).toBeLessThanOrEqual(3 * (((await audits()) ?? 0) - from + 2));
+  expect(reads.length).toBeLessThanOrEqual(3 * (((await audits()) ?? 0) - from + 2));
+  // Less than two minutes passed.
+  expect(lookups.length).toBeLessThanOrEqual(2 * 2);
 });
+
+/** DeviceTaintRules, which this server does not have, are looked for in two versions once a minute. */
+function isLookup(request: string): boolean {
+  return /^GET \/apis\/resource\.k8s\.io\/v1(beta2)?$/.test(request);
+}
 
 test("a pod of which no watch tells is placed after the next audit; one whose end no watch tells blocks its devices until then, not for ever", async () => {
   await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });

@@ -232,7 +232,7 @@ describe("a user whose pods run with a claim of nothing, and who takes that away
   }
 
   test("keeps the devices of no node from others, be the claim gone or another one of ours, also not after a restart", async () => {
-    await freshNamespace();
+    const namespace = await freshNamespace();
     const hollows = [0, 1, 2, 3].map(hollow);
     await apply(claimTemplate("eight", 8), nothing, ...hollows);
     await until("one runs on each node", () => {
@@ -253,7 +253,8 @@ describe("a user whose pods run with a claim of nothing, and who takes that away
     await apply({ ...nothing, spec: { devices: { requests } } });
     await createGang("again", 4, {}, "eight");
     await scheduled("again");
-    expect(scene.seen.events().filter(({ reason }) => reason === "DevicesUnknown")).toEqual([]);
+    const told = scene.seen.events().filter(({ regarding }) => regarding?.namespace === namespace);
+    expect(told.filter(({ reason }) => reason === "DevicesUnknown")).toEqual([]);
   });
 });
 
