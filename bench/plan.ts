@@ -19,6 +19,8 @@ import { createFiller, forgetGang, pendingGang, uniformCluster } from "./scene.t
 /** Fewer plans give no figure, however long they take. */
 const fewest = 20;
 
+const ladder = [10, 100, 1000, 5000, 20_000, 100_000];
+
 const help = `usage: npm run bench -- plan [FLAGS]
 
 Times plan() on simulated fleets of 8-GPU nodes, 16 to a rack and 8 racks to a block, empty and with 50 % and 95 % of
@@ -34,13 +36,12 @@ may be the last of a turn of its event loop:
   victims     who is preempted, if all that run have a lower priority
   room        which nodes are drained
 
-  --nodes N     one rung of the ladder only (default ${"10,100,1000,5000,20000,100000"})
+  --nodes N,…   these rungs of the ladder only (default ${ladder.join(",")})
   --samples N   plans per figure (default 200)
   --seconds N   how long a figure may take; it rests on ${fewest} plans at least, and says on how many if on fewer than asked (default 30)
   --seed N      decides which nodes are in use (default 1)
 `;
 
-const ladder = [10, 100, 1000, 5000, 20_000, 100_000];
 const loads = [0, 0.5, 0.95];
 const kinds = ["tp8", "pdSet", "gang512", "infeasible", "explained", "newShape"] as const;
 type Kind = (typeof kinds)[number];
@@ -94,7 +95,7 @@ export async function planBench(args: string[]): Promise<void> {
   }
   const numbers = (["samples", "seconds", "seed"] as const).map((flag) => [flag, positive(flag, values[flag])]);
   const sizes = Object.fromEntries(numbers) as Sizes;
-  const asked = values.nodes === undefined ? ladder : [positive("nodes", values.nodes)];
+  const asked = values.nodes?.split(",").map((each) => positive("nodes", each)) ?? ladder;
   if (values["this-process"] === true) {
     process.stdout.write(JSON.stringify(measureRung(asked[0]!, sizes)));
     return;
