@@ -471,12 +471,12 @@ function visitPlacements(
   return next(0);
 }
 
-/** Is there any assignment that fits the nodes and keeps all rules? Throws `tooMuch` beyond `limit` trials. */
+/** Is there any assignment that fits the nodes and keeps all rules? Throws `tooMuch` beyond `limit` trials, which take a few seconds. */
 export function placementExists(
   nodes: readonly OracleNode[],
   pods: readonly OraclePod[],
   rules: readonly OracleRule[],
-  limit = 200_000,
+  limit = 4_000_000,
 ): boolean {
   return visitPlacements(nodes, pods, rules, true, limit, () => true);
 }
