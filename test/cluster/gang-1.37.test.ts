@@ -1,8 +1,8 @@
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Node } from "../../src/api/kubernetes.ts";
-import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
+import { taintByRule } from "../support/taint-rules.ts";
 import { claimTemplate, gang, member } from "../support/workloads.ts";
 
 /** The same on the second version that is kept green: four nodes with eight GPUs each. See gang.test.ts for the rest. */
@@ -79,21 +79,9 @@ describe("on Kubernetes 1.37.1", () => {
     const { admin } = scene.stack;
     const { items: nodes } = await admin.request<{ items: Node[] }>("GET", "/api/v1/nodes");
     const node = nodes[0]!.metadata.name;
-    const rules = "/apis/resource.k8s.io/v1/devicetaintrules";
-    const gone = async () => void (await admin.request("DELETE", `${rules}/drain`).catch(() => undefined));
-    onTestFinished(gone);
     const taint = { key: "drain", effect: "NoExecute" };
     const spec = { deviceSelector: { driver: "gpu.kllama.ai", pool: node }, taint };
-    const rule = { apiVersion: "resource.k8s.io/v1", kind: "DeviceTaintRule", metadata: { name: "drain" }, spec };
-    await admin.request("POST", rules, { body: rule });
-    await eventually(
-      "the planner knows of it",
-      async () => {
-        const free = await scene.metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
-        return free === 24 ? undefined : `${free} devices are free`;
-      },
-      { timeoutMs: 20_000 },
-    );
+    const gone = await taintByRule(scene, "v1", spec, 24);
     await createGang("elsewhere", 3, {}, "eight");
     await scheduled("elsewhere");
     await createGang("waits", 1, {}, "eight");

@@ -2,13 +2,13 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Agent, request } from "undici";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
-import { eventually } from "../../src/kube/eventually.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { kllama } from "../support/cli.ts";
 import { isBound, useScene } from "../support/scene.ts";
+import { taintByRule } from "../support/taint-rules.ts";
 import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
 
 /** Racks of 6 and 5 nodes would be two sizes: three racks of 4, for gangs of 2, 3, 4 and 3 that each want one. */
@@ -145,29 +145,12 @@ test("devices that a DeviceTaintRule taints are nobody's until it is gone; who h
   const running = () => scene.membersOf("before").map(({ metadata, spec }) => [metadata.uid, spec.nodeName]);
   const before = running();
 
-  const rules = "/apis/resource.k8s.io/v1beta2/devicetaintrules";
-  const gone = async () => void (await scene.stack.admin.request("DELETE", `${rules}/drain`).catch(() => undefined));
-  onTestFinished(gone);
-  await scene.stack.admin.request("POST", rules, {
-    body: {
-      apiVersion: "resource.k8s.io/v1beta2",
-      kind: "DeviceTaintRule",
-      metadata: { name: "drain" },
-      spec: {
-        deviceSelector: { driver: "gpu.kllama.ai", device: "gpu-0" },
-        taint: { key: "drain", value: "yes", effect: "NoSchedule" },
-      },
-    },
-  });
+  const spec = {
+    deviceSelector: { driver: "gpu.kllama.ai", device: "gpu-0" },
+    taint: { key: "drain", value: "yes", effect: "NoSchedule" },
+  };
   // One of four on each of the ten nodes that are free.
-  await eventually(
-    "the planner knows of it",
-    async () => {
-      const free = await scene.metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
-      return free === 30 ? undefined : `${free} devices are free`;
-    },
-    { timeoutMs: 20_000 },
-  );
+  const gone = await taintByRule(scene, "v1beta2", spec, 30);
   await createGang("after", 2, inRack);
   const refusal = await until("the next gang is refused", () =>
     scene.status("after")?.conditions?.find(({ type, status }) => type === "Planned" && status === "False"),

@@ -1,0 +1,30 @@
+import { onTestFinished } from "vitest";
+import { eventually } from "../../src/kube/eventually.ts";
+import type { Scene } from "./scene.ts";
+
+/**
+ * Makes a DeviceTaintRule, and waits until the planner counts so many free GPUs.
+ * @param version of resource.k8s.io, as the API server has it
+ * @returns what takes the rule away; the end of the test does, too
+ */
+export async function taintByRule(
+  { stack, metric }: Scene,
+  version: string,
+  spec: object,
+  left: number,
+): Promise<() => Promise<void>> {
+  const rules = `/apis/resource.k8s.io/${version}/devicetaintrules`;
+  const gone = async () => void (await stack.admin.request("DELETE", `${rules}/drain`).catch(() => undefined));
+  onTestFinished(gone);
+  const kind = { apiVersion: `resource.k8s.io/${version}`, kind: "DeviceTaintRule" };
+  await stack.admin.request("POST", rules, { body: { ...kind, metadata: { name: "drain" }, spec } });
+  await eventually(
+    "the planner knows of it",
+    async () => {
+      const free = await metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
+      return free === left ? undefined : `${free} devices are free`;
+    },
+    { timeoutMs: 20_000 },
+  );
+  return gone;
+}
