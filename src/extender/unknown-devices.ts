@@ -89,9 +89,14 @@ export function createUnknownDevices(model: ClusterModel): UnknownDevices {
   };
 }
 
-/** The pod was bound with another one of its name. Both times are the API server's, in whole seconds. */
-function isYounger({ createdAtMs }: ClaimRecord, { boundAtMs }: PodRecord): boolean {
-  return createdAtMs !== undefined && boundAtMs !== undefined && createdAtMs > boundAtMs;
+/**
+ * The pod was bound with another one of its name. Both times are the API server's, in whole seconds: of a claim that was made
+ * in the second of the binding only one that was made for the pod, from its template, is taken for the pod's. A user can
+ * make any other anew as fast as that; and where it is the pod's after all, the node agent hands no device out twice.
+ */
+function isYounger({ createdAtMs, ownerPodUid }: ClaimRecord, { boundAtMs, uid }: PodRecord): boolean {
+  if (createdAtMs === undefined || boundAtMs === undefined) return false;
+  return createdAtMs > boundAtMs || (createdAtMs === boundAtMs && ownerPodUid !== uid);
 }
 
 function noteOf({ nodeName }: PodRecord): string {

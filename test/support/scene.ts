@@ -34,6 +34,7 @@ export interface Scene {
   /** Paths at the API server. */
   podPath(name: string, subresource?: string): string;
   claimPath(name: string, subresource?: string): string;
+  /** Once the Gang says so, and the pods are seen bound that it counts: watches of two kinds are not in step. */
   scheduled(gangName: string): Promise<Gang>;
   /** The devices of a pod as its claims hold them: `pool/device`, sorted. */
   devicesOf(pod: Pod | undefined): string[];
@@ -78,6 +79,8 @@ export function useScene(options: StackOptions): Scene {
     );
   });
 
+  const membersOf = (name: string): Pod[] => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name);
+
   return {
     get stack() {
       return stack;
@@ -108,13 +111,15 @@ export function useScene(options: StackOptions): Scene {
       ns = namespace;
     },
     metric: async (name, label) => sumSeries(await plannerMetrics(stack.extender), name, label),
-    membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
+    membersOf,
     podPath: (name, subresource) => podPath({ namespace: ns, name }, subresource),
     claimPath: (name, subresource) => claimPath({ namespace: ns, name }, subresource),
     scheduled: (name) =>
       seen.until(`gang ${name} is scheduled`, () => {
         const found = seen.gang(ns, name);
-        return found?.status?.phase === "Scheduled" ? found : undefined;
+        if (found?.status?.phase !== "Scheduled") return undefined;
+        const bound = membersOf(name).filter(isBound).length;
+        return bound >= Number.parseInt(found.status.members ?? "0", 10) ? found : undefined;
       }),
     devicesOf(pod) {
       const claims = seen.claims(ns).filter((claim) => claim.metadata.ownerReferences?.[0]?.uid === pod?.metadata.uid);

@@ -55,12 +55,14 @@ describe("a pod that runs while its claim holds no devices", () => {
 
   test("keeps nothing when a user made a claim of ours under the name of one that is gone", () => {
     const boundAtMs = Date.parse("2026-11-20T10:00:00Z");
-    const { empty, see, isFree, unknown } = setUp({ boundAtMs });
+    const { empty, see, isFree, unknown, running } = setUp({ boundAtMs });
     see({ ...empty, createdAtMs: boundAtMs + 1_000 });
     expect(isFree()).toBe(true);
     expect(unknown.news()).toEqual([]);
-    // Made and bound within a second: it may be the pod's.
     see({ ...empty, createdAtMs: boundAtMs, resourceVersion: "2" });
+    expect(isFree()).toBe(true);
+    // Made from its template and bound within a second: it is the pod's.
+    see({ ...empty, createdAtMs: boundAtMs, ownerPodUid: running.uid, resourceVersion: "3" });
     expect(isFree()).toBe(false);
   });
 
