@@ -1,5 +1,5 @@
 import type { PreemptedUnit } from "../api/gang.ts";
-import { type PlacedPod, type Placement, type Rejection, type RejectionReason, rejectionOf } from "../api/placement.ts";
+import { type PlacedPod, type Placement, type Rejection, rejectionOf } from "../api/placement.ts";
 import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
@@ -12,7 +12,7 @@ import type { GangHolds } from "./gang-holds.ts";
 import { firstPlaced, type GangSet, type RefusedSet, type RuledOut, triedText } from "./gang-sets.ts";
 import { type HeldPlaces, limitFaults, type PlannerLimits, placementFault } from "./limits.ts";
 import type { RefusedUnit } from "./outlooks.ts";
-import { inAnswerOrder, priorityOf, type Queued, unitFor, waits } from "./pending-plans.ts";
+import { inAnswerOrder, priorityOf, type Queued, refusalOf, unitFor, waits } from "./pending-plans.ts";
 import type { CoordinatorPorts } from "./ports.ts";
 import type { RoomMaker } from "./room-maker.ts";
 import type { Singles } from "./singles.ts";
@@ -157,13 +157,13 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
 
   /** @returns gangs that were planned; those that got nothing new keep what they have. `later`: it goes on next turn */
   function planOne(state: GangState, turn: Turn): readonly string[] | "later" {
-    const { next, reason: why, waiting } = setsFor(state);
+    const { next, wait } = setsFor(state);
     const first = next([]);
     wantsPlan.delete(state.key);
     // Whoever has been preempted since it asked has to leave first.
     if (state.gang === undefined || !isOpen(state)) return [];
     if (first === undefined || turn.searched.has(first.keys.join())) {
-      refuse(state, why, waiting);
+      refuse(state, refusalOf(wait));
       return [];
     }
     const startMs = ports.nowMs();
@@ -195,7 +195,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const others = found === undefined ? [] : refused.flatMap(({ keys }) => keys);
     for (const key of new Set([state.key, ...others])) {
       const other = answered.keys.includes(key) ? undefined : stateOf(key);
-      if (other !== undefined) refuse(other, why, waiting);
+      if (other !== undefined) refuse(other, refusalOf(wait));
     }
     return found?.keys ?? [];
   }
@@ -207,7 +207,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const ready = readyAmong(members);
     const answer = unitFor(state, group, members, ready, nodeFits);
     return {
-      ...("waiting" in answer ? answer : waits(`PlacementGroup ${group?.name}: its base set is placed first`)),
+      wait: "waiting" in answer ? answer : waits(`PlacementGroup ${group?.name}: its base set is placed first`),
       next(ruledOut: readonly RuledOut[]): GangSet | undefined {
         const set = ruledOut.length === 0 ? answer : unitFor(state, group, members, ready, nodeFits, ruledOut);
         return "waiting" in set ? set.first : set;
@@ -261,10 +261,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       reason: "WaitingForPlacementGroup" as const,
       message: "another gang of the PlacementGroup is over a limit",
     };
-    return states.map((state, i) => {
-      const { reason, message } = faults[i] ?? other;
-      return refusalOf(state, reason, message);
-    });
+    return states.map(({ gang }, i) => rejectionOf(gang!, faults[i] ?? other));
   }
 
   /** Whoever asked is answered, even if only others of its group are at fault: it asks for nothing until then. */
@@ -277,7 +274,7 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
     const names = rejections.map(({ gang }) => gang).join(", ");
     const message = `is placed together with ${names}, which cannot be placed now`;
     const state = stateOf(key);
-    if (state !== undefined) refuse(state, "WaitingForPlacementGroup", message);
+    if (state !== undefined) refuse(state, { reason: "WaitingForPlacementGroup", message });
   }
 
   /**
@@ -302,18 +299,20 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
       const fault = state === undefined ? undefined : placementFault(state, placement);
       if (state !== undefined && fault !== undefined) {
         holds.restore(state);
-        refuse(state, fault.reason, fault.message);
+        refuse(state, fault);
         return;
       }
       tell(key, { type: "planned", placement, ...(preempting === undefined ? {} : { preempting }) });
       decide(key);
       return;
     }
-    if (state !== undefined) refuse(state, "InsufficientDevices", "the members beyond minCount wait for room");
+    if (state !== undefined) {
+      refuse(state, { reason: "InsufficientDevices", message: "the members beyond minCount wait for room" });
+    }
   }
 
-  function refuse(state: GangState, reason: RejectionReason, message: string): void {
-    const rejection = refusalOf(state, reason, message);
+  function refuse(state: GangState, why: Parameters<typeof rejectionOf>[1]): void {
+    const rejection = rejectionOf(state.gang ?? { namespace: "", name: "" }, why);
     tell(state.key, { type: "rejected", rejection, capacityVersion: model.capacityVersion });
   }
 
@@ -348,10 +347,6 @@ interface Turn {
 
 function isCurable({ rejections }: RefusedSet): boolean {
   return rejections.every(({ reason }) => wantsRoom.has(reason));
-}
-
-function refusalOf({ gang }: GangState, reason: RejectionReason, message: string): Rejection {
-  return rejectionOf(gang ?? { namespace: "", name: "" }, { reason, message });
 }
 
 /** So much of a turn for who makes room, whatever planning took before: one step per turn would take many turns. */
