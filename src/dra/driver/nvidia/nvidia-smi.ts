@@ -23,10 +23,14 @@ async function run(program: string, args: readonly string[], limitMs: number, en
   const execution = execute(program, args, limits);
   const hangs = new Error(`${program} was killed after ${limitMs / 1_000} s and does not end: it hangs in the kernel`);
   return await new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
+    const giveUp = (): void => {
       hanging = hangs;
       reject(hangs);
-    }, limitMs + dyingMs);
+    };
+    // Counted from when it was killed, which a process that got no core meanwhile does late.
+    let timer = setTimeout(() => {
+      timer = setTimeout(giveUp, dyingMs);
+    }, limitMs);
     const over = (): void => {
       clearTimeout(timer);
       if (hanging === hangs) hanging = undefined;

@@ -112,6 +112,20 @@ describe("nvidia-smi", () => {
     }
   });
 
+  test("whose end this process hears of late, because it got no core meanwhile, does not hang", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "kllama-smi-"));
+    const program = join(folder, "nvidia-smi");
+    try {
+      writeFileSync(program, "#!/bin/sh\nexec sleep 60\n");
+      chmodSync(program, 0o755);
+      const reading = readNvidiaSmi(program, 300);
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_500);
+      await expect(reading).rejects.toThrow("Command failed");
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
   test("sets time slices by their numbers", async () => {
     const folder = mkdtempSync(join(tmpdir(), "kllama-smi-"));
     const program = join(folder, "nvidia-smi");
