@@ -340,4 +340,4 @@ test("the allocator finds devices exactly when there are any, and they keep ever
   fc.assert(property, { numRuns: 3_000 });
   // Both answers have to be common, or the comparison says little.
   expect(Math.min(found, refused)).toBeGreaterThan(300);
-}, 30_000);
+});

@@ -187,9 +187,7 @@ function runInBound(fleet: Fleet, load: Load) {
 const runs = Number(process.env["KLLAMA_DRAIN_RUNS"] ?? 2);
 
 describe("a large gang in a queue of small ones that never ends", () => {
-  test("starves unless a room is reserved; with one it is placed within the bound, and others lose no more than the room", {
-    timeout: 240_000,
-  }, () => {
+  test("starves unless a room is reserved; with one it is placed within the bound, and others lose no more than the room", () => {
     let worst = { waitedSeconds: 0, lost: 0 };
     let starved = 0;
     fc.assert(
@@ -211,9 +209,7 @@ describe("a large gang in a queue of small ones that never ends", () => {
     );
   });
 
-  test("has its place within the bound, and nobody who is let in meanwhile takes anything of its room, whatever the fleet and the work", {
-    timeout: 240_000,
-  }, () => {
+  test("has its place within the bound, and nobody who is let in meanwhile takes anything of its room, whatever the fleet and the work", () => {
     let drained = 0;
     fc.assert(
       fc.property(fleets, loads, (fleet, load) => {

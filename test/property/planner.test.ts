@@ -19,7 +19,7 @@ test("the planner finds a placement exactly when there is one, and what it finds
     { numRuns },
   );
   expect(unjudged).toBeLessThanOrEqual(0.01 * numRuns);
-}, 60_000);
+});
 
 test("the planner never says that it does not know where one pod's choice of a device that several nodes reach decides about another's", () => {
   fc.assert(
@@ -28,7 +28,7 @@ test("the planner never says that it does not know where one pod's choice of a d
     }),
     { numRuns: 400 },
   );
-}, 60_000);
+});
 
 test("what a refusal says is true: what has no place together, and what would make room", () => {
   fc.assert(
@@ -37,7 +37,7 @@ test("what a refusal says is true: what has no place together, and what would ma
     }),
     { numRuns: 200 },
   );
-}, 60_000);
+});
 
 test("no placement that keeps the same rules costs less traffic", () => {
   fc.assert(
@@ -46,7 +46,7 @@ test("no placement that keeps the same rules costs less traffic", () => {
     }),
     { numRuns: 400 },
   );
-}, 60_000);
+});
 
 /** Names in another order, some of them longer. */
 const rename = (name: string): string => {
@@ -79,7 +79,7 @@ test("names and input order never change feasibility, and input order never chan
     }),
     { numRuns: 400 },
   );
-}, 60_000);
+});
 
 /**
  * Nothing but the least cost decides: all is placed, and there is nothing of which names say what comes first, such as whose
@@ -109,4 +109,4 @@ test("one more free node never makes a placement impossible, spreads aside", () 
     }),
     { numRuns: 200 },
   );
-}, 60_000);
+});

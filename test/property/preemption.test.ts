@@ -202,9 +202,7 @@ function covered(leaving: readonly Running[], budget: number): number {
 }
 
 describe("who has to leave", () => {
-  test("is the cheapest set of those that may and that make room, and there is none exactly when there is none", {
-    timeout: 60_000,
-  }, () => {
+  test("is the cheapest set of those that may and that make room, and there is none exactly when there is none", () => {
     const seen = { placed: 0, none: 0, one: 0, several: 0 };
     fc.assert(
       fc.property(cases, (sample) => {

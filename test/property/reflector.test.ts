@@ -175,6 +175,6 @@ describe("whatever the server and the network do, the reflector ends equal to th
         fc.asyncProperty(script, fc.boolean(), (commands, hold) => runScript(commands, watchList, hold)),
         { numRuns: 2_000 },
       );
-    }, 60_000);
+    });
   }
 });

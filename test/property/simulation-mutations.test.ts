@@ -41,7 +41,7 @@ async function seedThatBreaks(invariant: string, more: Omit<RunOptions, "seed"> 
 const isGangStatus = (path: string): boolean => /\/gangs\/[^/]+\/status$/.test(path);
 const isClaimStatus = (path: string): boolean => /\/resourceclaims\/[^/]+\/status$/.test(path);
 
-describe("the simulation notices", { timeout: 240_000 }, () => {
+describe("the simulation notices", () => {
   test("a commit that is no compare-and-swap", async () => {
     const lastWriteWins = (client: KubeClient): KubeClient => ({
       ...client,

@@ -9,7 +9,7 @@ const worldsPerSlice = 40;
 describe("the planner in simulated clusters", () => {
   for (let slice = 0; slice < slices; slice++) {
     const first = 1 + slice * worldsPerSlice;
-    test(`seeds ${first} to ${first + worldsPerSlice - 1} keep every invariant`, { timeout: 240_000 }, async () => {
+    test(`seeds ${first} to ${first + worldsPerSlice - 1} keep every invariant`, async () => {
       for (let seed = first; seed < first + worldsPerSlice; seed++) {
         const run = await runSeed({ seed });
         if (run.violation !== undefined) expect.fail(violationText(run));
@@ -17,9 +17,7 @@ describe("the planner in simulated clusters", () => {
     });
   }
 
-  test("worlds in which gangs preempt one another, seeds 15 to 24, keep every invariant", {
-    timeout: 240_000,
-  }, async () => {
+  test("worlds in which gangs preempt one another, seeds 15 to 24, keep every invariant", async () => {
     let decisions = 0;
     for (let seed = 15; seed <= 24; seed++) {
       const onTrace = (line: string) => {
@@ -70,9 +68,7 @@ describe("the planner in simulated clusters", () => {
     if (run.violation !== undefined) expect.fail(violationText(run));
   });
 
-  test("seeds 201 to 215 keep every invariant where two members are released and not bound at a time", {
-    timeout: 240_000,
-  }, async () => {
+  test("seeds 201 to 215 keep every invariant where two members are released and not bound at a time", async () => {
     for (let seed = 201; seed <= 215; seed++) {
       const run = await runSeed({ seed, limits: { releasedPods: 2 } });
       if (run.violation !== undefined) expect.fail(violationText(run));

@@ -65,7 +65,7 @@ function moveIn(model: ClusterModel, node: string, { claimed, held, cores }: Cas
 }
 
 describe("a refusal names nobody else's objects", () => {
-  test("whatever the neighbour holds and whatever is asked for", { timeout: 60_000 }, () => {
+  test("whatever the neighbour holds and whatever is asked for", () => {
     const reasons = new Set<RejectionReason>();
     let strangers = 0;
     fc.assert(

@@ -67,10 +67,15 @@ static void loadState(void) {
 	fclose(file);
 }
 static void saveState(void) {
-	FILE *file = getenv("FAKE_NVML_STATE") ? fopen(getenv("FAKE_NVML_STATE"), "wb") : NULL;
+	const char *path = getenv("FAKE_NVML_STATE");
+	char next[4096];
+	if (!path || snprintf(next, sizeof next, "%s.%d", path, (int)getpid()) >= (int)sizeof next) return;
+	FILE *file = fopen(next, "wb");
 	if (!file) return;
 	fwrite(&state, sizeof state, 1, file);
 	fclose(file);
+	/* Another process, which reads without the lock, finds the old state or the new one. */
+	rename(next, path);
 }
 /* The number behind `WHAT KEY` in the file of faults; -1: no such line. */
 static long fault(const char *what, const char *key) {

@@ -255,13 +255,13 @@ describe("lines", () => {
       const timer = setInterval(() => {
         sent += 1;
         response.write(`${sent}\n`);
-        if (sent < 5) return;
+        if (sent < 15) return;
         clearInterval(timer);
         response.end();
       }, 300);
     });
-    const options = { signal: new AbortController().signal, idleTimeoutMs: 1_000 };
-    expect(await collect(client.lines("/watch", options))).toHaveLength(5);
+    const options = { signal: new AbortController().signal, idleTimeoutMs: 4_000 };
+    expect(await collect(client.lines("/watch", options))).toHaveLength(15);
   });
 
   it("throws refusals, and tells a cut stream from an ended one", async () => {

@@ -83,4 +83,4 @@ test(`killed ${deaths.length} times inside a call, the node agent answers within
   } finally {
     await agent.remove();
   }
-}, 240_000);
+});

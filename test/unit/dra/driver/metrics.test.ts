@@ -22,7 +22,7 @@ test("the kubelet is told when it is of no use that the process lives", async ()
 });
 
 test("in a pod anybody may reach them: no more than some connect, who says nothing or never ends is let go, and the rest is answered", async () => {
-  const limits = { connections: 8, patienceMs: 300 };
+  const limits = { connections: 8, patienceMs: 1_500 };
   const server = await serveMetrics(new Registry(), anywhere, probes, limits);
   const sockets: Socket[] = [];
   onTestFinished(async () => {

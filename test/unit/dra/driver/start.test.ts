@@ -41,7 +41,7 @@ describe("a node agent", () => {
     rmSync(join(agent.stateFolder, "compile-cache"), { recursive: true });
     await agent.restart();
     expect([...compiled(agent).keys()].some((name) => name.endsWith("/complete"))).toBe(true);
-  }, 60_000);
+  });
 
   test("that was killed has its registration taken away before anything else is done, where nobody answers", async () => {
     const folder = mkdtempSync(join(tmpdir(), "kllama-start-"));
@@ -77,16 +77,12 @@ describe("a node agent", () => {
     "package.json/state",
     // Node's `mkdir` with `recursive` never came back from there.
     "/proc/kllama/state",
-  ])(
-    "that cannot write its state folder %s says so, not that it cannot compile",
-    async (folder) => {
-      const flags = ["--node-name", "n", "--inventory", "simulated:dgx-h100", "--state-dir", folder];
-      const stderr = await new Promise<string>((resolve) =>
-        execFile(process.execPath, ["bin/start.mjs", "node-agent", ...flags], (_, __, text) => resolve(text)),
-      );
-      expect(stderr).toMatch(/^kllama node-agent: /);
-      expect(stderr).toContain(folder.split("/").slice(0, 3).join("/"));
-    },
-    60_000,
-  );
+  ])("that cannot write its state folder %s says so, not that it cannot compile", async (folder) => {
+    const flags = ["--node-name", "n", "--inventory", "simulated:dgx-h100", "--state-dir", folder];
+    const stderr = await new Promise<string>((resolve) =>
+      execFile(process.execPath, ["bin/start.mjs", "node-agent", ...flags], (_, __, text) => resolve(text)),
+    );
+    expect(stderr).toMatch(/^kllama node-agent: /);
+    expect(stderr).toContain(folder.split("/").slice(0, 3).join("/"));
+  });
 });

@@ -44,5 +44,4 @@ test.skipIf(fakeNvml === undefined)(
       rmSync(host, { recursive: true, force: true });
     }
   },
-  60_000,
 );
