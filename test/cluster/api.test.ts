@@ -32,10 +32,12 @@ beforeAll(async () => {
   await createNamespace("team");
   await createNamespace("injected", { "scheduling.kllama.ai/inject": "enabled" });
   const accounts = await follow<KubernetesObject>(admin, "/api/v1/serviceaccounts");
-  await accounts.until("the namespaces have their default accounts", (items) =>
-    items.has("team/default") && items.has("injected/default") ? true : undefined,
+  const made = ["team/default", "injected/default", "kube-system/resource-claim-controller"];
+  await accounts.until("kube-controller-manager has made its accounts", (items) =>
+    made.every((each) => items.has(each)) ? true : undefined,
   );
   await accounts.stop();
+  for (const { account, may } of accountRights) await authorized(await accountClient("kllama-system", account), may);
 });
 
 afterAll(async () => {
@@ -488,8 +490,12 @@ describe("accounts", () => {
     try {
       // Every field of it: nothing is unknown, and nothing is dropped.
       expect(await admin.request("GET", path)).toMatchObject(manifest!.object);
-      const pod = await pods.until("the DaemonSet has a pod", (items) =>
-        [...items.values()].find((each) => each.metadata.ownerReferences?.[0]?.kind === "DaemonSet"),
+      // One of another node would be taken away again once it is bound to this one.
+      const pod = await pods.until("the DaemonSet has a pod for the node", (items) =>
+        [...items.values()].find(({ metadata, spec }) => {
+          const { affinity } = spec as { affinity?: object };
+          return metadata.ownerReferences?.[0]?.kind === "DaemonSet" && JSON.stringify(affinity).includes(`"${name}"`);
+        }),
       );
       expect(pod.spec).toMatchObject({ serviceAccountName: "kllama-node-agent", priority: 2_000_001_000 });
       expect(pod.spec.schedulingGates).toBeUndefined();
@@ -679,7 +685,7 @@ async function authorized(client: KubeClient, may: readonly Right[]): Promise<vo
     const granted = await allowed(client, may);
     return granted.length === may.length ? undefined : `granted so far: ${granted.join(", ")}`;
   };
-  await eventually("the rights take effect", missing, { timeoutMs: 20_000 });
+  await eventually("the rights take effect", missing, { timeoutMs: 60_000 });
 }
 
 /** @returns names of those rights that the client's user has. */

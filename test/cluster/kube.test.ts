@@ -138,7 +138,8 @@ describe("reflector over pods of a real API server", () => {
     const namespace = "pages";
     await createNamespace(namespace);
     const names = Array.from({ length: 1_201 }, (_, index) => `p${index}`);
-    await createPods(namespace, names);
+    // As many at a time as the client has connections: who stands in line for one has a deadline, too.
+    for (let from = 0; from < names.length; from += 32) await createPods(namespace, names.slice(from, from + 32));
     const lists: unknown[] = [];
     const client: KubeClient = {
       ...direct,
@@ -184,8 +185,9 @@ it("elects one leader at a time on a real Lease, and hands over with a higher ep
     client: direct,
     namespace: "default",
     name: "kllama-planner",
-    leaseDurationMs: 3_000,
-    renewDeadlineMs: 2_000,
+    // Each gives the Lease up: nobody waits for its end, and on a busy machine nobody loses it.
+    leaseDurationMs: 60_000,
+    renewDeadlineMs: 50_000,
     retryPeriodMs: 300,
   };
   const led = Array.from({ length: 3 }, () => Promise.withResolvers<number>());

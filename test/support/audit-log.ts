@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import type { ControlPlane } from "../../tools/control-plane/control-plane.ts";
 
 interface AuditLine {
+  stage: string;
   verb: string;
   requestURI: string;
   user: { username: string; extra?: Record<string, string[]> };
@@ -26,14 +27,18 @@ export interface AcceptedWrite {
 const accounts = "system:serviceaccount:kllama-system:";
 const verbs = ["create", "update", "patch", "delete", "deletecollection"];
 
-/** kllama's writes since a moment, but for renewals of Leases. @param since as `Date.toISOString()` writes it */
-export async function acceptedWrites({ auditLog }: ControlPlane, since: string): Promise<AcceptedWrite[]> {
+/** What was answered so far. The API server goes on writing meanwhile: an answer may be read before it is in its log. */
+export async function auditLines({ auditLog }: ControlPlane, containing = ""): Promise<AuditLine[]> {
   if (auditLog === undefined) throw new Error("the control plane was started without auditLog: true");
   const text = await readFile(auditLog, "utf8");
-  return text
-    .split("\n")
-    .filter((line) => line.endsWith("}") && line.includes(accounts))
-    .map((line) => JSON.parse(line) as AuditLine)
+  // Its last line may be half written.
+  const lines = text.slice(0, text.lastIndexOf("\n") + 1).split("\n");
+  return lines.filter((line) => line !== "" && line.includes(containing)).map((line) => JSON.parse(line) as AuditLine);
+}
+
+/** kllama's writes since a moment, but for renewals of Leases. @param since as `Date.toISOString()` writes it */
+export async function acceptedWrites(plane: ControlPlane, since: string): Promise<AcceptedWrite[]> {
+  return (await auditLines(plane, accounts))
     .filter(
       ({ verb, user, requestURI, objectRef, responseStatus, stageTimestamp }) =>
         user.username.startsWith(accounts) &&
