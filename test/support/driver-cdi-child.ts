@@ -37,7 +37,8 @@ type Fault = "wiped" | "full" | "read-only";
 
 function breakDisk(fault: Fault): void {
   if (fault === "wiped") rmSync(cdi, { recursive: true, force: true });
-  else if (fault === "read-only") mount("-o", "remount,ro", disk);
+  // The mount, not the file system, whose options a user namespace may not change.
+  else if (fault === "read-only") mount("-o", "remount,bind,ro", disk);
   else fill();
 }
 
@@ -50,7 +51,7 @@ function fill(): void {
 }
 
 function heal(fault: Fault): void {
-  if (fault === "read-only") mount("-o", "remount,rw", disk);
+  if (fault === "read-only") mount("-o", "remount,bind,rw", disk);
   if (fault === "full") rmSync(filler, { force: true });
 }
 

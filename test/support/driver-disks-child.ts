@@ -28,9 +28,10 @@ told["kept while full"] = await driver.prepare("a", "b");
 told["left over while full"] = await driver.specs();
 told["room again"] = [await driver.unprepare("a"), await driver.prepare("c")];
 
-mount("-o", "remount,ro", cdi);
+// The mount, not the file system, whose options a user namespace may not change.
+mount("-o", "remount,bind,ro", cdi);
 told["read-only"] = [await driver.prepare("a"), await driver.unprepare("c")];
-mount("-o", "remount,rw", cdi);
+mount("-o", "remount,bind,rw", cdi);
 told["writable again"] = [await driver.unprepare("c"), await driver.prepare("a"), await driver.unprepare("b")];
 
 try {

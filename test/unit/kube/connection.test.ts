@@ -121,7 +121,7 @@ describe("kubeconfig", () => {
     ["a failing plugin", { user: { exec: { command: "false" } } }, undefined, /credential plugin "false" failed/],
     [
       "a missing plugin",
-      { user: { exec: { command: "no-such-plugin" } } },
+      { user: { exec: { command: "/nowhere/no-such-plugin" } } },
       undefined,
       /no-such-plugin" failed: .*ENOENT/,
     ],
