@@ -6,7 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import type { ResourceClaim, ResourceSlice } from "../../src/api/kubernetes.ts";
 import { type CdiSpec, specFile } from "../../src/dra/driver/cdi.ts";
 import { type KubeletJudge, openKubeletJudge } from "../judge/kubelet/judge.ts";
-import { type DriverNode, type DriverProcess, readClaim } from "../support/driver-node.ts";
+import { type DriverNode, type DriverProcess, readClaim, socketsOfPod } from "../support/driver-node.ts";
 import {
   cdiIdOf as idOf,
   type JudgedMachine,
@@ -132,22 +132,27 @@ describe("registration", () => {
     await machine();
     const inPod = driver.inPod("uid");
     await inPod.start();
-    const kills = 5;
-    for (let index = 0; index <= kills; index++) await pod(`p${index}`, [`gpus gpu-${index}`]);
-    await kubelet.prepareInTheEnd(named("p0"));
-    const tookMs: { sockets: number; calls: number }[] = [];
-    for (let index = 1; index <= kills; index++) {
+    // An administrator's, so that there may be any number of them.
+    const prepare = async (name: string): Promise<void> => {
+      await pod(name, ["gpus gpu-0 admin"]);
+      await kubelet.prepareInTheEnd(named(name));
+    };
+    await prepare("p0");
+    const sockets = new Set([socketsOfPod(driver.kubeletFolder, "uid").registration]);
+    // It looks once a second. What it finds under a name that it knows takes another look, so a second at least.
+    const [lookMs, fewest, most] = [1_000, 3, 30];
+    const waitedMs: number[] = [];
+    while (waitedMs.length < fewest || (Math.min(...waitedMs) >= lookMs && waitedMs.length < most)) {
       await inPod.kill("SIGKILL");
-      const killedMs = performance.now();
-      const elapsedMs = (): number => Math.round(performance.now() - killedMs);
-      const started = inPod.start().then(elapsedMs);
-      await kubelet.prepareInTheEnd(named(`p${index}`));
-      const calls = elapsedMs();
-      tookMs.push({ sockets: await started, calls });
+      const kills = waitedMs.length + 1;
+      const started = inPod.start().then(() => performance.now());
+      await prepare(`p${kills}`);
+      const preparedMs = performance.now();
+      waitedMs.push(Math.round(preparedMs - (await started)));
+      sockets.add(socketsOfPod(driver.kubeletFolder, "uid").registration);
+      expect(sockets.size).toBe(kills + 1);
     }
-    // It looks once a second. What it finds under a name that it knows takes another look.
-    const waitedMs = tookMs.map(({ sockets, calls }) => calls - sockets).sort((a, b) => a - b);
-    expect(waitedMs[Math.floor(kills / 2)], JSON.stringify(tookMs)).toBeLessThan(1_300);
+    expect(Math.min(...waitedMs), JSON.stringify(waitedMs)).toBeLessThan(lookMs);
   });
 
   test("must process pod created when kubelet is not running", async () => {
@@ -441,7 +446,9 @@ describe("update of the driver", () => {
     await kubelet.prepare(named("q"));
     await young.kill("SIGKILL");
     await kubelet.prepareInTheEnd(named("r"));
-    await expect(kubelet.prepare(named("rival"))).rejects.toThrow("is in use by claim team/");
+    // Until the kubelet has given up the one that is gone it may still turn to that.
+    const refusal = () => expect(kubelet.prepare(named("rival"))).rejects.toThrow("is in use by claim team/");
+    await vi.waitFor(refusal, soon);
     // The kubelet finds both again, one of which nobody listens to.
     await kubelet.stop();
     await kubelet.start();

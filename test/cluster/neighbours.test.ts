@@ -28,7 +28,7 @@ const scene = useScene({
     ...["--drain-after-seconds", "3"],
   ],
 });
-const { freshNamespace, namespace, apply, pods, claims, status, until, metric } = scene;
+const { freshNamespace, namespace, apply, pods, claims, status, until, inStep, metric } = scene;
 const { membersOf, scheduled, createGang } = scene;
 
 const eventsOf = (name: string, reason: string) =>
@@ -88,9 +88,8 @@ describe("drivers of others", () => {
     expect(claim.status?.allocation?.devices?.results?.[0]?.driver).toBe("other.example.com");
     expectOfScheduler(claim);
     await createGang("mixed", 1, {}, "mixed");
-    const refused = await until("the gang with a mixed claim is refused", () => status("mixed")?.explanation);
-    expect(status("mixed")?.conditions?.find((c) => c.type === "Planned")?.reason).toBe("MixedDrivers");
-    expect(refused).toContain("other.example.com");
+    await until("the gang with a mixed claim is refused", () => plannedReason("mixed") === "MixedDrivers");
+    expect(status("mixed")?.explanation).toContain("other.example.com");
     expect(membersOf("mixed").filter(isBound)).toEqual([]);
   });
 
@@ -99,14 +98,15 @@ describe("drivers of others", () => {
     await apply(claimTemplate("two", 2), claimTemplate("theirs", 1, "other.example.com"));
     await apply(gang("short", { podSets: [{ name: "ranks", count: 3 }] }));
     await apply(...Array.from({ length: 3 }, (_, index) => withCard(member("short", "ranks", index, "two"))));
-    await until("one card is short", () => plannedReason("short") === "InsufficientDevices");
-    expect(status("short")?.explanation).toContain(
-      "there are other.example.com devices (kube-scheduler gives them) for 2 pods only",
-    );
+    // While the planner has not seen that those of before are free again, for fewer.
+    const lack = "there are other.example.com devices (kube-scheduler gives them) for 2 pods only";
+    await until("one card is short", () => status("short")?.explanation?.includes(lack));
+    expect(plannedReason("short")).toBe("InsufficientDevices");
     await apply(gang("both", { podSets: [{ name: "ranks", count: 2 }] }));
     await apply(...[0, 1].map((index) => withCard(member("both", "ranks", index, "two"))));
     await scheduled("both");
     await until("both run", () => membersOf("both").every(isReady));
+    await inStep();
     for (const pod of membersOf("both")) {
       expect(pod.spec.nodeName).toBe(scene.fleet.nodes[0]?.name);
       const own = claims().filter((each) => each.metadata.ownerReferences?.[0]?.uid === pod.metadata.uid);
@@ -140,6 +140,8 @@ describe("drivers of others", () => {
     const places = found?.placement?.pods.map(({ pod, node }) => `${pod} ${node}`);
     const bound = membersOf("cards").map(({ metadata, spec }) => `${metadata.name} ${spec.nodeName}`);
     expect(places?.sort()).toEqual(bound.sort());
+    await inStep();
+    expect(claims()).toHaveLength(2);
     for (const claim of claims()) expectOfScheduler(claim);
   });
 
@@ -155,7 +157,7 @@ describe("drivers of others", () => {
       await apply(gang("halfway", { podSets: [{ name: "ranks", count: 2 }] }));
       await apply(...[0, 1].map((index) => withCard(member("halfway", "ranks", index, "two"))));
       await planner.exited();
-      expect(status("halfway")?.phase).toBe("Binding");
+      await until("it is committed", () => status("halfway")?.phase === "Binding");
       await planner.start();
       await scheduled("halfway");
       await until("all run", () => membersOf("halfway").every(isReady));
@@ -194,6 +196,7 @@ describe("drivers of others", () => {
       contentType: "application/strategic-merge-patch+json",
     });
     await scheduled("moved");
+    await inStep();
     expect(membersOf("moved").map(({ spec }) => spec.nodeName)).toEqual([other, other]);
     expect(cards().map(({ pool }) => pool)).toEqual([other, other]);
   });
@@ -215,6 +218,7 @@ describe("labels and Gangs of others", () => {
     expect(found?.placement?.pods.map((each) => each.pod).sort()).toHaveLength(2);
     const event = await until("an event says who was left out", () => eventsOf("victim", "GangPodIgnored")[0]);
     expect(event.note).toContain("both have index 0");
+    await inStep();
     expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(2);
   });
 
@@ -231,6 +235,7 @@ describe("labels and Gangs of others", () => {
     expect((await until("the pod is told", () => eventsOf("a-debug", "GangPodIgnored")[0])).note).toBe(
       "Gang victim leaves the pod out: pod a-debug (no controller) is no member: pod set ranks has the pods of StatefulSet victim; remove the label scheduling.kllama.ai/gang, or give it a pod set of its own",
     );
+    await inStep();
     const before = [scene.pod("victim-0")?.metadata.uid, scene.devicesOf(scene.pod("victim-0"))];
 
     await apply(statefulSet("rival", 3, "four", "victim"));
@@ -246,6 +251,7 @@ describe("labels and Gangs of others", () => {
       const found = scene.pod("victim-0");
       return found !== undefined && found.metadata.uid !== before[0] && isReady(found) ? found : undefined;
     });
+    await inStep();
     expect(scene.devicesOf(back)).toEqual(before[1]);
     expect(
       pods()
@@ -265,8 +271,9 @@ describe("labels and Gangs of others", () => {
       body: { metadata: { labels: { "scheduling.kllama.ai/gang": "grab" } } },
       contentType: "application/merge-patch+json",
     });
-    const said = await until("the gang says that it has no member", () => status("grab")?.explanation);
-    expect(said).toMatch(/^pod set ranks: 0 of 1 pods exist; pod plain is no member/);
+    await until("the gang says that it has no member", () =>
+      status("grab")?.explanation?.startsWith("pod set ranks: 0 of 1 pods exist; pod plain is no member"),
+    );
     expect(pods().map(isReady)).toEqual([true]);
   });
 
@@ -402,6 +409,7 @@ describe("a gang that waited for too long", () => {
     await createGang("later", 2);
     await until("the later one is refused", () => plannedReason("later") === "InsufficientDevices");
     const [before] = membersOf("second").filter((pod) => pod.metadata.name.endsWith("-0"));
+    await inStep();
     const devices = scene.devicesOf(before);
     await scene.drop({ ...before!, apiVersion: "v1", kind: "Pod" });
     await until("the member is gone", () => scene.pod(before!.metadata.name) === undefined);
@@ -409,6 +417,7 @@ describe("a gang that waited for too long", () => {
     const after = await until("its successor runs", () =>
       membersOf("second").find((pod) => pod.metadata.name.endsWith("-0") && isReady(pod)),
     );
+    await inStep();
     expect(scene.devicesOf(after)).toEqual(devices);
     expect(membersOf("later").filter(isBound)).toEqual([]);
     await leave("second");

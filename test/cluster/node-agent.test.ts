@@ -127,6 +127,7 @@ test("in a rolling update the younger process publishes its devices, the older o
   await young.start();
   await vi.waitFor(() => expect(said(old, "leaves the slices to it")).toBe(1), soon);
   await vi.waitFor(() => expect(slicesOf(driver).map(({ spec }) => spec.devices?.length)).toEqual([4]), soon);
+  await vi.waitFor(() => expect(said(old, "slices published")).toBeGreaterThan(0), soon);
   const published = said(old, "slices published");
   await wipe();
   await vi.waitFor(() => expect(said(young, "slices published")).toBeGreaterThan(1), soon);
@@ -221,7 +222,7 @@ describe("a claim", () => {
     await writeFile(checkpoint, "not a checkpoint");
     await driver.start();
     await vi.waitFor(async () => expect(await readFile(checkpoint, "utf8")).toContain(uid), soon);
-    expect(await readdir(driver.cdiFolder)).toEqual([specFile(uid)]);
+    await vi.waitFor(async () => expect(await readdir(driver.cdiFolder)).toEqual([specFile(uid)]), soon);
     await vi.waitFor(async () => {
       const events = await admin.request<{ items: { reason: string; note: string }[] }>(
         "GET",

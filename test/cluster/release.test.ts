@@ -13,7 +13,13 @@ const scene = useScene({ fleet: uniformFleet({ nodes, nodesPerRack: 2 }) });
 const { freshNamespace, returnTo, namespace, apply, pods, claims, status, until } = scene;
 const { membersOf, scheduled, createGang } = scene;
 
-const guarded = () => claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
+/** Claims that are guarded for the gang, or for any. */
+const guarded = (gangName?: string) =>
+  claims().filter((claim) =>
+    claim.status?.reservedFor?.some(
+      ({ resource, name }) => resource === "gangs" && (gangName === undefined || name === gangName),
+    ),
+  );
 
 /** With the administrator's rights. */
 const asAdmin = (line: string) => kllama(...line.split(" "), "--kubeconfig", scene.stack.plane.admin.path);
@@ -22,7 +28,7 @@ const asAdmin = (line: string) => kllama(...line.split(" "), "--kubeconfig", sce
 async function createReserved(name: string): Promise<void> {
   await apply(claimTemplate("eight", 8), gang(name, { podSets: [{ name: "ranks", count: 2 }] }));
   await apply(member(name, "ranks", 0, "eight"), withForeignGate(member(name, "ranks", 1, "eight")));
-  await until("it is reserved", () => status(name)?.phase === "Reserved" && guarded().length === 2);
+  await until("it is reserved", () => status(name)?.phase === "Reserved" && guarded(name).length === 2);
 }
 
 async function deleteNamespace(): Promise<void> {
@@ -139,7 +145,7 @@ describe("kllama taken out with gangs there", () => {
     await apply(claimTemplate("four", 4));
     await createGang("runs", 2);
     await scheduled("runs");
-    await until("all are ready", () => membersOf("runs").every(isReady));
+    await until("guards are gone", () => membersOf("runs").every(isReady) && guarded().length === 0);
     await createReserved("stuck");
     const { admin, planner } = scene.stack;
     await planner.kill("SIGTERM");
@@ -166,7 +172,7 @@ describe("kllama taken out with gangs there", () => {
     await until("all are ready", () => membersOf("runs").every(isReady));
     await apply(claimTemplate("eight", 8), gang("waits", { podSets: [{ name: "ranks", count: 1 }] }));
     await apply(withForeignGate(member("waits", "ranks", 0, "eight")));
-    await until("it is reserved", () => status("waits")?.phase === "Reserved" && guarded().length > 0);
+    await until("it is reserved", () => status("waits")?.phase === "Reserved" && guarded("waits").length === 1);
     const crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gangs.scheduling.kllama.ai";
     await scene.stack.admin.request("DELETE", crd);
     await until("nothing is guarded", () => scene.gangs().length === 0 && guarded().length === 0);

@@ -8,7 +8,7 @@ import { claimTemplate, gang, member, type Workload } from "../support/workloads
 
 /** Claims that several pods share, and devices that several claims share, on a real control plane. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, drop, pod, claims, until, membersOf, scheduled } = scene;
+const { freshNamespace, apply, drop, pod, claims, status, until, inStep, membersOf, scheduled } = scene;
 
 const claim = (name: string, count: number): Workload => ({
   apiVersion: "resource.k8s.io/v1",
@@ -60,8 +60,8 @@ describe("two members that name one claim", () => {
     await apply(claim("contested", 1), alone("two"), sharing("two", 0, "contested"));
     await scheduled("two");
     await apply(alone("one"), sharing("one", 0, "contested"));
-    const text = await until("one is refused", () => scene.status("one")?.explanation);
-    expect(text).toContain("ResourceClaim contested is shared by gang one and gang two, which came first");
+    const why = "ResourceClaim contested is shared by gang one and gang two, which came first";
+    await until("one is refused", () => status("one")?.explanation?.includes(why));
     const consumers = () => claims()[0]?.status?.reservedFor?.map(({ name }) => name);
     await until("the claim is left to the first", () => consumers()?.join() === "two-ranks-0");
     await drop(sharing("two", 0, "contested"));
@@ -113,7 +113,7 @@ test("a device for all nodes is given in parts, which kube-scheduler and the API
   const spread = { constraints: [{ type: "spread", level: "host" }] };
   await scene.createGang("linked", 2, spread, "link");
   await scheduled("linked");
-  await until("both are bound", () => membersOf("linked").every(({ spec }) => spec.nodeName !== undefined));
+  await inStep();
   expect(new Set(membersOf("linked").map(({ spec }) => spec.nodeName)).size).toBe(2);
   const results = claims().flatMap((each) => each.status?.allocation?.devices?.results ?? []);
   expect(results.map(({ device, consumedCapacity }) => [device, consumedCapacity])).toEqual([
@@ -121,8 +121,7 @@ test("a device for all nodes is given in parts, which kube-scheduler and the API
     ["link", { bandwidth: "200G" }],
   ]);
   await scene.createGang("late", 1, {}, "link");
-  const text = await until("the third finds nothing left", () => scene.status("late")?.explanation);
-  expect(text).toContain("link");
+  await until("the third finds nothing left", () => status("late")?.explanation?.includes("link"));
   await simulator.request("DELETE", "/apis/resource.k8s.io/v1/resourceslices/fabric");
   await admin.request("DELETE", "/apis/resource.k8s.io/v1/deviceclasses/link");
   await simulator.close();

@@ -149,6 +149,11 @@ async function force(name: string, node: string, devices: readonly string[]): Pr
   await allocate(name, node, devices, await createPod(name, name, { nodeName: node }));
 }
 
+const isAt =
+  (ready: "True" | "Unknown") =>
+  (node: Node): boolean =>
+    node.status?.conditions?.find((c) => c.type === "Ready")?.status === ready;
+
 const isReady = (pod: Pod | undefined) =>
   pod?.status?.conditions?.some((c) => c.type === "Ready" && c.status === "True");
 
@@ -198,10 +203,11 @@ async function remove(...names: string[]): Promise<void> {
 describe("the default fleet is published", () => {
   test("as 68 ready nodes and 100 slices with every field kept", async () => {
     const slices = await followed.slices.until("100 slices", (items) => (items.size === 100 ? items : undefined));
-    const nodes = await followed.nodes.until("68 nodes", (items) => (items.size === 68 ? items : undefined));
+    const nodes = await followed.nodes.until("68 ready nodes", (items) =>
+      items.size === 68 && [...items.values()].every(isAt("True")) ? items : undefined,
+    );
     for (const node of fleet.nodes) {
       const stored = nodes.get(node.name);
-      expect(stored?.status?.conditions?.find((c) => c.type === "Ready")?.status).toBe("True");
       for (const slice of nodeSlices(node, { nodeUid: stored?.metadata.uid ?? "", generation: 1 })) {
         const kept = slices.get(slice.metadata.name);
         expect(kept?.spec).toEqual(slice.spec);
@@ -392,16 +398,17 @@ describe("faults", () => {
     await ready("holder");
     await fleet.loseDevice("h100-0-00", "gpu-5");
     await gone("holder");
-    const [slice] = slicesOf("h100-0-00");
-    expect(slice?.spec.pool.generation).toBe(1);
-    expect(slice?.spec.devices?.[5]?.taints?.[0]?.key).toBe("gpu.kllama.ai/gpu-lost");
+    const slice = await followed.slices.until("the device is tainted", (items) =>
+      slicesOf("h100-0-00", items).find(({ spec }) => spec.devices?.[5]?.taints?.[0]?.key === "gpu.kllama.ai/gpu-lost"),
+    );
+    expect(slice.spec.pool.generation).toBe(1);
     writes.length = 0;
     await (await start()).stop();
     expect(writes).toEqual([]);
     await fleet.restoreDevice("h100-0-00", "gpu-5");
     const restored = await admin.request<ResourceSlice>(
       "GET",
-      resourcePath({ ...resource("resourceslices"), name: slice!.metadata.name }),
+      resourcePath({ ...resource("resourceslices"), name: slice.metadata.name }),
     );
     expect(restored.spec.devices?.[5]?.taints).toBeUndefined();
     await removeClaims("holder");
@@ -411,9 +418,9 @@ describe("faults", () => {
     await fleet.loseDevice("a100-1-03", "gpu-0", "remove");
     const slices = await followed.slices.until("generation 2", (items) => {
       const found = slicesOf("a100-1-03", items);
-      return found.every((slice) => slice.spec.pool.generation === 2) ? found : undefined;
+      const isWhole = found.length === found[0]?.spec.pool.resourceSliceCount;
+      return isWhole && found.every((slice) => slice.spec.pool.generation === 2) ? found : undefined;
     });
-    expect(slices).toHaveLength(slices[0]!.spec.pool.resourceSliceCount);
     const names = slices.flatMap((slice) => slice.spec.devices ?? []).map((device) => device.name);
     expect(names).toHaveLength(7 * 26);
     expect(names.filter((name) => /^gpu-0(-|$)/.test(name))).toEqual([]);
@@ -432,7 +439,7 @@ describe("faults", () => {
     await gone("stranded");
     const node = await followed.nodes.until("not ready", (items) => {
       const known = items.get("pcie-0-00");
-      return known?.status?.conditions?.find((c) => c.type === "Ready")?.status === "Unknown" ? known : undefined;
+      return known !== undefined && isAt("Unknown")(known) ? known : undefined;
     });
     expect(node.spec?.taints?.map((taint) => `${taint.key}:${taint.effect}`)).toEqual([
       "node.kubernetes.io/unreachable:NoSchedule",
@@ -441,8 +448,7 @@ describe("faults", () => {
     await fleet.restoreNode("pcie-0-00");
     await followed.nodes.until("ready", (items) => {
       const known = items.get("pcie-0-00");
-      const isBack = known?.status?.conditions?.find((c) => c.type === "Ready")?.status === "True";
-      return isBack && known?.spec?.taints === undefined ? known : undefined;
+      return known !== undefined && isAt("True")(known) && known.spec?.taints === undefined ? known : undefined;
     });
     await removeClaims("stranded");
     await force("returned", "pcie-0-00", ["gpu-0"]);

@@ -7,7 +7,7 @@ import type { CapacityOutput } from "../../src/api/capacity.ts";
 import type { PlanOutput } from "../../src/api/placement.ts";
 import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { kllama } from "../support/cli.ts";
-import { isBound, useScene } from "../support/scene.ts";
+import { isReady, useScene } from "../support/scene.ts";
 import { taintByRule } from "../support/taint-rules.ts";
 import { claimTemplate, gang, member, type Workload } from "../support/workloads.ts";
 
@@ -25,6 +25,9 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "kllama-snapshot-"));
 });
 afterAll(() => rm(folder, { recursive: true }));
+
+const refusalOf = (name: string) =>
+  scene.status(name)?.conditions?.find(({ type, status }) => type === "Planned" && status === "False");
 
 /** Gang → pod → node and devices. */
 function placesOf({ placements }: PlanOutput, namespace: string) {
@@ -47,7 +50,7 @@ test("a snapshot replays to the placement that the planner then makes, without a
   const inRack = { constraints: [{ level: "rack" }] };
   await createGang("running", 2, inRack);
   await scheduled("running");
-  await until("the running ones are bound", () => pods().every(isBound));
+  await until("the running ones are ready", () => pods().every(isReady));
   await scene.stack.planner.kill("SIGKILL");
 
   await createGang("three", 3, inRack);
@@ -55,7 +58,9 @@ test("a snapshot replays to the placement that the planner then makes, without a
   await createGang("large", 3, { ...inRack, podSets: [{ name: "ranks", count: 3 }] });
   await createGang("waits", 2, inRack);
   await apply(gang("lacks-pods", { podSets: [{ name: "ranks", count: 1 }] }), single("single"));
-  await until("all claims exist", () => claims().length === 2 + 3 + 4 + 3 + 2 + 1);
+  // Each is written into its pod's status after it was made.
+  const told = () => pods().filter(({ status }) => status?.resourceClaimStatuses?.length === 1).length;
+  await until("all claims exist", () => [claims().length, told()].every((count) => count === 2 + 3 + 4 + 3 + 2 + 1));
 
   const file = join(folder, "now.json");
   const taken = await kllama("snapshot", "--kubeconfig", scene.stack.plane.admin.path, "-o", file);
@@ -76,6 +81,9 @@ test("a snapshot replays to the placement that the planner then makes, without a
   const placed = replayed.placements.filter(({ gang: name }) => gangs().some(({ metadata }) => metadata.name === name));
   for (const { gang: name } of placed) await scheduled(name);
   await until("the single pod is bound", () => scene.pod("single")?.spec.nodeName);
+  await until("the others say why not", () =>
+    replayed.rejections.every(({ gang: name, reason }) => refusalOf(name)?.reason === reason),
+  );
 
   const live = await kllama("snapshot", "--placements", "--kubeconfig", scene.stack.plane.admin.path);
   const now = JSON.parse(live.stdout) as PlanOutput;
@@ -152,10 +160,7 @@ test("devices that a DeviceTaintRule taints are nobody's until it is gone; who h
   // One of four on each of the ten nodes that are free.
   const gone = await taintByRule(scene, "v1beta2", spec, 30);
   await createGang("after", 2, inRack);
-  const refusal = await until("the next gang is refused", () =>
-    scene.status("after")?.conditions?.find(({ type, status }) => type === "Planned" && status === "False"),
-  );
-  expect(refusal).toMatchObject({ reason: "NoMatchingDevice" });
+  await until("the next gang is refused", () => refusalOf("after")?.reason === "NoMatchingDevice");
 
   const cluster = ["--kubeconfig", scene.stack.plane.admin.path];
   const live = JSON.parse((await kllama("capacity", ...cluster, "-o", "json")).stdout) as CapacityOutput;
@@ -164,6 +169,7 @@ test("devices that a DeviceTaintRule taints are nobody's until it is gone; who h
   await kllama("snapshot", ...cluster, "-o", file);
   const replayed = JSON.parse((await kllama("plan", "--snapshot", file, "-o", "json")).stdout) as PlanOutput;
   expect(replayed.rejections.map(({ gang: name, reason }) => [name, reason])).toEqual([["after", "NoMatchingDevice"]]);
+  await scene.inStep();
   expect(claims().filter(({ status }) => status?.allocation !== undefined)).toHaveLength(2);
 
   await gone();

@@ -1,7 +1,7 @@
 import type { Gang } from "../../src/api/gang.ts";
 import type { KubernetesObject, Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel, schedulingGroup, version } from "../../src/api/names.ts";
-import type { KubeClient } from "../../src/kube/client.ts";
+import { isNotFound, type KubeClient } from "../../src/kube/client.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 import { projectPod } from "../../src/kube/project.ts";
 import { createReflector, type Reflector } from "../../src/kube/reflector.ts";
@@ -16,8 +16,13 @@ export interface Observer {
   gangs(namespace?: string): Gang[];
   gang(namespace: string, name: string): Gang | undefined;
   events(): ClusterEvent[];
-  /** Resolves with the first value other than undefined or false; rejects with what was seen last. */
+  /**
+   * Resolves with the first value other than undefined or false; rejects with what was seen last. It looks after every change
+   * of any kind, and watches of several kinds are not in step: what is expected of another kind then needs `inStep`.
+   */
   until<T>(what: string, found: () => T | undefined | false, timeoutMs?: number): Promise<T>;
+  /** Resolves when all that the API server has now is seen, of every kind. */
+  inStep(): Promise<void>;
   /** Every violation of "no device in two claims" and "no member bound of an uncommitted gang", at any revision. */
   violations(): string[];
   stop(): Promise<void>;
@@ -40,13 +45,16 @@ export async function observe(client: KubeClient): Promise<Observer> {
   const waiters = new Set<() => void>();
   const histories: Record<"pods" | "claims" | "gangs", Revision[]> = { pods: [], claims: [], gangs: [] };
 
+  const followed: { reflector: Reflector<KubernetesObject>; path: string }[] = [];
+
   function watch<T extends KubernetesObject>(
     location: { group: string; version: string; resource: string },
     history?: Revision[],
   ): Reflector<T> {
+    const path = resourcePath(location);
     const reflector = createReflector<T, T>({
       client,
-      path: resourcePath(location),
+      path,
       name: location.resource,
       // Tests measure how soon kllama is back: whoever looks has to be back before.
       longestPauseMs: 800,
@@ -54,14 +62,13 @@ export async function observe(client: KubeClient): Promise<Observer> {
       onChange: (change) => {
         if (change.type !== "replaced") {
           const object = change.type === "deleted" ? change.previous : change.value;
-          const revision = BigInt(object.metadata.resourceVersion ?? "0");
-          const gone = change.type === "deleted";
-          history?.push({ version: revision, key: change.key, object, gone });
+          history?.push({ version: versionOf(object), key: change.key, object, gone: change.type === "deleted" });
         }
         for (const waiter of [...waiters]) waiter();
       },
     });
     reflector.start();
+    followed.push({ reflector, path });
     return reflector;
   }
 
@@ -72,11 +79,31 @@ export async function observe(client: KubeClient): Promise<Observer> {
   );
   const gangs = watch<Gang>({ group: schedulingGroup, version, resource: "gangs" }, histories.gangs);
   const events = watch<ClusterEvent>({ group: "events.k8s.io", version: "v1", resource: "events" });
-  const all = [pods, claims, gangs, events];
-  await Promise.all(all.map((reflector) => reflector.waitForSync()));
+  await Promise.all(followed.map(({ reflector }) => reflector.waitForSync()));
 
   const of = <T extends KubernetesObject>(reflector: Reflector<T>, namespace?: string): T[] =>
     [...reflector.items.values()].filter((each) => namespace === undefined || each.metadata.namespace === namespace);
+
+  function until<T>(what: string, found: () => T | undefined | false, timeoutMs = 60_000): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const check = (): void => {
+        const value = found();
+        if (value === undefined || value === false) return;
+        finish();
+        resolve(value);
+      };
+      const timer = setTimeout(() => {
+        finish();
+        reject(new Error(`not seen within ${timeoutMs} ms: ${what}\n${summary(of(gangs), of(pods))}`));
+      }, timeoutMs);
+      const finish = (): void => {
+        clearTimeout(timer);
+        waiters.delete(check);
+      };
+      waiters.add(check);
+      check();
+    });
+  }
 
   return {
     pods: (namespace) => of(pods, namespace),
@@ -84,32 +111,44 @@ export async function observe(client: KubeClient): Promise<Observer> {
     gangs: (namespace) => of(gangs, namespace),
     gang: (namespace, name) => gangs.items.get(`${namespace}/${name}`),
     events: () => of(events),
-    until(what, found, timeoutMs = 60_000) {
-      return new Promise((resolve, reject) => {
-        const check = (): void => {
-          const value = found();
-          if (value === undefined || value === false) return;
-          finish();
-          resolve(value);
-        };
-        const timer = setTimeout(() => {
-          finish();
-          reject(new Error(`not seen within ${timeoutMs} ms: ${what}\n${summary(of(gangs), of(pods))}`));
-        }, timeoutMs);
-        const finish = (): void => {
-          clearTimeout(timer);
-          waiters.delete(check);
-        };
-        waiters.add(check);
-        check();
+    until,
+    async inStep() {
+      const seen = followed.map(async ({ reflector, path }) => {
+        // Of a kind that is not there any more nothing is still to come.
+        const list = await client.request<List>("GET", path).catch(unlessNotFound);
+        if (list !== undefined) await until(`what ${path} tells`, () => hasSeen(reflector, list));
       });
+      await Promise.all(seen);
     },
     violations: () => [...doubleDevices(histories.claims), ...uncommittedBindings(histories.pods, histories.gangs)],
     async stop() {
-      await Promise.all(all.map((reflector) => reflector.stop()));
+      await Promise.all(followed.map(({ reflector }) => reflector.stop()));
     },
   };
 }
+
+function unlessNotFound(error: unknown): undefined {
+  if (!isNotFound(error)) throw error;
+}
+
+interface List {
+  metadata: { resourceVersion: string };
+  items: KubernetesObject[];
+}
+
+/** A watch tells changes in order of their versions. */
+function hasSeen(reflector: Reflector<KubernetesObject>, { metadata, items }: List): boolean {
+  if (reflector.resourceVersion === undefined) return false;
+  const upTo = BigInt(reflector.resourceVersion);
+  const listedAt = BigInt(metadata.resourceVersion);
+  if (upTo >= listedAt) return true;
+  if (items.some((item) => versionOf(item) > upTo)) return false;
+  const listed = new Set(items.map((item) => item.metadata.uid));
+  // What is shown beside the list is younger, or its end was not seen yet.
+  return [...reflector.items.values()].every((item) => listed.has(item.metadata.uid) || versionOf(item) > listedAt);
+}
+
+const versionOf = ({ metadata }: KubernetesObject): bigint => BigInt(metadata.resourceVersion ?? "0");
 
 function summary(gangs: readonly Gang[], pods: readonly Pod[]): string {
   const lines = gangs.map(

@@ -3,6 +3,7 @@ import type { Gang, GangStatus } from "../../src/api/gang.ts";
 import type { Pod, ResourceClaim } from "../../src/api/kubernetes.ts";
 import { gangLabel } from "../../src/api/names.ts";
 import { plannerMetrics, sumSeries } from "../../src/cli/system/metrics.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { claimPath, podPath } from "../../src/kube/paths.ts";
 import type { FleetHandle } from "../../src/simulator/fleet-agent.ts";
 import { type Observer, observe } from "./observer.ts";
@@ -27,15 +28,19 @@ export interface Scene {
   gangs(): Gang[];
   status(gangName: string): GangStatus | undefined;
   until: Observer["until"];
+  /** Before anything is expected of what was seen of one kind, after another kind, a metric or an answer told something. */
+  inStep: Observer["inStep"];
   /** Sum of the planner's metric over its labels, now; `label` (`reason="x"`) picks those that have it. */
   metric(name: string, label?: string): Promise<number>;
+  /** Resolves when the planner's metric has the value, and all is seen that was so by then. */
+  untilMetric(name: string, value: number, label?: string): Promise<void>;
   /** Pods with the label of the gang. */
   membersOf(gangName: string): Pod[];
   /** Paths at the API server. */
   podPath(name: string, subresource?: string): string;
   claimPath(name: string, subresource?: string): string;
-  /** Once the Gang says so, and the pods are seen bound that it counts: watches of two kinds are not in step. */
-  scheduled(gangName: string): Promise<Gang>;
+  /** Once the Gang says so, and all is seen that was so by then: its pods bound, and their claims allocated. */
+  scheduled(gangName: string, timeoutMs?: number): Promise<Gang>;
   /** The devices of a pod as its claims hold them: `pool/device`, sorted. */
   devicesOf(pod: Pod | undefined): string[];
   /** A Gang of one pod set `ranks` and its pods, each with a claim from `template`. */
@@ -68,6 +73,7 @@ export function useScene(options: StackOptions): Scene {
   });
 
   afterEach(async () => {
+    await seen.inStep();
     expect(seen.violations()).toEqual([]);
     expect(stack.fleet?.violations).toEqual([]);
     // The namespace controller waits for five seconds before it begins; nothing here has to wait for it.
@@ -79,7 +85,7 @@ export function useScene(options: StackOptions): Scene {
     );
   });
 
-  const membersOf = (name: string): Pod[] => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name);
+  const metric: Scene["metric"] = async (name, label) => sumSeries(await plannerMetrics(stack.extender), name, label);
 
   return {
     get stack() {
@@ -101,6 +107,7 @@ export function useScene(options: StackOptions): Scene {
     gangs: () => seen.gangs(ns),
     status: (name) => seen.gang(ns, name)?.status,
     until: (what, found, timeoutMs) => seen.until(what, found, timeoutMs),
+    inStep: () => seen.inStep(),
     async freshNamespace(labels = {}) {
       namespaces += 1;
       ns = `test-${namespaces}`;
@@ -110,17 +117,27 @@ export function useScene(options: StackOptions): Scene {
     returnTo(namespace) {
       ns = namespace;
     },
-    metric: async (name, label) => sumSeries(await plannerMetrics(stack.extender), name, label),
-    membersOf,
+    metric,
+    async untilMetric(name, value, label) {
+      const missing = async (): Promise<string | undefined> => {
+        const found = await metric(name, label);
+        return found === value ? undefined : `it is ${found}`;
+      };
+      await eventually(`${name} is ${value}`, missing, { timeoutMs: 60_000 });
+      await seen.inStep();
+    },
+    membersOf: (name) => seen.pods(ns).filter((pod) => pod.metadata.labels?.[gangLabel] === name),
     podPath: (name, subresource) => podPath({ namespace: ns, name }, subresource),
     claimPath: (name, subresource) => claimPath({ namespace: ns, name }, subresource),
-    scheduled: (name) =>
-      seen.until(`gang ${name} is scheduled`, () => {
+    async scheduled(name, timeoutMs) {
+      const isScheduled = (): Gang | undefined => {
         const found = seen.gang(ns, name);
-        if (found?.status?.phase !== "Scheduled") return undefined;
-        const bound = membersOf(name).filter(isBound).length;
-        return bound >= Number.parseInt(found.status.members ?? "0", 10) ? found : undefined;
-      }),
+        return found?.status?.phase === "Scheduled" ? found : undefined;
+      };
+      const found = await seen.until(`gang ${name} is scheduled`, isScheduled, timeoutMs);
+      await seen.inStep();
+      return found;
+    },
     devicesOf(pod) {
       const claims = seen.claims(ns).filter((claim) => claim.metadata.ownerReferences?.[0]?.uid === pod?.metadata.uid);
       return claims

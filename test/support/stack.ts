@@ -1,4 +1,5 @@
 import type { Pod } from "../../src/api/kubernetes.ts";
+import { whenReachable } from "../../src/cli/service.ts";
 import type { Child } from "../../src/cli/system/children.ts";
 import {
   type ExtenderAccess,
@@ -130,11 +131,12 @@ async function startFleetOf(
   const kubeconfigPath = await kubeconfigOf(plane, "simulate-fleet");
   const client = createClient(await loadConnection({ kubeconfigPath }), { userAgent: "fleet" });
   stops.unshift(() => client.close());
+  // The API server's authorizer follows what was installed a moment later.
   if (!nodeAgents) {
-    await publishFleet({ client, nodes: fleetNodes(fleet), parallelism: 32 });
+    await whenReachable(silent, () => publishFleet({ client, nodes: fleetNodes(fleet), parallelism: 32 }));
     return undefined;
   }
-  const handle = await startFleet({ client, fleet, log: silent });
+  const handle = await whenReachable(silent, () => startFleet({ client, fleet, log: silent }));
   stops.unshift(() => handle.stop());
   return handle;
 }

@@ -1,5 +1,4 @@
 import { onTestFinished } from "vitest";
-import { eventually } from "../../src/kube/eventually.ts";
 import type { Scene } from "./scene.ts";
 
 /**
@@ -8,7 +7,7 @@ import type { Scene } from "./scene.ts";
  * @returns what takes the rule away; the end of the test does, too
  */
 export async function taintByRule(
-  { stack, metric }: Scene,
+  { stack, untilMetric }: Scene,
   version: string,
   spec: object,
   left: number,
@@ -18,13 +17,6 @@ export async function taintByRule(
   onTestFinished(gone);
   const kind = { apiVersion: `resource.k8s.io/${version}`, kind: "DeviceTaintRule" };
   await stack.admin.request("POST", rules, { body: { ...kind, metadata: { name: "drain" }, spec } });
-  await eventually(
-    "the planner knows of it",
-    async () => {
-      const free = await metric("kllama_free_devices", 'device_class="gpu.kllama.ai"');
-      return free === left ? undefined : `${free} devices are free`;
-    },
-    { timeoutMs: 20_000 },
-  );
+  await untilMetric("kllama_free_devices", left, 'device_class="gpu.kllama.ai"');
   return gone;
 }

@@ -1,6 +1,7 @@
 import type { KubernetesObject } from "../../src/api/kubernetes.ts";
 import { gangLabel, podIndexLabels, podSetLabel, schedulingGroup, version } from "../../src/api/names.ts";
-import { isNotFound, type KubeClient } from "../../src/kube/client.ts";
+import { isAlreadyExists, isNotFound, type KubeClient } from "../../src/kube/client.ts";
+import { eventually } from "../../src/kube/eventually.ts";
 import { resourcePath } from "../../src/kube/paths.ts";
 
 /** What a person would apply, as builders; and the calls that apply it. */
@@ -14,6 +15,7 @@ export interface Workload {
 
 const plurals: Record<string, string> = {
   Namespace: "namespaces",
+  ServiceAccount: "serviceaccounts",
   Pod: "pods",
   StatefulSet: "statefulsets",
   ResourceClaim: "resourceclaims",
@@ -101,6 +103,10 @@ export async function create(client: KubeClient, namespace: string, ...objects: 
   for (const object of objects) await client.request("POST", pathOf(object, namespace), { body: object });
 }
 
+/**
+ * Pods may be created in it at once: kube-controller-manager makes the account that they run under a moment later, and the
+ * API server waits a second for that, which is not enough on a busy machine.
+ */
 export async function createNamespace(
   client: KubeClient,
   name: string,
@@ -108,6 +114,27 @@ export async function createNamespace(
 ): Promise<void> {
   const namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name, labels } };
   await client.request("POST", pathOf(namespace), { body: namespace });
+  const account = { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "default" } };
+  try {
+    await create(client, name, account);
+  } catch (error) {
+    if (!isAlreadyExists(error)) throw error;
+  }
+}
+
+/** Makes a PriorityClass, and waits until pods may name it: admission hears of it by a watch. */
+export async function createPriorityClass(client: KubeClient, name: string, value: number): Promise<void> {
+  const kind = { apiVersion: "scheduling.k8s.io/v1", kind: "PriorityClass" };
+  const classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+  await client.request("POST", classes, { body: { ...kind, metadata: { name }, value } });
+  const body = withPriority(member("none", "ranks", 0), name);
+  const path = resourcePath({ group: "", version: "v1", resource: "pods", namespace: "kllama-system" });
+  const refusal = (): Promise<string | undefined> =>
+    client.request("POST", path, { body, query: { dryRun: "All" } }).then(
+      () => undefined,
+      (error: Error) => error.message,
+    );
+  await eventually(`pods may name PriorityClass ${name}`, refusal, { timeoutMs: 60_000 });
 }
 
 export async function remove(client: KubeClient, namespace: string, object: Workload): Promise<void> {

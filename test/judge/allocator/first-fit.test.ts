@@ -41,7 +41,7 @@ function allocated(counts: readonly number[], joined = false): string[][] {
       },
     };
     const question = { node: { metadata: { name: node, uid: "uid" } }, slices, rules: [], classes, claims: [claim] };
-    const [answer] = ask(program, [{ ...question, allocated: [...claims], timeoutMs: 5_000 }]);
+    const [answer] = ask(program, [{ ...question, allocated: [...claims], timeoutMs: 60_000 }]);
     const allocation = answer?.allocations?.[0];
     if (allocation === undefined) throw new Error(`${answer?.verdict} ${answer?.message}`);
     claims.push({ ...claim, status: { allocation } });

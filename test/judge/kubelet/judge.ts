@@ -33,7 +33,7 @@ interface Answer {
 }
 
 const attemptMs = 200;
-const patienceMs = 20_000;
+const patienceMs = 60_000;
 
 /** Versions of Kubernetes whose kubelet judges, each with Go modules of its own. */
 const kubeletModules = { "1.36.3": "go", "1.37.1": "go-1.37" } as const;
