@@ -30,8 +30,7 @@ const {
   claims,
   status,
   until,
-  inStep,
-  metric,
+  untilMetric,
   membersOf,
   scheduled,
   podPath,
@@ -61,8 +60,7 @@ async function liftForeignGate(name: string): Promise<void> {
 async function createWaitingGang(): Promise<void> {
   await apply(claimTemplate("eight", 8), gang("waits", { podSets: [{ name: "ranks", count: 2 }] }));
   await apply(member("waits", "ranks", 0, "eight"), withForeignGate(member("waits", "ranks", 1, "eight")));
-  await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 60_000 }).toBe(1);
-  await inStep();
+  await untilMetric("kllama_barrier_arrivals", 1);
 }
 
 async function isWhole(name: string, members = 2): Promise<void> {

@@ -106,7 +106,6 @@ describe("drivers of others", () => {
     await apply(...[0, 1].map((index) => withCard(member("both", "ranks", index, "two"))));
     await scheduled("both");
     await until("both run", () => membersOf("both").every(isReady));
-    await inStep();
     for (const pod of membersOf("both")) {
       expect(pod.spec.nodeName).toBe(scene.fleet.nodes[0]?.name);
       const own = claims().filter((each) => each.metadata.ownerReferences?.[0]?.uid === pod.metadata.uid);
@@ -140,7 +139,6 @@ describe("drivers of others", () => {
     const places = found?.placement?.pods.map(({ pod, node }) => `${pod} ${node}`);
     const bound = membersOf("cards").map(({ metadata, spec }) => `${metadata.name} ${spec.nodeName}`);
     expect(places?.sort()).toEqual(bound.sort());
-    await inStep();
     expect(claims()).toHaveLength(2);
     for (const claim of claims()) expectOfScheduler(claim);
   });
@@ -196,7 +194,6 @@ describe("drivers of others", () => {
       contentType: "application/strategic-merge-patch+json",
     });
     await scheduled("moved");
-    await inStep();
     expect(membersOf("moved").map(({ spec }) => spec.nodeName)).toEqual([other, other]);
     expect(cards().map(({ pool }) => pool)).toEqual([other, other]);
   });
@@ -218,7 +215,6 @@ describe("labels and Gangs of others", () => {
     expect(found?.placement?.pods.map((each) => each.pod).sort()).toHaveLength(2);
     const event = await until("an event says who was left out", () => eventsOf("victim", "GangPodIgnored")[0]);
     expect(event.note).toContain("both have index 0");
-    await inStep();
     expect(claims().filter((claim) => claim.status?.allocation !== undefined)).toHaveLength(2);
   });
 
@@ -235,7 +231,6 @@ describe("labels and Gangs of others", () => {
     expect((await until("the pod is told", () => eventsOf("a-debug", "GangPodIgnored")[0])).note).toBe(
       "Gang victim leaves the pod out: pod a-debug (no controller) is no member: pod set ranks has the pods of StatefulSet victim; remove the label scheduling.kllama.ai/gang, or give it a pod set of its own",
     );
-    await inStep();
     const before = [scene.pod("victim-0")?.metadata.uid, scene.devicesOf(scene.pod("victim-0"))];
 
     await apply(statefulSet("rival", 3, "four", "victim"));
@@ -307,14 +302,11 @@ describe("tenants", () => {
     );
     await apply(claimTemplate("four", 4), bypass("alone", "four"));
     await createGang("mine", 2);
-    await until("the gang is refused, and told what would make room", () =>
-      plannedReason("mine") === "InsufficientDevices" && status("mine")?.explanation?.includes("; it would fit if ")
-        ? true
-        : undefined,
-    );
-    expect(status("mine")?.explanation).toContain(
-      "; it would fit if a gang of another namespace with 16 devices leaves",
-    );
+    const outlook = await until("the gang is refused, and told what would make room", () => {
+      const said = status("mine")?.explanation;
+      return plannedReason("mine") === "InsufficientDevices" && said?.includes("; it would fit if ") ? said : undefined;
+    });
+    expect(outlook).toContain("; it would fit if a gang of another namespace with 16 devices leaves");
     await until("the pod is refused", () => eventsOf("alone", "PodInsufficientDevices")[0]);
     await until("kube-scheduler has said something, too", () => scene.pod("alone")?.status?.conditions?.[0]);
     await until("an event says the same", () =>
@@ -409,7 +401,6 @@ describe("a gang that waited for too long", () => {
     await createGang("later", 2);
     await until("the later one is refused", () => plannedReason("later") === "InsufficientDevices");
     const [before] = membersOf("second").filter((pod) => pod.metadata.name.endsWith("-0"));
-    await inStep();
     const devices = scene.devicesOf(before);
     await scene.drop({ ...before!, apiVersion: "v1", kind: "Pod" });
     await until("the member is gone", () => scene.pod(before!.metadata.name) === undefined);

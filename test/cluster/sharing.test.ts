@@ -8,7 +8,7 @@ import { claimTemplate, gang, member, type Workload } from "../support/workloads
 
 /** Claims that several pods share, and devices that several claims share, on a real control plane. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, drop, pod, claims, status, until, inStep, membersOf, scheduled } = scene;
+const { freshNamespace, apply, drop, pod, claims, status, until, membersOf, scheduled } = scene;
 
 const claim = (name: string, count: number): Workload => ({
   apiVersion: "resource.k8s.io/v1",
@@ -113,7 +113,6 @@ test("a device for all nodes is given in parts, which kube-scheduler and the API
   const spread = { constraints: [{ type: "spread", level: "host" }] };
   await scene.createGang("linked", 2, spread, "link");
   await scheduled("linked");
-  await inStep();
   expect(new Set(membersOf("linked").map(({ spec }) => spec.nodeName)).size).toBe(2);
   const results = claims().flatMap((each) => each.status?.allocation?.devices?.results ?? []);
   expect(results.map(({ device, consumedCapacity }) => [device, consumedCapacity])).toEqual([
