@@ -476,6 +476,28 @@ describe("faults", () => {
   });
 });
 
+test("a pod that comes under the name of one that was deleted stays, however late kwok hears of that", async () => {
+  const kwok = controlPlane.component("kwok");
+  for (const name of ["heir", "marker"]) await createClaim(name, {});
+  await createPod("heir", "heir");
+  await ready("heir");
+  await kwok.kill("SIGSTOP");
+  await admin.request("DELETE", podPath("heir"));
+  await gone("heir");
+  await createClaim("late", {});
+  const { metadata } = await createPod("heir", "late");
+  await kwok.kill("SIGCONT");
+  await ready("heir");
+  await createPod("marker", "marker");
+  await ready("marker");
+  expect((await admin.request<Pod>("GET", podPath("heir"))).metadata.uid).toBe(metadata.uid);
+  for (const name of ["heir", "marker"]) {
+    await admin.request("DELETE", podPath(name));
+    await gone(name);
+  }
+  await removeClaims("heir", "marker", "late");
+});
+
 test("device status is written on request", async () => {
   await fleet.stop();
   fleet = await start({ deviceStatus: true });
