@@ -138,6 +138,7 @@ test("an idle cluster is read once per audit and kind, and never written", async
   const before = (await audits()) ?? 0;
   await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThan(before);
   planner.requests.length = 0;
+  const fromMs = performance.now();
   const from = (await audits()) ?? 0;
   await expect.poll(audits, { timeout: 30_000 }).toBeGreaterThanOrEqual(from + 3);
   expect(planner.drift).toEqual([]);
@@ -151,11 +152,12 @@ test("an idle cluster is read once per audit and kind, and never written", async
   );
   // One audit may have begun before, one may be under way.
   expect(reads.length).toBeLessThanOrEqual(3 * (((await audits()) ?? 0) - from + 2));
-  // Less than two minutes passed.
-  expect(lookups.length).toBeLessThanOrEqual(2 * 2);
+  // One may have begun before.
+  const passedMs = performance.now() - fromMs;
+  expect(lookups.length).toBeLessThanOrEqual(2 * (Math.floor(passedMs / sleepOf(60_000)) + 2));
 });
 
-/** DeviceTaintRules, which this server does not have, are looked for in two versions once a minute. */
+/** DeviceTaintRules, which this server does not have, are looked for in two versions once a minute, here every two seconds. */
 function isLookup(request: string): boolean {
   return /^GET \/apis\/resource\.k8s\.io\/v1(beta2)?$/.test(request);
 }
@@ -227,12 +229,10 @@ test("devices of a claim that outlived its pod with nobody in reservedFor are gi
 
   await until("its devices are given back", () => found("kept") && found("kept")?.status?.allocation === undefined);
   const told = await until("its owner is told", () =>
-    scene.seen.events().find(({ regarding }) => regarding?.kind === "ResourceClaim"),
+    scene.seen.events().find(({ reason }) => reason === "AllocationReclaimed"),
   );
-  expect(told).toMatchObject({
-    reason: "AllocationReclaimed",
-    regarding: { name: "kept", uid: found("kept")?.metadata.uid },
-  });
+  await scene.inStep();
+  expect(told.regarding).toMatchObject({ kind: "ResourceClaim", name: "kept", uid: found("kept")?.metadata.uid });
   expect(told.note).toContain(`kllama gave back ${first.pool}/gpu-0, `);
   // It may be used again, and what else looked alike was left alone.
   await apply(holder("kept"));
@@ -245,7 +245,7 @@ test("wall clocks that step by an hour move neither the Lease nor a deadline", a
   await freshNamespace();
   const hourMs = 3_600_000;
   const second = await startPlanner("planner-in-test-1");
-  await expect.poll(() => second.engine.backend.ready().ready, { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => second.engine.backend.ready().ready, { timeout: 60_000 }).toBe(true);
   const before = await leaseOf();
   planner.offMs = -hourMs;
   await apply(claimTemplate("eight", 8), gang("held", { podSets: [{ name: "ranks", count: 2 }] }));
@@ -260,7 +260,7 @@ test("wall clocks that step by an hour move neither the Lease nor a deadline", a
     second.offMs = other;
     // Both look at the Lease every two seconds.
     const { renewTime } = await leaseOf();
-    await expect.poll(async () => (await leaseOf()).renewTime, { timeout: 10_000 }).not.toBe(renewTime);
+    await expect.poll(async () => (await leaseOf()).renewTime, { timeout: 60_000 }).not.toBe(renewTime);
     expect(second.engine.backend.ready().reason).toContain("standing by");
   }
   const { holderIdentity, leaseTransitions } = await leaseOf();

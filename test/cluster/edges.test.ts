@@ -15,8 +15,8 @@ import {
 
 /** What happens to a gang from outside: by kube-scheduler's death and by people. Four nodes with eight GPUs each. */
 const scene = useScene({ fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, drop, pod, pods, claims, status, until, metric, podPath, claimPath } = scene;
-const { membersOf, scheduled, devicesOf, createGang } = scene;
+const { freshNamespace, apply, drop, pod, pods, claims, status, until, inStep, metric, podPath, claimPath } = scene;
+const { membersOf, scheduled, devicesOf, createGang, untilMetric } = scene;
 const guarded = (): ResourceClaim[] =>
   claims().filter((claim) => claim.status?.reservedFor?.some((c) => c.resource === "gangs"));
 const claimOf = (each: Pod | undefined): ResourceClaim | undefined =>
@@ -43,7 +43,7 @@ async function createWaitingGang(name: string): Promise<void> {
   await apply(gang(name, { podSets: [{ name: "ranks", count: 3 }] }));
   await apply(...[0, 1].map((index) => member(name, "ranks", index, "eight")));
   await apply(withForeignGate(member(name, "ranks", 2, "eight")));
-  await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 20_000 }).toBe(2);
+  await untilMetric("kllama_barrier_arrivals", 2);
 }
 
 async function wholeOnItsPlan(name: string): Promise<void> {
@@ -65,6 +65,7 @@ async function running(replicas: number): Promise<Pod[]> {
   await scheduled("set");
   await until("all are ready", () => membersOf("set").length === replicas && membersOf("set").every(isReady));
   await until("guards are gone", () => guarded().length === 0);
+  await inStep();
   return membersOf("set");
 }
 
@@ -76,7 +77,7 @@ describe("kube-scheduler killed with SIGKILL while members wait at the barrier",
     const scheduler = scene.stack.plane.component("kube-scheduler");
     await scheduler.kill("SIGKILL");
     await scheduler.exited;
-    await expect.poll(() => metric("kllama_barrier_arrivals"), { timeout: 20_000 }).toBe(0);
+    await untilMetric("kllama_barrier_arrivals", 0);
     await liftForeignGate("waiting-ranks-2");
     expect(membersOf("waiting").filter(isBound)).toEqual([]);
     await scheduler.restart();
@@ -97,6 +98,7 @@ describe("a member that its kubelet refuses", () => {
       const found = replacement(victim!);
       return found !== undefined && isReady(found) ? found : undefined;
     });
+    await inStep();
     expect(back.spec.nodeName).toBe(victim!.spec.nodeName);
     expect(devicesOf(back)).toEqual(devices);
     for (const other of others) expect(pod(other.metadata.name)?.metadata.uid).toBe(other.metadata.uid);
@@ -141,6 +143,7 @@ describe("a member preempted by an ordinary pod", () => {
       const found = replacement(victim!);
       return found !== undefined && isReady(found) ? found : undefined;
     });
+    await inStep();
     expect(devicesOf(back)).toEqual(devices);
     await until("the gang is whole", () => degraded("set", "False"));
   });
@@ -175,11 +178,12 @@ describe("a claim that somebody", () => {
   });
 
   test("wipes under a running member, and under a pod alone, frees its devices for nobody, also not after a restart", async () => {
-    await freshNamespace();
+    const namespace = await freshNamespace();
     const [victim] = await running(3);
     const loner: Workload = { ...member("none", "ranks", 0, "eight"), metadata: { name: "loner" } };
     await apply(loner);
     await until("the pod alone runs", () => pods().some((each) => each.metadata.name === "loner" && isReady(each)));
+    await inStep();
     for (const each of [victim, pod("loner")]) {
       const name = claimOf(each)?.metadata.name ?? "";
       await scene.stack.admin.request("PATCH", claimPath(name, "status"), { body: wipe });
@@ -190,11 +194,17 @@ describe("a claim that somebody", () => {
     await until("nobody gets its devices", () =>
       status("greedy")?.conditions?.some((c) => c.type === "Planned" && c.reason === "InsufficientDevices"),
     );
+    await inStep();
     const claim = claimOf(pod("greedy-ranks-0"));
     expect(claim).toBeDefined();
     expect(claim?.status?.allocation).toBeUndefined();
     expect(pod(victim!.metadata.name)?.metadata.uid).toBe(victim!.metadata.uid);
-    const told = scene.seen.events().filter((each) => each.reason === "DevicesUnknown");
+    const told = await until("an event says so", () => {
+      const found = scene.seen
+        .events()
+        .filter(({ reason, regarding }) => reason === "DevicesUnknown" && regarding?.namespace === namespace);
+      return found.length > 0 ? found : undefined;
+    });
     expect(new Set(told.map((each) => each.regarding?.name))).toEqual(new Set(["loner"]));
     await drop(loner);
     await scheduled("greedy");
@@ -301,9 +311,11 @@ describe("a place that kube-scheduler refuses for something that the planner doe
     await apply(withHostPort(on(member("ports", "ranks", 0, "eight"), inRack(one))));
     await apply(withHostPort(on(member("none", "ranks", 0, "eight"), inRack(two), "loner")));
     // A refusal counts after 15 s, and kube-scheduler may pause for 10 s before and after each of its tries.
-    await until("the gang is scheduled", () => status("ports")?.phase === "Scheduled", 120_000);
+    await scheduled("ports", 120_000);
     await until("the pod alone is bound", () => pod("loner")?.spec.nodeName !== undefined, 120_000);
-    for (const name of ["ports-ranks-0", "loner"]) expect(taken).not.toContain(pod(name)?.spec.nodeName);
+    const nodes = ["ports-ranks-0", "loner"].map((name) => pod(name)?.spec.nodeName);
+    for (const node of nodes) expect(scene.fleet.nodes.map(({ name }) => name)).toContain(node);
+    for (const node of nodes) expect(taken).not.toContain(node);
     expect(await metric("kllama_gang_plans_refused_total")).toBe(before + 2);
   });
 });
@@ -350,6 +362,8 @@ describe("gangs of lower priority", () => {
     const middle = await runningSet("middle", 1, "middle");
     const equal = await runningSet("equal", 1, "high");
     const places = low.map(({ spec }) => spec.nodeName);
+    const counts = () => Promise.all([metric("kllama_preemptions_total"), metric("kllama_preemption_victims_total")]);
+    const [decisions = 0, victims = 0] = await counts();
     // Whoever never preempts waits, however high its priority.
     await newGang("patient", 2, "patient");
     await until("the patient one is refused", () => waits("patient")?.reason === "InsufficientDevices");
@@ -365,12 +379,12 @@ describe("gangs of lower priority", () => {
       "it waits again",
       () => status("low")?.phase === "Pending" && waits("low")?.reason === "InsufficientDevices",
     );
+    await inStep();
     expect(membersOf("low").filter(isBound)).toEqual([]);
     expect(uidsOf("middle")).toEqual(middle.map(({ metadata }) => metadata.uid));
     expect(uidsOf("equal")).toEqual(equal.map(({ metadata }) => metadata.uid));
     expect(status("patient")?.phase).toBe("Pending");
-    expect(await metric("kllama_preemptions_total")).toBe(1);
-    expect(await metric("kllama_preemption_victims_total")).toBe(1);
+    expect(await counts()).toEqual([decisions + 1, victims + 1]);
   });
 
   test("stay as long as a budget forbids their eviction, and leave when it is gone, also if the planner dies meanwhile", {

@@ -7,7 +7,7 @@ import { claimTemplate, gang, member } from "../support/workloads.ts";
 
 /** The same on the second version that is kept green: four nodes with eight GPUs each. See gang.test.ts for the rest. */
 const scene = useScene({ version: "1.37.1", fleet: uniformFleet({ nodes: 4, nodesPerRack: 2 }) });
-const { freshNamespace, apply, pods, pod, claims, gangs, status, until } = scene;
+const { freshNamespace, apply, pods, pod, claims, gangs, status, until, inStep } = scene;
 const { membersOf, scheduled, devicesOf, createGang } = scene;
 
 describe("on Kubernetes 1.37.1", () => {
@@ -67,6 +67,7 @@ describe("on Kubernetes 1.37.1", () => {
       );
       return gangs().filter(({ status }) => status?.phase === "Scheduled").length === 2 && refused.length === 4;
     });
+    await inStep();
     const bound = names.map((name) => membersOf(name).filter(isBound).length);
     expect(bound.filter((count) => count === 2)).toHaveLength(2);
     expect(bound.filter((count) => count === 0)).toHaveLength(4);
@@ -99,6 +100,7 @@ describe("on Kubernetes 1.37.1", () => {
     await freshNamespace({ "scheduling.kllama.ai/inject": "enabled" });
     await apply(claimTemplate("one", 1), { ...member("none", "ranks", 0, "one"), metadata: { name: "single" } });
     await until("it is ready", () => pods().length === 1 && pods().every(isReady));
+    await inStep();
     expect(devicesOf(pod("single"))).toHaveLength(1);
   });
 });

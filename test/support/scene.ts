@@ -41,6 +41,8 @@ export interface Scene {
   claimPath(name: string, subresource?: string): string;
   /** Once the Gang says so, and all is seen that was so by then: its pods bound, and their claims allocated. */
   scheduled(gangName: string, timeoutMs?: number): Promise<Gang>;
+  /** Once the Gang says why it has no place. That it waits for members is no refusal: on a slow machine it says so before. */
+  refused(gangName: string): Promise<Gang>;
   /** The devices of a pod as its claims hold them: `pool/device`, sorted. */
   devicesOf(pod: Pod | undefined): string[];
   /** A Gang of one pod set `ranks` and its pods, each with a claim from `template`. */
@@ -51,6 +53,11 @@ export const isBound = (pod: Pod): boolean => pod.spec.nodeName !== undefined;
 
 export const isReady = (pod: Pod): boolean =>
   pod.status?.conditions?.some((c) => c.type === "Ready" && c.status === "True") ?? false;
+
+/** It has no place; not that it waits for members. */
+export const isRefused = ({ status }: Gang): boolean =>
+  status?.conditions?.some((c) => c.type === "Planned" && c.status === "False" && c.reason !== "WaitingForMembers") ??
+  false;
 
 /**
  * Registers the hooks of a test file: one control plane with fleet and planner; and after every test that invariants
@@ -135,6 +142,14 @@ export function useScene(options: StackOptions): Scene {
         return found?.status?.phase === "Scheduled" ? found : undefined;
       };
       const found = await seen.until(`gang ${name} is scheduled`, isScheduled, timeoutMs);
+      await seen.inStep();
+      return found;
+    },
+    async refused(name) {
+      const found = await seen.until(`gang ${name} is refused`, () => {
+        const each = seen.gang(ns, name);
+        return each !== undefined && isRefused(each) ? each : undefined;
+      });
       await seen.inStep();
       return found;
     },
