@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { defineCommand, UsageError } from "./command.ts";
-import { createLog, serve, serviceFlags } from "./service.ts";
+import { createLog, serve, serviceFlags, whenReachable } from "./service.ts";
 
 export const simulateFleetCommand = defineCommand({
   name: "simulate-fleet",
@@ -36,7 +36,7 @@ export const simulateFleetCommand = defineCommand({
       const client = createClient(await loadConnection({ kubeconfigPath: values.kubeconfig }), {
         userAgent: "kllama-simulator",
       });
-      const handle = await startFleet({ client, fleet, log });
+      const handle = await whenReachable(log, () => startFleet({ client, fleet, log }));
       return {
         ready: Promise.resolve(),
         async stop() {
