@@ -1,10 +1,12 @@
 import type { Rejection, RejectionReason, Conflict as Told } from "../api/placement.ts";
 import type { ModelView } from "../topology/model.ts";
 import type { Conflict } from "./conflict.ts";
+import type { ShapeTable } from "./fit.ts";
 import type { PreparedUnit } from "./prepare.ts";
 import { breadthOf, type Rule, type Slot } from "./problem.ts";
 import { describeShape, plural } from "./shape-text.ts";
 import { type Shortage, sharedLevel, shortages } from "./shortage.ts";
+import { taintedText } from "./tainted-text.ts";
 import { unlabelledText } from "./unlabelled.ts";
 
 /** What stands in the way of a gang, before it is said of whom. */
@@ -23,7 +25,7 @@ export function conflictVerdict(view: ModelView, prepared: PreparedUnit, conflic
   const lack = what.length > 0 ? ` for want of ${what.join(" or ")}` : "";
   return {
     reason: "NoDomainFits",
-    message: `${podsText(prepared, slots)} ${slots.length === 1 ? "has no place" : "have no place together"}${wanted}${lack}${sizeText(conflict)}${closestText(prepared, level, short[0]!)}${unspreadText(view, prepared, conflict)}`,
+    message: `${podsText(prepared, slots)} ${slots.length === 1 ? "has no place" : "have no place together"}${wanted}${lack}${sizeText(conflict)}${closestText(prepared, level, short[0]!)}${unspreadText(view, prepared, conflict)}${taintedText(view, tablesOf(prepared, slots))}`,
     blocking: short.map(({ resource, needed, available, domain }) => {
       return { level, ...(domain !== undefined && { domain }), resource, needed, available };
     }),
@@ -64,6 +66,10 @@ function unspreadText(view: ModelView, prepared: PreparedUnit, { slots, rules }:
   const table = prepared.tableOf(slots[0]!, []);
   const levels = new Set(rules.filter(({ kind }) => kind === "spread").map(({ ref }) => ref));
   return [...levels].map((ref) => unlabelledText(view, ref, table)).join("");
+}
+
+function tablesOf(prepared: PreparedUnit, slots: readonly Slot[]): ShapeTable[] {
+  return [...new Set(slots.map((slot) => prepared.tableOf(slot, [])))];
 }
 
 /** The level that the conflict is about; without rules the cluster itself. */

@@ -15,6 +15,7 @@ import { type Group, type Pin, type Problem, pinnedDomains, type Rule, type Slot
 import { chooseDevices, roomFor, type Shape, shapeRefusal } from "./shape.ts";
 import { amounts, amountText, classesOf, describeShape, plural, wantText } from "./shape-text.ts";
 import { shortOf } from "./shortage.ts";
+import { taintedText } from "./tainted-text.ts";
 import { unlabelledText } from "./unlabelled.ts";
 
 /** What stands in the way of pods of one kind. */
@@ -229,13 +230,13 @@ function shortageVerdict(view: ModelView, table: ShapeTable, count: number, lack
     const what = `${classesOf(claims).join(" and ")} devices${whose}`;
     return {
       reason: "InsufficientDevices",
-      message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now: there are ${what} for ${plural(room, "pod")} only`,
+      message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now: there are ${what} for ${plural(room, "pod")} only${taintedText(view, [table])}`,
       blocking: amounts(shape, classesOf(claims), count, room).map((each) => ({ level: "cluster", ...each })),
     };
   }
   return {
     reason: devices ? "InsufficientDevices" : "InsufficientResources",
-    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${wantText(shape, lacking)}`,
+    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${wantText(shape, lacking)}${devices ? taintedText(view, [table]) : ""}`,
     blocking: amounts(shape, lacking, count, total).map((each) => ({ level: "cluster", ...each })),
   };
 }
@@ -296,7 +297,7 @@ function considerGroup(problem: Problem, group: Group, mine: readonly number[], 
       const where = best.path === undefined ? "no node is in one" : `${pinned} ${has}`;
       return {
         reason: "NoDomainFits",
-        message: `${title} needs ${needText(table, list.length)} in one ${level}; ${where}${unlabelledText(problem.view, ref, table)}`,
+        message: `${title} needs ${needText(table, list.length)} in one ${level}; ${where}${unlabelledText(problem.view, ref, table)}${taintedText(problem.view, [table])}`,
         blocking: amounts(table.shape, short, list.length, best.room).map((each) => {
           return { level, ...(best.path !== undefined && { domain: best.path }), ...each };
         }),

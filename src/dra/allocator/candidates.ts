@@ -8,8 +8,8 @@ import { anatomyOf } from "./order.ts";
 export interface Candidates {
   /** Selected, tolerable and allocatable. */
   readonly usable: readonly number[];
-  /** Selected, yet never given: their taints are not tolerated. */
-  readonly withheld: readonly { readonly device: number; readonly why: string }[];
+  /** Selected, yet never given: a taint of theirs, `key:effect`, is not tolerated. */
+  readonly withheld: readonly { readonly device: number; readonly taint: string }[];
   /** What one share takes, per selected device that can be shared. */
   readonly shares: ReadonlyMap<number, Consumption>;
   /** Every usable device is a GPU of its own or takes nearly all of one; else some are partitions. */
@@ -47,7 +47,7 @@ export function candidatesOf(
 
 function select(inventory: NodeInventory, claim: CompiledClaim, alternative: CompiledAlternative): Candidates {
   const usable: number[] = [];
-  const withheld: { device: number; why: string }[] = [];
+  const withheld: { device: number; taint: string }[] = [];
   const shares = new Map<number, Consumption>();
   let foreign = 0;
   let error: string | undefined;
@@ -59,9 +59,9 @@ function select(inventory: NodeInventory, claim: CompiledClaim, alternative: Com
     else if ("error" in verdict) error ??= `${verdict.error} (device ${entry.key})`;
     else {
       if (entry.shared !== undefined) shares.set(entry.index, verdict);
-      const why = obstacle(entry, alternative.tolerations);
-      if (why === undefined) usable.push(entry.index);
-      else withheld.push({ device: entry.index, why });
+      const taint = obstacle(entry, alternative.tolerations);
+      if (taint === undefined) usable.push(entry.index);
+      else withheld.push({ device: entry.index, taint });
     }
   }
   const { shares: parts } = anatomyOf(inventory);
@@ -101,9 +101,10 @@ export function isWithheld(entry: DeviceEntry, { devices }: ResourceClaimSpec, r
   return obstacle(entry, wanted?.tolerations ?? []) !== undefined;
 }
 
+/** The first taint that is not tolerated. */
 function obstacle(entry: DeviceEntry, tolerations: readonly DeviceToleration[]): string | undefined {
   const taint = (entry.device.taints ?? []).find((t) => forbids(t) && !tolerations.some((one) => tolerates(one, t)));
-  return taint === undefined ? undefined : `has the taint ${taint.key}:${taint.effect}, which is not tolerated`;
+  return taint && `${taint.key}:${taint.effect}`;
 }
 
 function forbids(taint: DeviceTaint): boolean {

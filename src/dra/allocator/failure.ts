@@ -1,5 +1,10 @@
 import type { RejectionReason } from "../../api/placement.ts";
 import { isFree, leastWanted, type Rule, type Search, type Step, type StepChoice } from "./search.ts";
+import { taintText } from "./taint-text.ts";
+
+/** Device → a taint of it that is not tolerated. */
+type Taints = ReadonlyMap<number, string>;
+const noTaints: Taints = new Map();
 
 /** Why the claims do not fit the node as it is; `resource` names a device class. */
 export interface AllocationFailure {
@@ -24,7 +29,7 @@ export function findShortage(search: Search): AllocationFailure | undefined {
     const sum = (wanted.get(selectionKey) ?? 0) + count;
     wanted.set(selectionKey, sum);
     const available = free(search, choice).length;
-    if (sum > available) return insufficient(search, className, sum, available, "");
+    if (sum > available) return insufficient(search, className, sum, available, { taints: taintsOf(search, choice) });
   }
   return undefined;
 }
@@ -41,11 +46,11 @@ export function explainFailure(search: Search): AllocationFailure {
   const needed = search.steps.reduce((sum, { choices }) => sum + choices[0]!.alternative.count, 0);
   const available = new Set(search.steps.flatMap(({ choices }) => choices.flatMap((choice) => free(search, choice))))
     .size;
-  const failure = insufficient(search, className, needed, available, "");
-  return {
-    ...failure,
-    message: `${failure.message}, but no ${needed} that satisfy all requests and constraints together`,
-  };
+  const taints = new Map(
+    search.steps.flatMap(({ choices }) => choices.flatMap((choice) => [...taintsOf(search, choice)])),
+  );
+  const but = `, but no ${needed} that satisfy all requests and constraints together`;
+  return insufficient(search, className, needed, available, { but, taints });
 }
 
 function shortageOf(search: Search, choice: StepChoice): AllocationFailure | undefined {
@@ -53,7 +58,8 @@ function shortageOf(search: Search, choice: StepChoice): AllocationFailure | und
   if (eligible.length === 0 || choice.unknowable) return noMatch(search, choice);
   const needed = leastWanted(choice);
   const available = free(search, choice).length;
-  return available < needed ? insufficient(search, alternative.className, needed, available, "") : undefined;
+  if (available >= needed) return undefined;
+  return insufficient(search, alternative.className, needed, available, { taints: taintsOf(search, choice) });
 }
 
 function noMatch({ inventory }: Search, { alternative, candidates }: StepChoice): AllocationFailure {
@@ -67,7 +73,9 @@ function noMatch({ inventory }: Search, { alternative, candidates }: StepChoice)
     ...(error === undefined ? [] : [`a selector failed: ${error}; guard the expression, for example with has()`]),
     ...(withheld[0] === undefined
       ? []
-      : [`${withheld.length} selected but withheld: ${inventory.devices[withheld[0].device]!.key} ${withheld[0].why}`]),
+      : [
+          `${withheld.length} selected but withheld: ${inventory.devices[withheld[0].device]!.key} has the taint ${withheld[0].taint}, which is not tolerated`,
+        ]),
     ...(foreign === 0 ? [] : [foreignText(alternative, foreign)]),
     ...inventory.problems.map(({ message }) => message),
   ];
@@ -94,13 +102,10 @@ function constraintShortage(search: Search, { choices }: Step): AllocationFailur
     const available = rule.kind === "distinct" ? sizes.size : Math.max(0, ...sizes.values());
     if (available >= alternative.count) continue;
     const what = rule.kind === "distinct" ? "different values" : "one value";
-    return insufficient(
-      search,
-      alternative.className,
-      alternative.count,
-      available,
-      ` with ${what} of ${rule.attribute}`,
-    );
+    return insufficient(search, alternative.className, alternative.count, available, {
+      qualifier: ` with ${what} of ${rule.attribute}`,
+      taints: taintsOf(search, choice),
+    });
   }
   return undefined;
 }
@@ -126,16 +131,25 @@ export function unknownPools(search: Search): AllocationFailure | undefined {
   return choice === undefined ? undefined : noMatch(search, choice);
 }
 
+/** Taints of devices that the choice would have if it were not for these. */
+function taintsOf(search: Search, choice: StepChoice): Taints {
+  const { withheld } = choice.candidates;
+  if (withheld.length === 0) return noTaints;
+  const wanted = withheld.filter(({ device }) => isFree(search, device, choice));
+  return new Map(wanted.map(({ device, taint }) => [device, taint]));
+}
+
 function insufficient(
   { inventory }: Search,
   resource: string,
   needed: number,
   available: number,
-  qualifier: string,
+  { qualifier = "", but = "", taints }: { qualifier?: string; but?: string; taints: Taints },
 ): AllocationFailure {
+  const what = `${needed} devices of DeviceClass ${resource}${qualifier}`;
   return {
     reason: "InsufficientDevices",
-    message: `node ${inventory.node}: ${needed} devices of DeviceClass ${resource}${qualifier} are needed, ${available} are free`,
+    message: `node ${inventory.node}: ${what} are needed, ${available} are free${but}${taintText([...taints.values()])}`,
     needed,
     available,
     resource,

@@ -139,6 +139,55 @@ describe("where things go", () => {
       expect([placed.code, places(placed)]).toEqual([0, { g: "a" }]);
     });
 
+    const lacks = "1 device has a taint that is not tolerated (drain:NoSchedule)";
+    const four = template("four", 4);
+    const inRack = { constraints: [{ level: "rack" }] };
+    const unequal = [
+      gang("g", { podSets: ["whole", "half"].map((name) => ({ name, count: 1 })), ...inRack }),
+      pod("g-0", { gang: "g", template: "four", labels: { "scheduling.kllama.ai/pod-set": "whole" } }),
+      pod("g-1", { gang: "g", template: "two", labels: { "scheduling.kllama.ai/pod-set": "half" } }),
+    ].join("");
+    const split = rack("x", 1, 6) + rack("y", 1, 5);
+    test.for([
+      [
+        "of a pod",
+        "NoMatchingDevice",
+        node("a") + four + gangOf("g", 1, "four"),
+        "a",
+        "4 devices of DeviceClass gpu.kllama.ai are needed, 3 are free; ",
+      ],
+      [
+        "of several",
+        "InsufficientDevices",
+        node("a") + node("b") + four + gangOf("g", 2, "four"),
+        "a",
+        "the cluster has 1 now; ",
+      ],
+      [
+        "of several in one rack",
+        "NoDomainFits",
+        rack("x", 2) + rack("y", 1) + four + gangOf("g", 2, "four", inRack),
+        "x-1",
+        "the best, x, has 1; ",
+      ],
+      [
+        "of unequal ones",
+        "NoDomainFits",
+        split + four + two() + unequal,
+        "x-0",
+        "no place together with the gang in one rack for want of gpu.kllama.ai, though any fewer pods have one; rack y comes closest: all fit but 1 pod of 2 gpu.kllama.ai devices; ",
+      ],
+    ] as const)("are told where only some of a node are, and the others are too few %s", async (args) => {
+      const [, reason, input, on, said] = args;
+      const tainted = rule({ deviceSelector: { pool: on, device: "gpu-1" }, taint: drain("NoSchedule") });
+      const { rejections } = await plan(input + tainted);
+      expect(rejections.map((each) => each.reason)).toEqual([reason]);
+      expect(rejections[0]!.message).toContain(said + lacks);
+      // Without that taint all of them have a place.
+      const other = rule({ deviceSelector: { pool: on, device: "gpu-1" }, taint: drain("None") });
+      expect((await plan(input + other)).rejections).toEqual([]);
+    });
+
     test("are not free, and are drawn as lost", async () => {
       const files = {
         "i.yaml": `${node("a")}${rule({ deviceSelector: { device: "gpu-3" }, taint: drain("NoExecute") })}`,
