@@ -187,7 +187,7 @@ export function lifecycleContext(nowMs: number, more: Partial<Context> = {}): Co
     leavesRoom: () => true,
     leavesRoomForAll: () => true,
     devicesFree: () => true,
-    isTainted: () => false,
+    isSpoiled: () => false,
     groupReady: () => true,
     outlying: () => () => false,
     mayRelease: () => true,

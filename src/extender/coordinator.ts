@@ -38,7 +38,7 @@ import type { CoordinatorPorts } from "./ports.ts";
 import { createPreemptions } from "./preemptions.ts";
 import { createRoomMaker } from "./room-maker.ts";
 import { createSingles, type Singles } from "./singles.ts";
-import { isTainted } from "./tainted-places.ts";
+import { isSpoiled } from "./spoiled-places.ts";
 import { createUnknownDevices } from "./unknown-devices.ts";
 
 /**
@@ -380,7 +380,7 @@ export function createCoordinator(
       leavesRoom: (node, pod) => leavesRoom(model, node, pod),
       leavesRoomForAll: (node, pods) => leavesRoomForAll(model, node, pods),
       devicesFree: (state, placed, pod) => devicesFree(model, state, placed, pod),
-      isTainted: (placed, pod) => isTainted(model, placed, pod),
+      isSpoiled: (placed, pod) => isSpoiled(model, placed, pod),
       groupReady: groups.isReady,
       outlying: groups.outlying,
       mayRelease,

@@ -50,6 +50,8 @@ export interface NodeInventory {
   readonly wide: boolean;
   /** Pools without allocations, named with the reason: incomplete or invalid. */
   readonly problems: readonly PoolProblem[];
+  /** Complete and valid pools for the node, as `driver/pool`, that have no device for it. */
+  readonly emptyPools: readonly string[];
 }
 
 /**
@@ -121,7 +123,24 @@ export function assembleInventory(node: NodeRecord, slices: readonly SliceRecord
   for (const content of contents) appendPool(content, devices, counterCapacity, totals);
   const indexOf = new Map(devices.map((entry) => [entry.key, entry.index]));
   const wide = devices.some((entry) => entry.wide);
-  return { node: node.name, devices, counterCapacity, indexOf, ...totals, wide, problems };
+  const empty = contents.filter((content) => content.devices.length === 0);
+  const emptyPools = empty.length === 0 ? noPools : empty.map(({ driver, pool }) => `${driver}/${pool}`);
+  return { node: node.name, devices, counterCapacity, indexOf, ...totals, wide, problems, emptyPools };
+}
+
+const noPools: readonly string[] = [];
+
+/**
+ * Does the pool tell what it has for the node, and the device is not among it? Of a pool that nobody publishes, or that is incomplete
+ * or invalid, nobody knows.
+ */
+export function isGone(
+  { devices, indexOf, emptyPools }: NodeInventory,
+  { driver, pool, device }: { driver: string; pool: string; device: string },
+): boolean {
+  const entry = devices[indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
+  if (entry !== undefined) return !entry.reachable;
+  return emptyPools.includes(`${driver}/${pool}`) || devices.some((one) => one.driver === driver && one.pool === pool);
 }
 
 interface Totals {

@@ -21,7 +21,7 @@ import {
   waits,
 } from "../../extender/pending-plans.ts";
 import { preemptibleIn } from "../../extender/preemptible.ts";
-import { isTainted } from "../../extender/tainted-places.ts";
+import { isSpoiled } from "../../extender/spoiled-places.ts";
 import { createBatch } from "../../gang/batch.ts";
 import { counterfactualsOf, preemptionOutlook } from "../../gang/counterfactuals.ts";
 import { atOnce } from "../../gang/in-slices.ts";
@@ -29,8 +29,8 @@ import { hasAllClaims } from "../../gang/lifecycle/claims.ts";
 import { gangStates } from "../../gang/lifecycle/gang-states.ts";
 import { keptPods, livePods, membersOf, runningPods } from "../../gang/lifecycle/members.ts";
 import { shortPodSet } from "../../gang/lifecycle/scheduled.ts";
+import { noteSpoiled } from "../../gang/lifecycle/spoiled.ts";
 import { type GangState, heldPods } from "../../gang/lifecycle/state.ts";
-import { noteTainted } from "../../gang/lifecycle/tainted.ts";
 import { assignSlots, minCountOf, problemsText, slotKey, validateGang } from "../../gang/members.ts";
 import { budgetExceededFor, type GangRequest, type PlanResult, type PlanUnit } from "../../gang/plan.ts";
 import { preemptorPriority } from "../../gang/preemption.ts";
@@ -87,7 +87,7 @@ function createRun(input: ClusterState, options: PlanAllOptions) {
     return node?.ready === true && !node.unschedulable;
   };
   for (const state of states.values()) if (isLost(state, nodeFits)) revoke(model, state);
-  for (const state of states.values()) if (state.gang?.status.phase === "Scheduled") noteTaintedPlaces(state, model);
+  for (const state of states.values()) if (state.gang?.status.phase === "Scheduled") noteSpoiledPlaces(state, model);
   const placements = new Map<string, Placement>();
   const rejections = new Map<string, Rejection>(refused);
   const stats = { planMs: 0, explored: 0, budgetExceeded: false };
@@ -327,9 +327,9 @@ function noteRunning(state: GangState): void {
   state.gang = { ...gang, status: { ...gang.status, phase: "Scheduled", placement: { pods } } };
 }
 
-function noteTaintedPlaces(state: GangState, model: ClusterModel): void {
+function noteSpoiledPlaces(state: GangState, model: ClusterModel): void {
   const members = membersOf(state, state.gang!, heldPods(state));
-  noteTainted(state, members, { isTainted: (placed, pod) => isTainted(model, placed, pod) });
+  noteSpoiled(state, members, { isSpoiled: (placed, pod) => isSpoiled(model, placed, pod) });
 }
 
 /** Before the commit a reservation whose node is lost is given back as a whole. */

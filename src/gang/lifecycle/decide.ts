@@ -41,7 +41,7 @@ function decidePhase(state: GangState, gang: GangRecord, context: Context): Deci
   if (phase !== "Scheduled") {
     state.crowded = new Map();
     delete state.outlying;
-    delete state.tainted;
+    delete state.spoiled;
   }
   if (phase !== "Binding" && phase !== "Reserved") delete state.releasedAtMs;
   if (phase !== "Reserved") delete state.squeezedSinceMs;

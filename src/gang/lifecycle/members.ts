@@ -78,8 +78,8 @@ export function keptPods(state: GangState, nodeFits: Context["nodeFits"]): reado
 }
 
 /**
- * The member waits for a node that is gone, refuses it or has no room, for a place that lacks devices it asks for or has tainted
- * ones, or for one to which nobody returns.
+ * The member waits for a node that is gone, refuses it or has no room, for a place that lacks devices it asks for or has
+ * spoiled ones, or for one to which nobody returns.
  */
 export function isHomeless(
   state: GangState,
@@ -88,7 +88,7 @@ export function isHomeless(
   nodeFits: Context["nodeFits"],
 ): boolean {
   if (pod === undefined || isBoundTo(state, pod, slot.node)) return false;
-  if (isOutlying(state, slot) || isTainted(state, slot)) return true;
+  if (isOutlying(state, slot) || isSpoiled(state, slot)) return true;
   const isRefused = state.avoided.has(slot.node) || state.crowded.get(pod.uid)?.isOver === true;
   return isRefused || !nodeFits(slot.node) || !coversClaims(slot, pod, state.claims);
 }
@@ -98,9 +98,9 @@ export function isOutlying({ outlying }: GangState, { podSet, index }: PlacedPod
   return outlying?.has(slotKey(podSet, index)) === true;
 }
 
-/** A device there may not be given to the member that waits for it: see `noteTainted`. */
-export function isTainted({ tainted }: GangState, { podSet, index }: PlacedPod): boolean {
-  return tainted?.has(slotKey(podSet, index)) === true;
+/** A device there is gone, or may not be given to the member that waits for it: see `noteSpoiled`. */
+export function isSpoiled({ spoiled }: GangState, { podSet, index }: PlacedPod): boolean {
+  return spoiled?.has(slotKey(podSet, index)) === true;
 }
 
 /** Where members run already. A Gang that was deleted and created again finds its pods there, and holds nothing itself. */

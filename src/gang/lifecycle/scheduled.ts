@@ -11,7 +11,7 @@ import {
   isBoundTo,
   isHomeless,
   isOutlying,
-  isTainted,
+  isSpoiled,
   livePods,
   lowestPriority,
   membersIn,
@@ -22,11 +22,11 @@ import {
 } from "./members.ts";
 import { noteOutlying } from "./outlying.ts";
 import { heed, patienceMs, refusedMember } from "./refusals.ts";
+import { noteSpoiled } from "./spoiled.ts";
 import { type Context, type Effect, type GangRecord, type GangState, memberKey, releasedPods } from "./state.ts";
 import { type ConditionChange, nextStatus, planText, saysTheSame, totalCount } from "./status.ts";
 import { steer } from "./steering.ts";
 import { sweep } from "./sweep.ts";
-import { noteTainted } from "./tainted.ts";
 
 /** The gang runs: members that are recreated return to their places, others get a plan beside what runs. */
 export function decideScheduled(state: GangState, gang: GangRecord, context: Context): Decision {
@@ -35,7 +35,7 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
   const members = membersIn(slots, placed);
   state.priority = lowestPriority(slots.slots.values());
   noteOutlying(state, placed, members, context);
-  noteTainted(state, members, context);
+  noteSpoiled(state, members, context);
   const crowd = noteCrowded(state, members, context);
   const { refusal, ...refused } = refusedMember(state, members, context, patienceMs);
   const wake = sooner(crowd, refused);
@@ -69,7 +69,8 @@ export function decideScheduled(state: GangState, gang: GangRecord, context: Con
 function whyHomeless(state: GangState, slot: PlacedPod, context: Context): string {
   if (!context.nodeFits(slot.node)) return `node ${slot.node} is gone`;
   if (isOutlying(state, slot)) return `the others of its PlacementGroup are elsewhere than node ${slot.node}`;
-  if (isTainted(state, slot)) return `devices of its place on node ${slot.node} have taints that it does not tolerate`;
+  if (isSpoiled(state, slot))
+    return `devices of its place on node ${slot.node} are gone, or have taints that it does not tolerate`;
   return `its place on node ${slot.node} lacks devices`;
 }
 

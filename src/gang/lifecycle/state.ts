@@ -80,8 +80,8 @@ export interface GangState {
   crowded: ReadonlyMap<string, { sinceMs: number; isOver: boolean }>;
   /** Slots of places to which nobody returns, as of the last look: the others of the PlacementGroup are elsewhere. */
   outlying?: ReadonlySet<string>;
-  /** Slots of places with a device, as of the last look, that their members may not be given for its taints. */
-  tainted?: ReadonlySet<string>;
+  /** Slots of places with a device, as of the last look, that is gone or that their members may not be given for its taints. */
+  spoiled?: ReadonlySet<string>;
   /** When the members of the present reservation were let go: their time counts from here, not from the wait before. */
   releasedAtMs?: number;
   /** The lowest priority of the members, as of the last look at their places. */
@@ -220,8 +220,8 @@ export interface Context {
   leavesRoomForAll(node: string, pods: readonly PodRecord[]): boolean;
   /** Nobody but the gang itself and the claims of this pod hold the devices of this slot. */
   devicesFree(state: GangState, placed: PlacedPod, pod: PodRecord): boolean;
-  /** Some device of this slot has a taint that the pod's claim does not tolerate. */
-  isTainted(placed: PlacedPod, pod: PodRecord): boolean;
+  /** Some device of this slot is gone from its pool, or has a taint that the pod's claim does not tolerate. */
+  isSpoiled(placed: PlacedPod, pod: PodRecord): boolean;
   /** Every gang of the base set of the same PlacementGroup has its members at the barrier, or is committed. */
   groupReady(state: GangState): boolean;
   /** Tells places of the gang that are not where the others of its PlacementGroup are, though its rules require that. */

@@ -1265,25 +1265,25 @@ describe("a scheduled gang", () => {
     });
   }
 
-  test("places a member anew whose devices were tainted; who is bound stays, and with the taint gone it returns", () => {
-    const tainted: Partial<Context> = { isTainted: () => true };
+  test("places a member anew whose devices are gone or tainted; who is bound stays, and when they are right again it returns", () => {
+    const spoiled: Partial<Context> = { isSpoiled: () => true };
     const fresh = pod(1, { uid: "u-9", claims: [{ name: "gpus", claimName: "c-9" }] });
     const events: LifecycleEvent[] = [
       { type: "pod", pod: fresh },
       { type: "claim", claim: claim(9) },
     ];
-    const asking = step(rested([bound(0)], [own[0]!]), events, context(tainted));
+    const asking = step(rested([bound(0)], [own[0]!]), events, context(spoiled));
     expect(said(asking)).toEqual(["plan"]);
     expect(keptPods(asking.state, () => true)).toEqual([slot(0)]);
-    const result = step(asking.state, [plan(slot(1, "n5"))], context(tainted));
+    const result = step(asking.state, [plan(slot(1, "n5"))], context(spoiled));
     expect(statusIn(result)?.placement?.pods).toEqual([slot(0), slot(1, "n5")]);
     const back = step(rested([bound(0)], [own[0]!]), events, context());
     expect(said(back)).toEqual(["reserve c-9 on n1"]);
-    // A place that was taken again, and tainted before its pod was bound.
+    // A place that was taken again, and spoiled before its pod was bound.
     const state = rested([bound(0), released(1)], [own[0]!, held(1)]);
-    expect(said(step(state, [arrived(1)], context(tainted)))).toEqual([
+    expect(said(step(state, [arrived(1)], context(spoiled)))).toEqual([
       "clear c-1",
-      "answer 2: devices of its place on node n1 have taints that it does not tolerate; the pod is planned anew",
+      "answer 2: devices of its place on node n1 are gone, or have taints that it does not tolerate; the pod is planned anew",
     ]);
   });
 

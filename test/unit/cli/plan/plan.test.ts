@@ -220,6 +220,19 @@ describe("where things go", () => {
     });
   });
 
+  test.for([
+    [4, "a"],
+    [3, "b"],
+  ] as const)(
+    "a member that is recreated returns to its 4 devices if these are published: of %i, to %s",
+    async (args) => {
+      const [gpus, expected] = args;
+      const [object] = runningGang("g", "a").split("---\n").slice(1);
+      const input = `${node("a", { gpus })}${node("b")}${template("four", 4)}---\n${object}`;
+      expect(places(await plan(`${input}${pod("g-0", { gang: "g", template: "four" })}`))).toEqual({ g: expected });
+    },
+  );
+
   test("a pool may be spread over nodes: each gives what is its own", async () => {
     const half = (on: string) =>
       json({
