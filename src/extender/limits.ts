@@ -1,5 +1,5 @@
 import type { GangPlacement } from "../api/gang.ts";
-import type { Placement, RejectionReason } from "../api/placement.ts";
+import type { Blocking, Placement, RejectionReason } from "../api/placement.ts";
 import { namespaceOf } from "../gang/keys.ts";
 import type { GangState } from "../gang/lifecycle/state.ts";
 
@@ -31,6 +31,8 @@ const maxPlacementBytes = 1024 * 1024;
 interface LimitFault {
   reason: Extract<RejectionReason, "GangTooLarge" | "NamespaceLimit">;
   message: string;
+  /** Left out: nothing is short, the gang itself has to be corrected. */
+  blocking?: readonly Blocking[];
 }
 
 /** Places that gangs hold, by namespace. Keys are `namespace/name`. */
@@ -94,6 +96,9 @@ function limitFault(state: GangState, others: number, limits: PlannerLimits): Li
   return {
     reason: "NamespaceLimit",
     message: `gangs of namespace ${gang.namespace} hold places for ${others} other pods, and ${pods} more exceed the ${limits.namespacePods} that a namespace may have; make room or ask for a higher limit`,
+    blocking: [
+      { level: "namespace", resource: "pods", needed: pods, available: Math.max(0, limits.namespacePods - others) },
+    ],
   };
 }
 

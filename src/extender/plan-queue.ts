@@ -1,5 +1,5 @@
 import type { PreemptedUnit } from "../api/gang.ts";
-import { type PlacedPod, type Placement, type Rejection, rejectionOf } from "../api/placement.ts";
+import { lack, type PlacedPod, type Placement, type Rejection, rejectionOf } from "../api/placement.ts";
 import { type Batch, type BatchHolds, createBatch, wantsRoom } from "../gang/batch.ts";
 import { type Context, type GangState, type LifecycleEvent, memberKey } from "../gang/lifecycle/state.ts";
 import { slotKey } from "../gang/members.ts";
@@ -256,10 +256,12 @@ export function createPlanQueue(parts: PlanQueueParts): PlanQueue {
   function overLimit(keys: readonly string[]): Rejection[] {
     const states = keys.map((key) => stateOf(key)).filter((state) => state !== undefined);
     const faults = limitFaults(states, places, limits);
-    if (faults.every((fault) => fault === undefined)) return [];
+    const within = faults.filter((fault) => fault === undefined).length;
+    if (within === faults.length) return [];
     const other = {
       reason: "WaitingForPlacementGroup" as const,
       message: "another gang of the PlacementGroup is over a limit",
+      blocking: [lack("gangs", faults.length, within)],
     };
     return states.map(({ gang }, i) => rejectionOf(gang!, faults[i] ?? other));
   }

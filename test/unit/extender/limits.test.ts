@@ -33,6 +33,7 @@ describe("limits of gangs", () => {
     held.set("elsewhere/g2", 4);
     const [fault] = limitFaults([gangOf("g2", 4)], held, limits);
     expect(fault?.reason).toBe("NamespaceLimit");
+    expect(fault?.blocking).toEqual([{ level: "namespace", resource: "pods", needed: 4, available: 0 }]);
     expect(fault?.message).toContain("hold places for 8 other pods, and 4 more exceed the 8");
     expect(limitFaults([gangOf("g1", 4)], held, limits)).toEqual([undefined]);
     held.set("team/g0", 0);
@@ -41,6 +42,7 @@ describe("limits of gangs", () => {
     held.set("team/g1", 0);
     const together = limitFaults([gangOf("g3", 6), gangOf("g4", 6)], held, limits);
     expect(together.map((each) => each?.reason)).toEqual([undefined, "NamespaceLimit"]);
+    expect(together[1]?.blocking).toMatchObject([{ needed: 6, available: 2 }]);
   });
 });
 
