@@ -13,7 +13,7 @@ export function taintedText(view: ModelView, tables: readonly ShapeTable[]): str
   for (const node of view.nodes) {
     if (node === undefined) continue;
     const inventory = view.inventory(node.index);
-    if (!inventory.devices.some(({ device }) => (device.taints?.length ?? 0) > 0)) continue;
+    if (!inventory.tainted) continue;
     const { used } = view.usage(node.index);
     for (const { shape } of tables.filter(({ admits }) => admits[node.index] === 1)) {
       for (const [device, taint] of withheldOn(inventory, shape.claims)) {

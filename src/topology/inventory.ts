@@ -46,8 +46,9 @@ export interface NodeInventory {
   /** Number of devices that can be shared, and of all their capacities. */
   readonly sharedDevices: number;
   readonly capacitySlots: number;
-  /** Some device is wide. */
+  /** Some device is wide; some has a taint. */
   readonly wide: boolean;
+  readonly tainted: boolean;
   /** Pools without allocations, named with the reason: incomplete or invalid. */
   readonly problems: readonly PoolProblem[];
   /** Complete and valid pools for the node, as `driver/pool`, that have no device for it. */
@@ -123,9 +124,10 @@ export function assembleInventory(node: NodeRecord, slices: readonly SliceRecord
   for (const content of contents) appendPool(content, devices, counterCapacity, totals);
   const indexOf = new Map(devices.map((entry) => [entry.key, entry.index]));
   const wide = devices.some((entry) => entry.wide);
+  const tainted = devices.some(({ device }) => (device.taints?.length ?? 0) > 0);
   const empty = contents.filter((content) => content.devices.length === 0);
   const emptyPools = empty.length === 0 ? noPools : empty.map(({ driver, pool }) => `${driver}/${pool}`);
-  return { node: node.name, devices, counterCapacity, indexOf, ...totals, wide, problems, emptyPools };
+  return { node: node.name, devices, counterCapacity, indexOf, ...totals, wide, tainted, problems, emptyPools };
 }
 
 const noPools: readonly string[] = [];
