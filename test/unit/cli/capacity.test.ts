@@ -56,6 +56,12 @@ describe("how often", () => {
     expect(await table(input, "-f FOLDER --limit 3")).toMatch(/Gang default\/g {2}at least 3 times\n/);
   });
 
+  test("an elastic gang counts where its minCount fits, and takes as many more as do, as the planner would have it", async () => {
+    const elastic = gangOf("g", 4, "four", { podSets: [{ name: "ranks", count: 4, minCount: 2 }], ...inRack });
+    const output = await ask(`${rack("a", 4)}${rack("b", 3)}${rack("c", 1)}${template("four", 4)}${elastic}`);
+    expect(told(output)).toEqual({ "Gang g": "2 room: a-0 a-1 a-2 a-3 | b-0 b-1 b-2" });
+  });
+
   test("of a PlacementGroup it is the base set, all of it in each copy", async () => {
     const group = json({
       apiVersion: "scheduling.kllama.ai/v1alpha1",
