@@ -10,7 +10,16 @@ import type { ModelView } from "../topology/model.ts";
 import { countSlots, wastesNothing } from "./counting.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { OwnHold } from "./problem.ts";
-import { chooseDevices, demandsOf, optionsFor, roomFor, type Shape, type Together, takeDevices } from "./shape.ts";
+import {
+  chooseDevices,
+  demandsOf,
+  maxSlotsPerNode,
+  optionsFor,
+  roomFor,
+  type Shape,
+  type Together,
+  takeDevices,
+} from "./shape.ts";
 import { createWideChoice, type Seat, type Seated, type WideTake, wideTakes } from "./wide-choice.ts";
 
 /** What a search has put on nodes so far, above what the model holds. The model itself is never changed. */
@@ -197,6 +206,14 @@ export function createOverlay(view: ModelView): Overlay {
     return more || unsure ? most : found;
   };
 
+  /** No more pods than fit without this search, less those of the shape that it has put there. */
+  const emptyRoom = (node: number, { shape, slots }: ShapeTable, layer: Layer): number => {
+    const there = layer.steps.map((step) => entries.get(step)!);
+    // A hold that is lifted leaves more room than there was.
+    if (slots[node]! >= maxSlotsPerNode || there.some(({ own }) => own !== undefined)) return Number.POSITIVE_INFINITY;
+    return Math.max(0, slots[node]! - there.filter((entry) => entry.shape.key === shape.key).length);
+  };
+
   return {
     put(step, node, table, together, own, given) {
       const { shape } = table;
@@ -252,7 +269,7 @@ export function createOverlay(view: ModelView): Overlay {
       const layer = layerOf(node);
       if (layer.steps.length === 0) layers.delete(node);
       const { shape } = table;
-      const most = roomOn(node, shape, layer);
+      const most = Math.min(roomOn(node, shape, layer), emptyRoom(node, table, layer));
       const found = count(node, layer, shape, most);
       const elsewhere = found < most && shape.claims.length > 0 ? takenElsewhere(node) : [];
       if (elsewhere.length === 0) return found;

@@ -67,7 +67,7 @@ export interface Together {
 }
 
 /** More slots than this on one node are not told apart. */
-const maxSlotsPerNode = 1024;
+export const maxSlotsPerNode = 1024;
 
 const markers: ReadonlySet<string> = new Set([bindMarker, memberMarker]);
 

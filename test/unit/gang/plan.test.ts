@@ -1462,6 +1462,20 @@ describe("MIG", () => {
   });
 });
 
+describe("MIG nodes of eight boards each", () => {
+  test("slices of one gang are packed on one, also where it takes too many tries to tell how many more it has room for", () => {
+    const model = clusterOf([...racks({ h: 2 }), ...["a", "b"].map((name) => ({ name, rack: "r" }))]);
+    const boards = Array.from({ length: 8 }, (_, i) => migBoard(i));
+    for (const name of ["a", "b"]) for (const slice of migSlices(name, boards)) model.upsertSlice(slice);
+    const whole = { name: "whole", deviceClassName: "gpu.kllama.ai", count: 8 };
+    const part = { name: "part", ...partition("p", "3g", 2).exactly! };
+    const requests = [{ name: "any", firstAvailable: [whole, part] }];
+    const gang = gangIn(model, "g", { w: { count: 6, slices: [{ size: 2, level: "rack" }], requests } });
+    const [first] = plansOf(plan(model, { gangs: [gang] }));
+    expect(first!.placement.pods.map(({ node }) => node)).toEqual(["a", "a", "a", "a", "h-0", "h-1"]);
+  });
+});
+
 describe("two GB200 racks with built-in levels", () => {
   const model = clusterOf([], builtInTopology);
   for (const rack of ["a", "b"]) {
