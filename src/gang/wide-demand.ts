@@ -1,7 +1,8 @@
 import { candidatesOf } from "../dra/allocator/candidates.ts";
 import type { CompiledClaim } from "../dra/allocator/claim.ts";
 import { type CapacityLeft, canMeet, capacityLeft, type Wish } from "../dra/allocator/matching.ts";
-import type { Consumption } from "../topology/inventory.ts";
+import type { Consumption, NodeInventory } from "../topology/inventory.ts";
+import type { ModelView } from "../topology/model.ts";
 import type { ShapeTable } from "./fit.ts";
 import type { Problem } from "./problem.ts";
 import { type WideTake, wideTakes } from "./wide-choice.ts";
@@ -47,7 +48,36 @@ export function wideSuffices(
     );
     return capacityLeft(view.inventory(node), view.usage(node), device, name) - gone;
   };
-  return canMeet(wishes, left);
+  return canMeet(wishes, left) && countersSuffice(view, wishes, places);
+}
+
+/** Do counters that devices share, as partitions of a board do, hold what each device takes at least? As every node has them. */
+function countersSuffice(view: ModelView, wishes: readonly Wish[], places: ReadonlyMap<string, Place>): boolean {
+  const whole = wishes.filter(({ shares }) => shares.length === 0);
+  return [...new Set([...places.values()].map(({ node }) => node))].every((node) => {
+    const inventory = view.inventory(node);
+    const { counterUsed } = view.usage(node);
+    const needed = new Map<number, number>();
+    for (const { units, from } of whole) {
+      for (const [counter, amount] of leastTaken(inventory, from)) {
+        needed.set(counter, (needed.get(counter) ?? 0) + units * amount);
+      }
+    }
+    return [...needed].every(
+      ([counter, amount]) => amount <= inventory.counterCapacity[counter]! - counterUsed[counter]!,
+    );
+  });
+}
+
+/** Counter → what whichever of the devices takes of it, at least; of none where the node does not know all of them. */
+function leastTaken({ devices, indexOf }: NodeInventory, from: Iterable<string>): Map<number, number> {
+  let least: Map<number, number> | undefined;
+  for (const key of from) {
+    const taken = new Map(devices[indexOf.get(key) ?? -1]?.counters.map(({ counter, amount }) => [counter, amount]));
+    least ??= taken;
+    for (const [counter, amount] of least) least.set(counter, Math.min(amount, taken.get(counter) ?? 0));
+  }
+  return least ?? new Map();
 }
 
 function without(offers: ReadonlyMap<string, Place>, taken: readonly WideTake[]): string[] {

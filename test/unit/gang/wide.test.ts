@@ -192,6 +192,22 @@ describe("too few of the devices that several nodes reach", () => {
     expect(rejection!.conflict!.pods).toHaveLength(5);
   });
 
+  test("are so where partitions of one board take from each other, beside pods that want others", () => {
+    const model = clusterOf([...bare({ a: 6 }), ...Array.from({ length: 6 }, (_, i) => ({ name: `b-${i}`, gpus: 2 }))]);
+    for (const { nodeName: _, ...slice } of migSlices("net", [migBoard(0)]))
+      model.upsertSlice({ ...slice, ...everywhere });
+    const sets = {
+      gpus: { count: 4, requests: [exactly("g", 1)] },
+      large: { count: 1, requests: [partition("p", "4g")] },
+      three: { count: 2, requests: [partition("p", "3g")] },
+    };
+    const result = placed(model, sets);
+    expect(rejectionsOf(result)).toMatchObject([{ conflict: { size: "smallest" } }]);
+    expect(result.explored).toBeLessThan(10);
+    const fewer = { ...sets, three: { ...sets.three, count: 1 } };
+    expect(picture(placed(model, fewer))).toHaveLength(6);
+  });
+
   test("in one rack send the gang to another", () => {
     const model = clusterOf(bare({ a: 8, b: 8 }));
     reached(model, gpus(2), inRack("a"), "a");
