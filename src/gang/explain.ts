@@ -125,7 +125,8 @@ function smallestCause(problem: Problem, gang: number): Cause | undefined {
   for (const [table, all] of kinds) {
     const list = all.filter((i) => !problem.slots[i]!.own);
     if (table.total < list.length) {
-      consider(list, table.total, (short) => shortageVerdict(view, table, list.length, short));
+      const untold = () => untoldTexts(problem, list, table);
+      consider(list, table.total, (short) => shortageVerdict(view, table, list.length, short, untold));
     }
   }
   for (const group of groups) {
@@ -214,7 +215,13 @@ function tooLargeVerdict(shape: Shape, slot: Slot, allocatable: readonly Readonl
 }
 
 /** The cluster as a whole has too few places now. */
-function shortageVerdict(view: ModelView, table: ShapeTable, count: number, lacking: readonly string[]): Verdict {
+function shortageVerdict(
+  view: ModelView,
+  table: ShapeTable,
+  count: number,
+  lacking: readonly string[],
+  untold: () => string,
+): Verdict {
   const { shape, total } = table;
   let byResources = 0;
   for (const node of view.nodes) {
@@ -236,9 +243,16 @@ function shortageVerdict(view: ModelView, table: ShapeTable, count: number, lack
   }
   return {
     reason: devices ? "InsufficientDevices" : "InsufficientResources",
-    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${wantText(shape, lacking)}${devices ? taintedText(view, [table]) : ""}`,
+    message: `needs ${needText(table, count)}; the cluster has ${roomText(table, total)} now${wantText(shape, lacking)}${devices ? untold() + taintedText(view, [table]) : ""}`,
     blocking: amounts(shape, lacking, count, total).map((each) => ({ level: "cluster", ...each })),
   };
+}
+
+/** Where each of the pods has to have devices of one domain inside a host: of which nodes' devices nobody knows the domain. */
+function untoldTexts({ view, groups }: Problem, list: readonly number[], table: ShapeTable): string {
+  const mine = groups.filter(({ slots }) => slots.some((i) => list.includes(i)));
+  const inside = mine.filter(({ rule: { ref } }) => ref.kind === "device" || ref.level.inside);
+  return [...new Set(inside.map(({ rule: { ref } }) => unlabelledText(view, ref, table)))].join("");
 }
 
 /** Of pods that want devices from kllama and from kube-scheduler: the claims that too few nodes could serve by themselves. */

@@ -6,7 +6,17 @@ import { budgetExceededFor, type GangRequest, type PlanResult, plan, singlePodGa
 import { builtInTopology } from "../../../src/topology/levels.ts";
 import type { ClusterModel } from "../../../src/topology/model.ts";
 import type { PodRecord } from "../../../src/topology/records.ts";
-import { claimSpec, exactly, migBoard, migSlices, partition, podRecord } from "../../builders.ts";
+import {
+  claimSpec,
+  exactly,
+  gpus,
+  migBoard,
+  migSlices,
+  nodeRecord,
+  partition,
+  podRecord,
+  sliceRecord,
+} from "../../builders.ts";
 import {
   addNode,
   allocatedClaim,
@@ -379,6 +389,19 @@ describe("constraints", () => {
     ).toEqual([1, 1, 2]);
   });
 
+  test.each([
+    [2, "InsufficientDevices: needs 2 nodes with 4 gpu.kllama.ai devices free each; the cluster has 1 now"],
+    [1, "InsufficientDevices: needs room for 1 pod of 4 gpu.kllama.ai devices; the cluster has 0 now"],
+  ])("a level inside hosts of which devices of a node tell nothing says so (%i pods)", (count, refusal) => {
+    const model = clusterOf([{ name: "told", gpus: 8, used: count === 1 ? 8 : 4 }, { name: "empty" }]);
+    model.upsertNode(nodeRecord("untold", { labels: { "kubernetes.io/hostname": "untold" } }));
+    model.upsertSlice(sliceRecord("untold", gpus(8)));
+    const gang = gangIn(model, "g", { w: { count, gpus: 4, slices: [{ size: 1, level: "numa" }] } });
+    const [said] = picture(plan(model, { gangs: [gang] }));
+    expect(said).toContain(refusal);
+    expect(said).toContain("; devices of 1 node do not tell resource.kubernetes.io/numaNode");
+  });
+
   test("a spread over a level that nodes lack the labels of says so", () => {
     const spread = together("rack", { type: "spread" });
     const refused = (nodes: NodeSketch[], count: number) => {
@@ -580,6 +603,12 @@ describe("an NVLink domain", () => {
     const pods = placed(model, { count: 4, gpus: 1 }, { constraints: spread });
     const counts = Object.groupBy(pods, (pod) => pod.replace(/.*@|\[.*/g, ""));
     expect(Object.entries(counts).map(([node, on]) => `${node} ${on!.length}`)).toEqual(["dgx-0 2", "dgx-1 2"]);
+  });
+
+  test("that free nodes are in none of, so that too few are left, is told by label and attribute", () => {
+    const [said] = placed(builtIn({ name: "plain", gpus: 8 }, { ...dgx("dgx"), used: 8 }), { count: 1, gpus: 4 });
+    expect(said).toContain("the cluster has 0 now; 1 node lacks the labels of nvlink-domain (");
+    expect(said).toContain("), and devices that tell gpu.kllama.ai/nvlinkDomain");
   });
 
   test("that no node is in is asked for by label and attribute", () => {
