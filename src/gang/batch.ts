@@ -38,11 +38,13 @@ const jointBudget = 5_000;
  * Plans that are made in one go, in queue order. Nothing of them is carried out before the batch ends, so a unit that is
  * refused for want of room is planned again together with the last one before it, the last two, four, …: with racks of 6
  * and 5 free nodes, gangs of 3 and 3 that took both racks make room for a gang of 5. Nobody loses its place, whatever the
- * priorities: a joint plan places all of them or counts for nothing.
+ * priorities: a joint plan places all of them or counts for nothing. Of PlacementGroups one at a time takes part.
  */
 export function createBatch(model: ClusterModel, holds: BatchHolds, options: PlanOptions = {}): Batch {
-  /** Units of this batch that are placed and may be moved, in queue order. Groups stay: one rules over all its unit. */
+  /** Units of this batch that are placed and may be moved, in queue order. */
   const movable: Placed[] = [];
+  /** PlacementGroups of which a unit was placed: of two units one goes by where the other is, so that both stay. */
+  const groups = new Set<string>();
   let tries = maxTries;
 
   function takeAll(unit: PlanUnit, plans: readonly GangPlan[]): void {
@@ -52,32 +54,43 @@ export function createBatch(model: ClusterModel, holds: BatchHolds, options: Pla
     }
   }
 
+  function accept(unit: PlanUnit, plans: readonly GangPlan[]): void {
+    takeAll(unit, plans);
+    const group = unit.placementGroup && `${unit.placementGroup.namespace}/${unit.placementGroup.name}`;
+    const bound = group !== undefined && (groups.has(group) || unit.gangs.some(({ stands }) => stands));
+    if (group !== undefined) groups.add(group);
+    if (bound) movable.splice(0, movable.length, ...movable.filter((other) => !isOfGroup(other, group)));
+    else if (plans.length > 0) movable.push({ unit, plans });
+  }
+
   function planJointly(unit: PlanUnit, explored: number): PlanResult | undefined {
+    const candidates = withOneGroup(movable, unit);
     for (let count = 1, all = false; !all && tries > 0 && holds.inTime?.() !== false; count *= 2) {
-      all = count >= movable.length;
-      const others = movable.slice(-count);
-      const gangs = [...others.flatMap((other) => other.unit.gangs), ...unit.gangs];
-      if (others.length === 0 || podsOf(gangs) > maxPods || hasNamesakes(gangs)) return undefined;
+      all = count >= candidates.length;
+      const others = candidates.slice(-count);
+      const joined = joinUnits([...others.map((other) => other.unit), unit]);
+      if (others.length === 0 || podsOf(joined.gangs) > maxPods || hasNamesakes(joined.gangs)) return undefined;
       tries--;
-      const joint = model.attempt(() => tryTogether(others, unit, gangs));
+      const joint = model.attempt(() => tryTogether(others, unit, joined));
       if (joint !== undefined) return { plans: [...joint.plans], explored: explored + joint.explored };
     }
     return undefined;
   }
 
   /** Moves `others` if they and the unit fit together; else all is as before. */
-  function tryTogether(others: readonly Placed[], unit: PlanUnit, gangs: readonly GangRequest[]) {
+  function tryTogether(others: readonly Placed[], unit: PlanUnit, joined: PlanUnit) {
     for (const other of others) for (const gang of other.unit.gangs) holds.giveBack(gang);
     const budget = Math.min(jointBudget, options.budget ?? jointBudget);
-    const result = plan(model, { gangs }, { ...options, budget, explain: false });
+    const result = plan(model, joined, { ...options, budget, explain: false });
     if ("plans" in result && others.every((other) => isWhole(other, result.plans))) {
-      movable.splice(-others.length);
-      for (const each of [...others.map((other) => other.unit), unit]) {
-        const plans = each.gangs.flatMap((gang) => planOf(result.plans, gang) ?? []);
-        takeAll(each, plans);
-        movable.push({ unit: each, plans });
+      for (const other of others) movable.splice(movable.indexOf(other), 1);
+      const plansOf = ({ gangs }: PlanUnit) => gangs.flatMap((gang) => planOf(result.plans, gang) ?? []);
+      for (const { unit: each } of others) {
+        takeAll(each, plansOf(each));
+        movable.push({ unit: each, plans: plansOf(each) });
       }
-      return { plans: movable.at(-1)!.plans, explored: result.explored };
+      accept(unit, plansOf(unit));
+      return { plans: plansOf(unit), explored: result.explored };
     }
     for (const other of others) takeAll(other.unit, other.plans);
     return undefined;
@@ -87,15 +100,33 @@ export function createBatch(model: ClusterModel, holds: BatchHolds, options: Pla
     plan(unit) {
       const result = plan(model, unit, options);
       if ("plans" in result) {
-        takeAll(unit, result.plans);
-        if (unit.placementGroup === undefined && result.plans.length > 0) movable.push({ unit, plans: result.plans });
+        accept(unit, result.plans);
         return result;
       }
-      const curable =
-        unit.placementGroup === undefined && result.rejections.some(({ reason }) => wantsRoom.has(reason));
+      const curable = result.rejections.some(({ reason }) => wantsRoom.has(reason));
       return (curable ? planJointly(unit, result.explored) : undefined) ?? result;
     },
   };
+}
+
+function isOfGroup({ unit: { placementGroup } }: Placed, group: string): boolean {
+  return placementGroup !== undefined && `${placementGroup.namespace}/${placementGroup.name}` === group;
+}
+
+/** Without those of PlacementGroups but one: the unit's own, else the one that was placed last. */
+function withOneGroup(others: readonly Placed[], { placementGroup }: PlanUnit): Placed[] {
+  const kept = placementGroup ? undefined : others.findLast(({ unit }) => unit.placementGroup !== undefined);
+  return others.filter((other) => other.unit.placementGroup === undefined || other === kept);
+}
+
+/** Units, one of a PlacementGroup at most, as one: the group rules over its own gangs alone. */
+function joinUnits(units: readonly PlanUnit[]): PlanUnit {
+  const placementGroup = units.find((unit) => unit.placementGroup)?.placementGroup;
+  const gangs = units.flatMap((unit) => {
+    const isApart = placementGroup !== undefined && unit.placementGroup === undefined;
+    return isApart ? unit.gangs.map((gang) => ({ ...gang, apart: true as const })) : unit.gangs;
+  });
+  return { gangs, ...(placementGroup && { placementGroup }) };
 }
 
 /** Surplus that was placed before is not given up for others. */

@@ -32,6 +32,8 @@ export interface GangRequest {
    * asks for it itself, and keeps nobody waiting.
    */
   stands?: true;
+  /** It is planned together with a PlacementGroup's gangs and has no part in the group. */
+  apart?: true;
 }
 
 /** Gangs that are placed all together or not at all: one gang, or the base set of a PlacementGroup. */

@@ -31,6 +31,7 @@ import { sharingFault, sharingRules, withBorrowing } from "./shared-claims.ts";
 interface PreparedGang {
   readonly request: GangRequest;
   readonly fabric: Fabric;
+  /** In the unit's PlacementGroup. */
   readonly role: string | undefined;
 }
 
@@ -64,7 +65,8 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   const obstacles = requests.flatMap((request) => specObstacle(model, request) ?? []);
   const group = unit.placementGroup;
   const groupFabric = group && model.view.fabric(group.spec.topology);
-  if (group) obstacles.push(...groupObstacles(model, requests, group, groupFabric));
+  const inGroup = requests.filter(({ apart }) => !apart);
+  if (group) obstacles.push(...groupObstacles(model, inGroup, group, groupFabric));
   if (obstacles.length > 0) return obstacles;
 
   const cache = fitCache(model);
@@ -72,7 +74,7 @@ export function prepareUnit(model: ClusterModel, unit: PlanUnit): PreparedUnit |
   const gangs = requests.map((request) => ({
     request,
     fabric: model.view.fabric(request.spec.topology)!,
-    role: request.role ?? request.spec.role,
+    role: roleOf(request),
   }));
   const parts = gangs.map((gang, i) => memberSlots(model, gang, i));
   const base: Slot[] = [];
@@ -139,6 +141,10 @@ function gangKey({ namespace, name }: Pick<GangRequest, "namespace" | "name">): 
   return `${namespace}/${name}`;
 }
 
+function roleOf({ apart, role, spec }: GangRequest): string | undefined {
+  return apart ? undefined : (role ?? spec.role);
+}
+
 function specObstacle(model: ClusterModel, gang: GangRequest): Obstacle | undefined {
   const faults = gangFaults(gang.spec, model.topology(gang.spec.topology));
   if (faults.length === 0) return undefined;
@@ -170,7 +176,7 @@ function groupObstacles(
   const faults = placementGroupFaults(group.spec, fabric, bandwidthFor(model, group.spec));
   if (faults.length > 0) return all(faults[0]!.reason, faults.map(({ message }) => message).join("; "));
   for (const { role, minInstances } of group.spec.members) {
-    const present = requests.filter((gang) => (gang.role ?? gang.spec.role) === role).length;
+    const present = requests.filter((gang) => roleOf(gang) === role).length;
     if (present >= minInstances) continue;
     const message = `PlacementGroup ${group.name} needs ${minInstances} gangs of role ${role}; ${present} are complete`;
     return all("WaitingForPlacementGroup", message, lack("gangs", minInstances, present));
@@ -188,7 +194,7 @@ function strandedInGroup(
   requests: readonly GangRequest[],
   { name, spec }: NonNullable<PlanUnit["placementGroup"]>,
 ): string | undefined {
-  const roles = requests.map((request) => request.role ?? request.spec.role);
+  const roles = requests.map(roleOf);
   const places = requests.flatMap(({ placed, loose }, gang) =>
     placed.filter((place) => !isLoose(place, loose)).map((place) => ({ ...place, gang })),
   );

@@ -16,7 +16,8 @@ export function placementOf(
   gang: number,
   decided: readonly Decided[],
 ): Placement {
-  const { request, role, fabric } = prepared.gangs[gang]!;
+  const { request, fabric } = prepared.gangs[gang]!;
+  const role = request.role ?? request.spec.role;
   const order = new Map(request.spec.podSets.map(({ name }, i) => [name, i]));
   const mine = decided.filter(({ slot }) => slot.gang === gang);
   const lenders = mine.map((each) => placedPod(model, each, []));
@@ -28,7 +29,7 @@ export function placementOf(
     gang: request.name,
     namespace: request.namespace,
     ...(role !== undefined && { role }),
-    ...(unit.placementGroup && { placementGroup: unit.placementGroup.name }),
+    ...(unit.placementGroup && !request.apart && { placementGroup: unit.placementGroup.name }),
     pods,
     domains: sharedDomains(model.view, fabric, places),
     cost: costOf(model, unit, prepared, gang, decided),

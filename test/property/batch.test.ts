@@ -8,6 +8,8 @@ import { clusterOf, gangIn, type NodeSketch } from "../support/cluster.ts";
 interface Case {
   racks: number[];
   gangs: { count: number; gpus: number }[];
+  /** The gang that is a PlacementGroup of two gangs, each of so many pods; beyond the last: none is. */
+  paired: number;
 }
 
 const cases: fc.Arbitrary<Case> = fc.record({
@@ -16,9 +18,10 @@ const cases: fc.Arbitrary<Case> = fc.record({
     minLength: 1,
     maxLength: 5,
   }),
+  paired: fc.nat({ max: 9 }),
 });
 
-function worldOf({ racks, gangs }: Case) {
+function worldOf({ racks, gangs, paired }: Case) {
   const nodes = racks.flatMap((size, rack) =>
     Array.from(
       { length: size },
@@ -28,9 +31,24 @@ function worldOf({ racks, gangs }: Case) {
   const model = clusterOf(nodes);
   const units = gangs.map(({ count, gpus }, i): PlanUnit => {
     const constraints = [{ type: "colocate" as const, level: "rack", mode: "required" as const }];
-    return { gangs: [gangIn(model, `g${i}`, { w: { count, gpus } }, { constraints })] };
+    if (i !== paired) return { gangs: [gangIn(model, `g${i}`, { w: { count, gpus } }, { constraints })] };
+    const roles = ["prefill", "decode"];
+    const members = roles.map((role) => ({ role, minInstances: 1 }));
+    const spec = { members, topology: "default", constraints };
+    return {
+      gangs: roles.map((role) => gangIn(model, `g${i}-${role}`, { w: { count, gpus } }, { role })),
+      placementGroup: { namespace: "team", name: "pair", spec },
+    };
   });
-  return { model, units };
+  // The same as gangs alone: of a group, whose gangs share a rack, one gang of two pod sets.
+  const alone = units.map(({ gangs: [first], placementGroup }, i) => {
+    const { count, gpus } = gangs[i]!;
+    const constraints = [{ type: "colocate" as const, level: "rack", mode: "required" as const }];
+    return placementGroup
+      ? gangIn(model, `all-${i}`, { p: { count, gpus }, d: { count, gpus } }, { constraints })
+      : first!;
+  });
+  return { model, units, alone };
 }
 
 /** A batch that keeps its plans in the model, as both users of it do. */
@@ -60,14 +78,19 @@ function run({ model, units }: ReturnType<typeof worldOf>) {
   return { placed, places };
 }
 
-test("gangs that fit together are all placed, in whatever order they come; no device is given twice", () => {
+test("gangs that fit together are all placed, in whatever order they come, and so is a PlacementGroup beside them; no device is given twice", () => {
   fc.assert(
     fc.property(cases, (sample) => {
       const world = worldOf(sample);
-      const together = plan(world.model, { gangs: world.units.flatMap(({ gangs }) => gangs) });
+      const together = plan(world.model, { gangs: world.alone });
       const { placed, places } = run(world);
       if ("plans" in together) expect(placed).not.toContain(false);
-      expect(places.size).toBe(placed.filter(Boolean).length);
+      const placedUnits = world.units.filter((_, i) => placed[i]);
+      expect(places.size).toBe(placedUnits.flatMap(({ gangs }) => gangs).length);
+      for (const { gangs } of placedUnits) {
+        const devicesOf = ({ namespace, name }: GangRequest) => places.get(`${namespace}/${name}`)!;
+        expect(new Set(gangs.flatMap(devicesOf).map((device) => device.split("-")[0])).size).toBe(1);
+      }
       const devices = [...places.values()].flat();
       expect(new Set(devices).size).toBe(devices.length);
       for (const device of devices) expect(world.model.holdersOf("gpu.kllama.ai", ...split(device))).toHaveLength(1);
@@ -89,6 +112,7 @@ test("what was placed keeps a place when the others find none", () => {
       { count: 3, gpus: 4 },
       { count: 2, gpus: 4 },
     ],
+    paired: 9,
   });
   const { placed, places } = run(world);
   expect(placed).toEqual([true, true, false]);

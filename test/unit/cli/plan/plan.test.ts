@@ -335,6 +335,62 @@ describe("where things go", () => {
     expect(lacking.rejections[0]!.message).toBe("PlacementGroup pd: 1 of 2 gangs of role decode are complete");
   });
 
+  const inRack = { constraints: [{ level: "rack" }] };
+  const trio = (age: string) => {
+    const spec = {
+      members: [
+        { role: "prefill", minInstances: 1 },
+        { role: "decode", minInstances: 1 },
+      ],
+      ...inRack,
+    };
+    const group = json({
+      apiVersion: "scheduling.kllama.ai/v1alpha1",
+      kind: "PlacementGroup",
+      metadata: { name: "pd" },
+      spec,
+    });
+    const member = (name: string, role: string, pods: number) =>
+      gangOf(name, pods, "four", { placementGroup: "pd", role }, age);
+    return `${group}${member("p", "prefill", 1)}${member("d", "decode", 2)}`;
+  };
+  const older = (minutes: number) => `2026-01-01T00:0${minutes}:00Z`;
+
+  test.for([
+    ["first", trio(older(0)), gangOf("a", 3, "four", inRack, older(1)), gangOf("b", 5, "four", inRack, older(2))],
+    ["second", gangOf("a", 3, "four", inRack, older(0)), trio(older(1)), gangOf("b", 5, "four", inRack, older(2))],
+    ["last", gangOf("a", 3, "four", inRack, older(0)), gangOf("b", 5, "four", inRack, older(1)), trio(older(2))],
+  ] as const)(
+    "racks of 6 and 5 nodes hold gangs of 3 and 5 and a PlacementGroup of 3, which comes %s",
+    async (args) => {
+      const [, ...work] = args;
+      const output = await plan(`${rack("six", 6)}${rack("five", 5)}${template("four", 4)}${work.join("")}`);
+      expect(output.rejections).toEqual([]);
+      const racksOf = (...names: string[]) => {
+        const pods = output.placements.flatMap(({ gang: name, pods }) => (names.includes(name) ? pods : []));
+        return [...new Set(pods.map((each) => each.node.replace(/-\d+$/, "")))];
+      };
+      expect([racksOf("a"), racksOf("p", "d"), racksOf("b")]).toEqual([["six"], ["six"], ["five"]]);
+      const groups = output.placements.map(({ gang: name, placementGroup, role }) => [name, placementGroup, role]);
+      expect(groups.sort()).toEqual([
+        ["a", undefined, undefined],
+        ["b", undefined, undefined],
+        ["d", "pd", "decode"],
+        ["p", "pd", "prefill"],
+      ]);
+    },
+  );
+
+  test("a PlacementGroup that a later gang has joined stays where both are; others move to let that gang in", async () => {
+    const joining = gangOf("e", 1, "four", { placementGroup: "pd", role: "decode" }, older(2));
+    const [two, five] = [gangOf("x", 2, "four", inRack, older(0)), gangOf("y", 5, "four", inRack, older(3))];
+    const nodes = `${rack("six", 6)}${rack("five", 5)}${template("four", 4)}`;
+    const racks = places(await plan(`${nodes}${two}${trio(older(1))}${joining}${five}`));
+    expect([racks["p"], racks["d"], racks["e"]].join(" ").replace(/-\d/g, "")).toBe("five five five five");
+    expect(racks["x"]).toMatch(/^six-\d six-\d$/);
+    expect(racks["y"]).toBe("NoDomainFits");
+  });
+
   test("a younger gang stands in for one of its role that does not fit; if none fits, the oldest is told who was tried", async () => {
     const spec = { members: [{ role: "prefill" }, { role: "decode" }] };
     const group = json({
