@@ -146,7 +146,10 @@ test("after kill -9 of the supervisor its owner ends the processes and removes t
   const supervisor = supervise({ removeDir: data });
   const parent = living("parent");
   // Its parent is the supervisor.
-  const run = await supervisor.start({ ...parent, args: ["-e", `console.log(process.ppid); ${parent.args[1]}`] });
+  const run = await supervisor.start({
+    ...parent,
+    args: ["-e", `console.log(String(process.ppid)); ${parent.args[1]}`],
+  });
   const { dead } = await arrival();
   process.kill(Number(await readFile(parent.logPath, "utf8")), "SIGKILL");
   expect(await run.exited).toEqual({ code: null, signal: "SIGKILL" });
