@@ -83,6 +83,9 @@ let server: ClaimServer;
 let agent: ChildProcess;
 let exited: Promise<number | null>;
 let kubelet: KubeletClient;
+/** What Linux says of the process while it runs: proc_pid_status(5), proc_pid_mountinfo(5). */
+let status: string;
+let mountinfo: string;
 const host = (path: string): string => join(folder, "h", path);
 
 function write(path: string, text = ""): void {
@@ -152,6 +155,8 @@ beforeAll(async () => {
   const { registration, dra } = await Promise.race([opened, ended]);
   await Promise.race([answersGetInfo(registration), ended]);
   kubelet = connectKubelet(registration, dra);
+  status = readFileSync(`/proc/${agent.pid}/status`, "utf8");
+  mountinfo = readFileSync(`/proc/${agent.pid}/mountinfo`, "utf8");
 }, 60_000);
 
 afterAll(async () => {
@@ -169,10 +174,9 @@ describe.skipIf(isLeftOut)(`the node agent as its DaemonSet runs it${leftOut}`, 
       ...{ privileged: false, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true },
       capabilities: { drop: ["ALL"] },
     });
-    const status = readFileSync(`/proc/${agent.pid}/status`, "utf8");
     for (const set of ["CapEff", "CapPrm", "CapBnd"]) expect(status).toMatch(new RegExp(`^${set}:\\s+0+$`, "m"));
     expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
-    expect(readFileSync(`/proc/${agent.pid}/mountinfo`, "utf8")).toMatch(/ \/ \/ ro[ ,].* - tmpfs /m);
+    expect(mountinfo).toMatch(/ \/ \/ ro[ ,].* - tmpfs /m);
   });
 
   test("reads the host, publishes its devices, prepares and unprepares claims, and ends as it is told", async () => {
