@@ -48,10 +48,11 @@ function unlessKilled<T>(work: Promise<T>): Promise<T | undefined> {
 const phaseOf = (found: Gang): string => found.status?.phase ?? "Pending";
 const isWhole = (name: string): boolean => membersOf(name).length === size && membersOf(name).every(isBound);
 
-/** Scheduled, and kllama holds nothing of it any more. */
+/** Scheduled, seen whole, and kllama holds nothing of it any more. */
 function isDone(found: Gang): boolean {
   return (
     phaseOf(found) === "Scheduled" &&
+    isWhole(found.metadata.name) &&
     !claims().some((claim) => claim.status?.reservedFor?.some((c) => c.uid === found.metadata.uid))
   );
 }
