@@ -29,6 +29,7 @@ export interface Observer {
 }
 
 interface ClusterEvent extends KubernetesObject {
+  type?: "Normal" | "Warning";
   reason: string;
   note?: string;
   regarding?: { kind: string; name: string; namespace?: string };
@@ -94,7 +95,7 @@ export async function observe(client: KubeClient): Promise<Observer> {
       };
       const timer = setTimeout(() => {
         finish();
-        reject(new Error(`not seen within ${timeoutMs} ms: ${what}\n${summary(of(gangs), of(pods))}`));
+        reject(new Error(`not seen within ${timeoutMs} ms: ${what}\n${summary(of(gangs), of(pods), of(events))}`));
       }, timeoutMs);
       const finish = (): void => {
         clearTimeout(timer);
@@ -150,7 +151,7 @@ function hasSeen(reflector: Reflector<KubernetesObject>, { metadata, items }: Li
 
 const versionOf = ({ metadata }: KubernetesObject): bigint => BigInt(metadata.resourceVersion ?? "0");
 
-function summary(gangs: readonly Gang[], pods: readonly Pod[]): string {
+function summary(gangs: readonly Gang[], pods: readonly Pod[], events: readonly ClusterEvent[]): string {
   const lines = gangs.map(
     (gang) =>
       `Gang ${gang.metadata.namespace}/${gang.metadata.name}: ${gang.status?.phase ?? "-"} ${gang.status?.members ?? ""} ${gang.status?.explanation ?? ""}`,
@@ -158,7 +159,15 @@ function summary(gangs: readonly Gang[], pods: readonly Pod[]): string {
   for (const pod of pods.slice(0, 40)) {
     const gates = pod.spec.schedulingGates?.length ?? 0;
     const why = pod.status?.conditions?.find((c) => c.type === "PodScheduled" && c.status === "False")?.message ?? "";
-    lines.push(`pod ${pod.metadata.name}: node ${pod.spec.nodeName ?? "-"} gates ${gates} ${pod.status?.phase} ${why}`);
+    const made = `${pod.status?.resourceClaimStatuses?.length ?? 0} of ${pod.spec.resourceClaims?.length ?? 0}`;
+    const where = `node ${pod.spec.nodeName ?? "-"} gates ${gates} claims ${made}`;
+    lines.push(`pod ${pod.metadata.name}: ${where} ${pod.status?.phase} ${why}`);
+  }
+  const warnings = events
+    .filter(({ type }) => type === "Warning")
+    .sort((a, b) => byVersion(versioned(a), versioned(b)));
+  for (const { regarding, reason, note } of warnings.slice(-20)) {
+    lines.push(`event of ${regarding?.kind} ${regarding?.namespace}/${regarding?.name}: ${reason}: ${note}`);
   }
   return lines.join("\n");
 }
@@ -207,6 +216,8 @@ function uncommittedBindings(pods: readonly Revision[], gangs: readonly Revision
   return found;
 }
 
-function byVersion(a: Revision, b: Revision): number {
+const versioned = (object: KubernetesObject) => ({ version: versionOf(object) });
+
+function byVersion(a: Pick<Revision, "version">, b: Pick<Revision, "version">): number {
   return a.version < b.version ? -1 : a.version > b.version ? 1 : 0;
 }
