@@ -225,6 +225,8 @@ export function createCoordinator(
     const name = `pod ${pod.namespace}/${pod.name}`;
     if (pod.resourceVersion !== undefined && !fresh.accept(pod.uid, pod.resourceVersion, name)) return;
     const known = model.pod(pod.uid);
+    // What it had it may have kept longer than its claim: nothing else tells those who wait for that.
+    if (pod.terminal) lookAgain(model.holdersBeside(`pod:${pod.uid}`));
     model.upsertPod(pod);
     unknown.review(pod);
     const key = pod.gang === undefined ? undefined : `${pod.namespace}/${pod.gang}`;
@@ -264,6 +266,7 @@ export function createCoordinator(
 
   function observePodGone(uid: string): void {
     fresh.forget(uid);
+    lookAgain(model.holdersBeside(`pod:${uid}`));
     model.removePod(uid);
     unknown.forget(uid);
     singles.forget(uid);
@@ -277,10 +280,14 @@ export function createCoordinator(
    * after a restart nothing else ties that claim to the gang.
    */
   function tellHolders(devices: readonly { driver: string; pool: string; device: string }[] = []): void {
-    for (const { driver, pool, device } of devices) {
-      for (const holder of model.holdersOf(driver, pool, device)) {
-        if (holder.startsWith("hold:")) dirty.add(holder.slice("hold:".length));
-      }
+    for (const { driver, pool, device } of devices) lookAgain(model.holdersOf(driver, pool, device));
+  }
+
+  function lookAgain(holders: readonly string[]): void {
+    for (const holder of holders) {
+      if (!holder.startsWith("hold:")) continue;
+      dirty.add(holder.slice("hold:".length));
+      touch();
     }
   }
 

@@ -3,7 +3,7 @@ import type { PlacedPod } from "../api/placement.ts";
 import { type ChangeClock, createChangeClock } from "./clock.ts";
 import { equalJson } from "./equal.ts";
 import type { Fabric } from "./fabric.ts";
-import { deviceKey, heldBy, heldKey } from "./held.ts";
+import { deviceKey, deviceOf, heldBy, heldKey } from "./held.ts";
 import type { NodeInventory, NodeUsage } from "./inventory.ts";
 import { createLedger, type Ledger } from "./ledger.ts";
 import { createNodeTable, type NodeState, type NodeTable } from "./node-table.ts";
@@ -79,6 +79,8 @@ export interface ClusterModel {
    */
   holdersOf(driver: string, pool: string, device: string, shareId?: string): readonly string[];
 
+  /** Who else holds a device of which the holder has all or a share, as `holdersOf` names them. */
+  holdersBeside(holder: string): readonly string[];
   /** What a holder holds, as `holdersOf` names it: keys of devices and shares, sorted. For audits. */
   heldBy(holder: string): readonly string[];
   /** All that hold anything, as `holdersOf` names them. For audits. */
@@ -148,6 +150,7 @@ export function createClusterModel(options: { managedDrivers: readonly string[] 
     hold: holds.hold,
     release: (key) => holds.hold(key, "", []),
     holdersOf: (driver, pool, device, shareId) => ledger.holdersOf(deviceKey(driver, pool, device), shareId),
+    holdersBeside: (holder) => ledger.heldBy(holder).flatMap((held) => ledger.holdersOf(deviceOf(held))),
     heldBy: (holder) => ledger.heldBy(holder).map(heldKey).sort(),
     ledgerHolders: ledger.holders,
     restore: (holder) =>

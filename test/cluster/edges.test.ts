@@ -4,6 +4,7 @@ import { uniformFleet } from "../../src/simulator/fleet.ts";
 import { isBound, isReady, useScene } from "../support/scene.ts";
 import {
   claimTemplate,
+  createPriorityClass,
   foreignGate,
   gang,
   member,
@@ -107,13 +108,6 @@ describe("a member that its kubelet refuses", () => {
 });
 
 describe("a member preempted by an ordinary pod", () => {
-  const urgent = {
-    apiVersion: "scheduling.k8s.io/v1",
-    kind: "PriorityClass",
-    metadata: { name: "urgent" },
-    value: 1000,
-  };
-
   /** Takes all CPUs of a node for itself. */
   function bully(node: string): Workload {
     const { spec, ...rest } = member("none", "ranks", 0) as Workload & { spec: { containers: object[] } };
@@ -128,7 +122,7 @@ describe("a member preempted by an ordinary pod", () => {
 
   test("waits for its own place, which the gang keeps, and returns when the other leaves", async () => {
     await freshNamespace();
-    await scene.stack.admin.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", { body: urgent });
+    await createPriorityClass(scene.stack.admin, "urgent", 1000);
     const [victim] = await running(4);
     const devices = devicesOf(victim);
     await apply(bully(victim!.spec.nodeName ?? ""));
@@ -326,14 +320,7 @@ describe("gangs of lower priority", () => {
   beforeAll(async () => {
     for (const [name, value] of Object.entries(classes)) {
       const preemptionPolicy = name === "patient" ? "Never" : "PreemptLowerPriority";
-      const body = {
-        apiVersion: "scheduling.k8s.io/v1",
-        kind: "PriorityClass",
-        metadata: { name },
-        value,
-        preemptionPolicy,
-      };
-      await scene.stack.admin.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", { body });
+      await createPriorityClass(scene.stack.admin, name, value, preemptionPolicy);
     }
   });
 

@@ -123,10 +123,15 @@ export async function createNamespace(
 }
 
 /** Makes a PriorityClass, and waits until pods may name it: admission hears of it by a watch. */
-export async function createPriorityClass(client: KubeClient, name: string, value: number): Promise<void> {
+export async function createPriorityClass(
+  client: KubeClient,
+  name: string,
+  value: number,
+  preemptionPolicy: "Never" | "PreemptLowerPriority" = "PreemptLowerPriority",
+): Promise<void> {
   const kind = { apiVersion: "scheduling.k8s.io/v1", kind: "PriorityClass" };
   const classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
-  await client.request("POST", classes, { body: { ...kind, metadata: { name }, value } });
+  await client.request("POST", classes, { body: { ...kind, metadata: { name }, value, preemptionPolicy } });
   const body = withPriority(member("none", "ranks", 0), name);
   const path = resourcePath({ group: "", version: "v1", resource: "pods", namespace: "kllama-system" });
   const refusal = (): Promise<string | undefined> =>

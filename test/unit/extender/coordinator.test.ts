@@ -233,3 +233,38 @@ test("a refused gang of higher priority preempts one that was being bound as soo
   }
   expect(phases).toEqual(["team/low Scheduled", "team/high Pending", "team/high Preempting", "team/low Preempted"]);
 });
+
+test.for([
+  ["is gone", undefined],
+  ["has ended", { terminal: true, resourceVersion: "9" }],
+] as const)(
+  "a reserved gang goes on when a pod that had its devices %s, whose claim was emptied before",
+  ([, ended]) => {
+    const { coordinator, writes, pass } = setUp();
+    const devices = [{ request: "gpu", driver, pool: "n0", device: "gpu-0" }];
+    const before = { ...allocatedClaim("before", "n0", ["gpu-0"], ["pod-uid-before"]), resourceVersion: "5" };
+    const pod = podRecord("before", {
+      nodeName: "n0",
+      claims: [{ name: "gpu", claimName: "before" }],
+      resourceVersion: "6",
+    });
+    coordinator.observeClaim(before);
+    coordinator.observePod(pod);
+    const { allocation: _, ...emptied } = before;
+    coordinator.observeClaim({ ...emptied, reservedFor: [], resourceVersion: "7" });
+    coordinator.observeClaim(claimRecord("own", [exactly("gpu", 1)], { resourceVersion: "8" }));
+    coordinator.observePod(member("g", 0, { claims: [{ name: "gpu", claimName: "own" }], podSet: "ranks" }));
+    const claims = [{ reference: "gpu", claim: "own", devices }];
+    const placement = { pods: [{ pod: "g-0", podSet: "ranks", index: 0, node: "n0", claims }] };
+    const spec = gangSpec.parse({ podSets: [{ name: "ranks", count: 1 }] });
+    const status = { phase: "Reserved", observedGeneration: 1, placement } as never;
+    coordinator.observeGang(gang("g", { spec, status, reservedAtMs: 1_000_000 }));
+    const reserving = () => writes.filter(([{ type }]) => type === "reserveClaim").length;
+    pass(1_000);
+    expect(reserving()).toBe(0);
+    if (ended === undefined) coordinator.observePodGone(pod.uid);
+    else coordinator.observePod({ ...pod, ...ended });
+    pass(1_000);
+    expect(reserving()).toBe(1);
+  },
+);
