@@ -5,6 +5,7 @@ import { createEventRecorder } from "../kube/events.ts";
 import { claimPath, podPath } from "../kube/paths.ts";
 import { type Change, createReflector, type Reflector } from "../kube/reflector.ts";
 import { systemTiming, type Timing } from "../kube/timing.ts";
+import { createEndingPods } from "./ending-pods.ts";
 import { loseDevice, loseNode, type NodeLoss, restoreDevice, restoreNode } from "./faults.ts";
 import type { Fleet } from "./fleet.ts";
 import { createHardware, type FleetHardware, type NodeState } from "./hardware.ts";
@@ -12,7 +13,7 @@ import { createKubelets, type Decision } from "./kubelets.ts";
 import { lostNodeLabel } from "./names.ts";
 import { createNodeDrivers } from "./node-drivers.ts";
 import { fleetNodes, type SimulatedNode } from "./objects.ts";
-import { type BoundPod, boundPod, type ObservedClaim, observedClaim } from "./observed.ts";
+import { type BoundPod, boundPod, type EndingPod, endingPod, type ObservedClaim, observedClaim } from "./observed.ts";
 import { isViolation, type Problem } from "./problems.ts";
 import { lossesOf, nodePath, publishFleet, simulatedSelector } from "./publish.ts";
 import { createStartQueue } from "./start-queue.ts";
@@ -153,6 +154,11 @@ function createAgent(options: AgentOptions): Agent {
     timing,
     onError: (pod, error) => log.warn({ pod: podName(pod), error: String(error) }, "cannot let the pod start"),
   });
+  const ending = createEndingPods({
+    client,
+    timing,
+    onError: (pod, error) => log.warn({ pod: podName(pod), error: String(error) }, "cannot remove the pod"),
+  });
   const violations: Problem[] = [];
   /** Problems that were reported, by pod. */
   const reported = new Map<string, Set<string>>();
@@ -164,7 +170,7 @@ function createAgent(options: AgentOptions): Agent {
     reflect<Node, NodeState>("nodes", nodePath(), { labelSelector: simulatedSelector }, nodeState, nodeChange),
     reflect<ResourceClaim, ObservedClaim>("claims", claimPath({}), {}, observedClaim, claimChange),
     // Only bound pods: the others are not this agent's business and would be most of the traffic.
-    reflect<Pod, BoundPod | undefined>("pods", podPath({}), { fieldSelector: "spec.nodeName!=" }, boundPod, podChange),
+    reflect<Pod, ObservedPod>("pods", podPath({}), { fieldSelector: "spec.nodeName!=" }, observedPod, podChange),
   ];
 
   return {
@@ -197,7 +203,7 @@ function createAgent(options: AgentOptions): Agent {
       await Promise.all(reflectors.map((reflector) => reflector.stop()));
       await Promise.all(confirming.values());
       await kubelets.idle();
-      await Promise.all([queue.stop(), deviceStatus.stop()]);
+      await Promise.all([queue.stop(), ending.stop(), deviceStatus.stop()]);
       await events.close();
     },
   };
@@ -235,14 +241,18 @@ function createAgent(options: AgentOptions): Agent {
     else kubelets.claimGone(change.previous.namespace, change.previous.name);
   }
 
-  function podChange(change: Change<BoundPod | undefined>): void {
+  function podChange(change: Change<ObservedPod>): void {
     if (change.type === "replaced") return;
     if (change.type === "deleted") {
       reported.delete(change.uid);
+      ending.forget(change.uid);
       kubelets.podGone(change.uid, true);
-    } else if (change.value !== undefined && hardware.node(change.value.node) !== undefined) {
-      kubelets.podChanged(change.value);
+      return;
     }
+    const { node, bound, leaving } = change.value;
+    if (hardware.node(node) === undefined) return;
+    if (leaving !== undefined) ending.push(leaving);
+    if (bound !== undefined) kubelets.podChanged(bound);
   }
 
   function apply(decision: Decision): void {
@@ -330,10 +340,21 @@ function createAgent(options: AgentOptions): Agent {
   }
 }
 
+/** What the watch of pods tells: who has claims, and who is about to go. */
+interface ObservedPod {
+  node: string;
+  bound: BoundPod | undefined;
+  leaving: EndingPod | undefined;
+}
+
+function observedPod(raw: Pod): ObservedPod {
+  return { node: raw.spec.nodeName ?? "", bound: boundPod(raw), leaving: endingPod(raw) };
+}
+
 function nodeState(raw: Node): NodeState {
   return { down: raw.metadata.labels?.[lostNodeLabel] === "true", losses: lossesOf(raw) };
 }
 
-function podName(pod: BoundPod): string {
+function podName(pod: Pick<BoundPod, "namespace" | "name">): string {
   return `${pod.namespace}/${pod.name}`;
 }

@@ -66,6 +66,16 @@ export function boundPod(raw: Pod): BoundPod | undefined {
   };
 }
 
+/** A pod that the API server was about to remove. */
+export type EndingPod = Pick<BoundPod, "uid" | "namespace" | "name">;
+
+/** Raw Pod → itself, if its deletion leaves it no time; undefined for others. */
+export function endingPod({ metadata }: Pod): EndingPod | undefined {
+  const { uid = "", namespace = "", name, deletionTimestamp, deletionGracePeriodSeconds } = metadata;
+  if (deletionTimestamp === undefined || deletionGracePeriodSeconds !== 0) return undefined;
+  return { uid, namespace, name };
+}
+
 /** Raw ResourceClaim → what kubelets read of it, and all of it but who wrote which field. */
 export function observedClaim(raw: ResourceClaim): ObservedClaim {
   const { managedFields: _, ...metadata } = raw.metadata;

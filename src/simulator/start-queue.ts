@@ -77,6 +77,6 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
 }
 
 /** The server was unreachable, busy or broken; a refusal for good is not worth another try. */
-function isPassing(error: unknown): error is KubeError {
+export function isPassing(error: unknown): error is KubeError {
   return error instanceof KubeError && (error.status === 0 || error.status === 429 || error.status >= 500);
 }

@@ -148,7 +148,7 @@ export const accountRights: AccountRights[] = [
     may: [
       ...rights(`${anywhere} create patch delete`, "", "nodes"),
       ...rights("patch", "", "nodes/status pods/status"),
-      ...rights(`${anywhere} patch`, "", "pods"),
+      ...rights(`${anywhere} patch delete`, "", "pods"),
       ...rights(`${anywhere} create update delete`, dra, "resourceslices"),
       ...rights(anywhere, dra, "resourceclaims"),
       ...rights("patch", dra, "resourceclaims/status"),
@@ -157,7 +157,6 @@ export const accountRights: AccountRights[] = [
     ],
     mayNot: [
       ...nobody,
-      ...rights("delete", "", "pods"),
       ...rights("create", "", "pods/binding"),
       ...rights("update patch", dra, "resourceclaims resourceclaims/binding"),
       ...rights("arbitrary-node:patch", dra, "resourceclaims/driver", { name: "gpu.nvidia.com" }),

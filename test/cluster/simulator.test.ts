@@ -498,6 +498,42 @@ test("a pod that comes under the name of one that was deleted stays, however lat
   await removeClaims("heir", "marker", "late");
 });
 
+test("a pod that the API server marked as deleted and did not remove, as nobody waited for it any more, is removed", async () => {
+  await fleet.stop();
+  const names = Array.from({ length: 8 }, (_, index) => `left-${index}`);
+  const body = (name: string) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name, namespace },
+    spec: {
+      nodeName: "pcie-1-00",
+      terminationGracePeriodSeconds: 0,
+      containers: [{ name: "main", image: "registry.k8s.io/pause:3.10" }],
+    },
+  });
+  const left = (): Pod[] => [...followed.pods.items.values()].filter(({ metadata }) => names.includes(metadata.name));
+  let marked: Pod[] = [];
+  // How far the API server comes with the others until one is gone is its own affair.
+  for (let round = 0; round < 100 && marked.length === 0; round++) {
+    await Promise.all(names.map((name) => admin.request("POST", podPath(), { body: body(name) })));
+    await Promise.all(names.map(ready));
+    const caller = new AbortController();
+    const calls = names.map((name) => admin.request("DELETE", podPath(name), { signal: caller.signal }));
+    await Promise.any(calls);
+    caller.abort("enough");
+    await Promise.allSettled(calls);
+    const { items } = await admin.request<{ items: Pod[] }>("GET", podPath());
+    const mine = items.filter(({ metadata }) => names.includes(metadata.name));
+    marked = mine.filter(({ metadata }) => metadata.deletionTimestamp !== undefined);
+    const others = mine.filter((each) => !marked.includes(each));
+    await Promise.all(others.map(({ metadata }) => admin.request("DELETE", podPath(metadata.name))));
+    await followed.pods.until("only those are left", () => (left().length === marked.length ? true : undefined));
+  }
+  expect(marked).not.toEqual([]);
+  fleet = await start();
+  await followed.pods.until("none is left", () => (left().length === 0 ? true : undefined));
+});
+
 test("device status is written on request", async () => {
   await fleet.stop();
   fleet = await start({ deviceStatus: true });
