@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	resourceapi "k8s.io/api/resource/v1"
 	resourcebetaapi "k8s.io/api/resource/v1beta2"
@@ -32,9 +33,21 @@ func tracked(slices []*resourceapi.ResourceSlice, rules []*resourcebetaapi.Devic
 		return nil, fmt.Errorf("start tracker: %w", err)
 	}
 	defer started.Stop()
-	for _, informer := range []cache.SharedIndexInformer{sliceInformer, ruleInformer, classInformer} {
-		go informer.RunWithContext(ctx)
+	go classInformer.RunWithContext(ctx)
+	go sliceInformer.RunWithContext(ctx)
+	// The tracker hears of slices and of rules side by side, and what a slice was without rules might be the last that it writes.
+	names := map[string]bool{}
+	for _, slice := range slices {
+		names[slice.Name] = true
 	}
+	for known := -1; known < len(names); time.Sleep(time.Millisecond) {
+		patched, err := started.ListPatchedResourceSlices()
+		if err != nil {
+			return nil, err
+		}
+		known = len(patched)
+	}
+	go ruleInformer.RunWithContext(ctx)
 	<-started.HasSyncedChecker().Done()
 	return started.ListPatchedResourceSlices()
 }
