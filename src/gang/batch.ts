@@ -56,10 +56,10 @@ export function createBatch(model: ClusterModel, holds: BatchHolds, options: Pla
 
   function accept(unit: PlanUnit, plans: readonly GangPlan[]): void {
     takeAll(unit, plans);
-    const group = unit.placementGroup && `${unit.placementGroup.namespace}/${unit.placementGroup.name}`;
+    const group = groupOf(unit);
     const bound = group !== undefined && (groups.has(group) || unit.gangs.some(({ stands }) => stands));
     if (group !== undefined) groups.add(group);
-    if (bound) movable.splice(0, movable.length, ...movable.filter((other) => !isOfGroup(other, group)));
+    if (bound) movable.splice(0, movable.length, ...movable.filter((other) => groupOf(other.unit) !== group));
     else if (plans.length > 0) movable.push({ unit, plans });
   }
 
@@ -109,8 +109,9 @@ export function createBatch(model: ClusterModel, holds: BatchHolds, options: Pla
   };
 }
 
-function isOfGroup({ unit: { placementGroup } }: Placed, group: string): boolean {
-  return placementGroup !== undefined && `${placementGroup.namespace}/${placementGroup.name}` === group;
+/** `namespace/name` of its PlacementGroup. */
+function groupOf({ placementGroup }: PlanUnit): string | undefined {
+  return placementGroup && `${placementGroup.namespace}/${placementGroup.name}`;
 }
 
 /** Without those of PlacementGroups but one: the unit's own, else the one that was placed last. */

@@ -1,8 +1,8 @@
-import { isConflict, isNotFound, type KubeClient } from "../kube/client.ts";
+import type { KubeClient } from "../kube/client.ts";
+import { insist } from "../kube/insist.ts";
 import { podPath } from "../kube/paths.ts";
 import type { Timing } from "../kube/timing.ts";
 import type { EndingPod } from "./observed.ts";
-import { isPassing } from "./start-queue.ts";
 
 /**
  * Removes pods that the API server did not: a pod without a grace period is marked as deleted and removed in one request, of which
@@ -24,7 +24,6 @@ export interface EndingPodsOptions {
 
 /** The API server's own removal follows within milliseconds. */
 const patienceMs = 1_000;
-const retryMs = 1_000;
 
 export function createEndingPods({ client, timing, onError }: EndingPodsOptions): EndingPods {
   const waiting = new Map<string, { over: AbortController; done: Promise<void> }>();
@@ -32,19 +31,10 @@ export function createEndingPods({ client, timing, onError }: EndingPodsOptions)
 
   async function remove(pod: EndingPod, signal: AbortSignal): Promise<void> {
     await timing.sleep(patienceMs, signal);
-    while (!signal.aborted) {
-      try {
-        // By its UID: a successor of the same name is left alone.
-        const body = { gracePeriodSeconds: 0, preconditions: { uid: pod.uid } };
-        await client.request("DELETE", podPath(pod), { body, signal });
-        return;
-      } catch (error) {
-        if (signal.aborted || isNotFound(error) || isConflict(error)) return;
-        onError(pod, error);
-        if (!isPassing(error)) return;
-        await timing.sleep(error.retryAfterMs ?? retryMs, signal);
-      }
-    }
+    // By its UID: a successor of the same name is left alone.
+    const body = { gracePeriodSeconds: 0, preconditions: { uid: pod.uid } };
+    const request = () => client.request("DELETE", podPath(pod), { body, signal });
+    await insist(request, { timing, signal, onError: (error) => onError(pod, error) });
   }
 
   return {

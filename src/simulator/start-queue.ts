@@ -1,4 +1,5 @@
-import { isConflict, isNotFound, type KubeClient, KubeError } from "../kube/client.ts";
+import type { KubeClient } from "../kube/client.ts";
+import { insist } from "../kube/insist.ts";
 import { resourcePath } from "../kube/paths.ts";
 import type { Timing } from "../kube/timing.ts";
 import { preparedAnnotation } from "./names.ts";
@@ -19,9 +20,6 @@ export interface StartQueueOptions {
   timing: Timing;
   onError: (pod: BoundPod, error: unknown) => void;
 }
-
-/** Without `retryAfterMs` from the server: how long a failed patch waits. */
-const retryMs = 1000;
 
 export function createStartQueue(options: StartQueueOptions): StartQueue {
   const { client, timing } = options;
@@ -51,19 +49,8 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
   }
 
   async function start(pod: BoundPod): Promise<void> {
-    while (!ended.signal.aborted) {
-      try {
-        await mark(pod);
-        started += 1;
-        return;
-      } catch (error) {
-        // Gone, or another pod of that name: the watch says so too.
-        if (ended.signal.aborted || isNotFound(error) || isConflict(error)) return;
-        options.onError(pod, error);
-        if (!isPassing(error)) return;
-        await timing.sleep(error.retryAfterMs ?? retryMs, ended.signal);
-      }
-    }
+    const onError = (error: unknown) => options.onError(pod, error);
+    if (await insist(() => mark(pod), { timing, signal: ended.signal, onError })) started += 1;
   }
 
   /** A uid in a patch is a precondition: a successor of the same name is left alone. */
@@ -74,9 +61,4 @@ export function createStartQueue(options: StartQueueOptions): StartQueue {
       signal: ended.signal,
     });
   }
-}
-
-/** The server was unreachable, busy or broken; a refusal for good is not worth another try. */
-export function isPassing(error: unknown): error is KubeError {
-  return error instanceof KubeError && (error.status === 0 || error.status === 429 || error.status >= 500);
 }

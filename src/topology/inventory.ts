@@ -1,4 +1,5 @@
 import type { Device, DeviceAttribute } from "../api/kubernetes.ts";
+import { deviceKey } from "./held.ts";
 import { comparePlain } from "./natural-order.ts";
 import { type PoolContent, type PoolProblem, readPools } from "./pools.ts";
 import { parseNano } from "./quantity.ts";
@@ -140,7 +141,7 @@ export function isGone(
   { devices, indexOf, emptyPools }: NodeInventory,
   { driver, pool, device }: { driver: string; pool: string; device: string },
 ): boolean {
-  const entry = devices[indexOf.get(`${driver}/${pool}/${device}`) ?? -1];
+  const entry = devices[indexOf.get(deviceKey(driver, pool, device)) ?? -1];
   if (entry !== undefined) return !entry.reachable;
   return emptyPools.includes(`${driver}/${pool}`) || devices.some((one) => one.driver === driver && one.pool === pool);
 }
@@ -168,7 +169,7 @@ function appendPool(content: PoolContent, devices: DeviceEntry[], counterCapacit
       driver,
       pool,
       name: device.name,
-      key: `${driver}/${pool}/${device.name}`,
+      key: deviceKey(driver, pool, device.name),
       device,
       reachable,
       wide,

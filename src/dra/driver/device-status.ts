@@ -1,6 +1,7 @@
 import type { ResourceClaim } from "../../api/kubernetes.ts";
 import { driverName } from "../../api/names.ts";
-import { isConflict, isNotFound, type KubeClient, KubeError } from "../../kube/client.ts";
+import type { KubeClient } from "../../kube/client.ts";
+import { insist } from "../../kube/insist.ts";
 import { resourcePath } from "../../kube/paths.ts";
 import { type Timing, wholeSeconds } from "../../kube/timing.ts";
 import type { PreparedClaim, PreparedDevice } from "./prepared-claim.ts";
@@ -21,8 +22,6 @@ export interface DeviceStatusOptions {
   onError(claim: PreparedClaim, error: unknown): void;
 }
 
-/** Without a word from the server: how long a failed write waits. */
-const retryMs = 1_000;
 const parallelism = 4;
 /** Preparing goes first: a kubelet that asks for many pods at once waits for that, and nobody for this. */
 const quietMs = 500;
@@ -76,18 +75,12 @@ export function createDeviceStatusWriter({ client, timing, onError }: DeviceStat
   }
 
   async function write(claim: PreparedClaim): Promise<void> {
-    while (!ended.signal.aborted && claim.state === "Completed") {
-      try {
-        await apply(claim);
-        return;
-      } catch (error) {
-        // Gone, or another claim of that name: nobody reads it any more.
-        if (ended.signal.aborted || isNotFound(error) || isConflict(error)) return;
-        onError(claim, error);
-        if (!isPassing(error)) return;
-        await timing.sleep(error.retryAfterMs ?? retryMs, ended.signal);
-      }
-    }
+    await insist(() => apply(claim), {
+      timing,
+      signal: ended.signal,
+      onError: (error) => onError(claim, error),
+      isWanted: () => claim.state === "Completed",
+    });
   }
 
   async function apply({ namespace, name, uid, devices }: PreparedClaim): Promise<void> {
@@ -140,9 +133,4 @@ function identity({ pool, device }: PreparedDevice): { driver: string; pool: str
 function hardware({ gpu, partition }: PreparedDevice): { uuid: string; parentUUID?: string; pciBusID: string } {
   const { uuid, pciBusID } = gpu;
   return partition?.uuid === undefined ? { uuid, pciBusID } : { uuid: partition.uuid, parentUUID: uuid, pciBusID };
-}
-
-/** The server was unreachable, busy or broken; a refusal for good is not worth another try. */
-function isPassing(error: unknown): error is KubeError {
-  return error instanceof KubeError && (error.status === 0 || error.status === 429 || error.status >= 500);
 }

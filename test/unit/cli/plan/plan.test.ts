@@ -2,6 +2,9 @@ import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { gang, gangOf, json, node, places, plan, planFiles, pod, rack, runningGang, template } from "./support.ts";
 
+const placementGroup = (spec: object) =>
+  json({ apiVersion: "scheduling.kllama.ai/v1alpha1", kind: "PlacementGroup", metadata: { name: "pd" }, spec });
+
 describe("where things go", () => {
   test("a gang's pods get nodes and devices; a claim that does not exist goes by its name in the pod", async () => {
     const output = await plan(`${node("a")}${template("two", 2)}${gangOf("g", 2, "two")}`);
@@ -312,17 +315,12 @@ describe("where things go", () => {
 
   test("a PlacementGroup's base set is placed together, wherever its gangs stand in the queue", async () => {
     const group = (min: number) =>
-      json({
-        apiVersion: "scheduling.kllama.ai/v1alpha1",
-        kind: "PlacementGroup",
-        metadata: { name: "pd" },
-        spec: {
-          members: [
-            { role: "prefill", minInstances: 1 },
-            { role: "decode", minInstances: min },
-          ],
-          constraints: [{ level: "rack" }],
-        },
+      placementGroup({
+        members: [
+          { role: "prefill", minInstances: 1 },
+          { role: "decode", minInstances: min },
+        ],
+        constraints: [{ level: "rack" }],
       });
     const member = (name: string, role: string) => gangOf(name, 1, "four", { placementGroup: "pd", role });
     const work = `${template("four", 4)}${member("d1", "decode")}${member("p1", "prefill")}${pod("first", { template: "four" })}`;
@@ -344,12 +342,7 @@ describe("where things go", () => {
       ],
       ...inRack,
     };
-    const group = json({
-      apiVersion: "scheduling.kllama.ai/v1alpha1",
-      kind: "PlacementGroup",
-      metadata: { name: "pd" },
-      spec,
-    });
+    const group = placementGroup(spec);
     const member = (name: string, role: string, pods: number) =>
       gangOf(name, pods, "four", { placementGroup: "pd", role }, age);
     return `${group}${member("p", "prefill", 1)}${member("d", "decode", 2)}`;
@@ -393,12 +386,7 @@ describe("where things go", () => {
 
   test("a younger gang stands in for one of its role that does not fit; if none fits, the oldest is told who was tried", async () => {
     const spec = { members: [{ role: "prefill" }, { role: "decode" }] };
-    const group = json({
-      apiVersion: "scheduling.kllama.ai/v1alpha1",
-      kind: "PlacementGroup",
-      metadata: { name: "pd" },
-      spec,
-    });
+    const group = placementGroup(spec);
     const member = (name: string, role: string, pods: number) =>
       gangOf(name, pods, "four", { placementGroup: "pd", role });
     const work = `${template("four", 4)}${member("p0", "prefill", 1)}${member("d0", "decode", 2)}${member("d1", "decode", 1)}${group}`;
@@ -426,14 +414,9 @@ describe("where things go", () => {
   });
 
   const paired = (ratios: object, members = [1, 1]) =>
-    json({
-      apiVersion: "scheduling.kllama.ai/v1alpha1",
-      kind: "PlacementGroup",
-      metadata: { name: "pd" },
-      spec: {
-        members: ["prefill", "decode"].map((role, i) => ({ role, minInstances: members[i] })),
-        pairing: [{ from: "prefill", to: "decode", ...ratios }],
-      },
+    placementGroup({
+      members: ["prefill", "decode"].map((role, i) => ({ role, minInstances: members[i] })),
+      pairing: [{ from: "prefill", to: "decode", ...ratios }],
     });
   const gangsOf = (role: string, count: number) =>
     Array.from({ length: count }, (_, i) => gangOf(`${role[0]}${i}`, 1, "one", { placementGroup: "pd", role })).join(
